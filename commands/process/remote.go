@@ -1,0 +1,118 @@
+package process
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"commissaire/domain"
+	"commissaire/domain/event"
+)
+
+// Remote reaches hosts. What it sends is fixed text; nothing of a request is
+// ever interpolated into it.
+type Remote interface {
+	// Dial connects and authenticates. It fails with *Unreachable, *Refused or
+	// *KeyChanged; in all three nothing was done on the host.
+	Dial(ctx context.Context, target Target) (Session, error)
+}
+
+// Target is all that is needed to reach a host.
+type Target struct {
+	HostID     domain.HostID
+	Host       domain.Address
+	Port       int // 0: 22
+	User       domain.RemoteUser
+	Credential domain.CredentialID
+	Pinned     *HostKey // nil: first contact, any key is taken
+}
+
+// HostKey is how a host proves that it is the same as before.
+type HostKey struct {
+	Type        string // e.g. ssh-ed25519; "" where only the fingerprint was given
+	Fingerprint string // SHA256:…, as ssh-keygen -l prints it
+}
+
+// Session is a connection to a host. Its methods fail with *Unreachable when
+// the connection breaks (what was begun on the host goes on), *Refused when the
+// host will not, and *Fenced when a later leader was there.
+type Session interface {
+	HostKey() HostKey
+
+	// BootID reads the host's boot id: the smallest sign of life.
+	BootID(ctx context.Context) (string, error)
+
+	// Facts reads all that is known of a host, in one round trip.
+	Facts(ctx context.Context) (event.Facts, error)
+
+	// Bootstrap makes the host fit. It may be repeated.
+	Bootstrap(ctx context.Context, turn Turn, b Bootstrap) error
+
+	// Run does the work once a turn, whoever asks and however often: the second
+	// and later calls wait for, and answer with, the end of the first. The work
+	// outlives the connection.
+	Run(ctx context.Context, turn Turn, work Work) (Result, error)
+
+	// Reboot makes the host reboot, once a turn, and only if its boot id still
+	// is bootID. It returns as soon as the host has taken note.
+	Reboot(ctx context.Context, turn Turn, bootID string) error
+
+	Close() error
+}
+
+// Turn names a piece of work to the host, which keeps a record of it, so that
+// it is done once.
+type Turn struct {
+	Name string // [A-Za-z0-9-]{1,64}
+	Term domain.Term
+}
+
+// Bootstrap is what making a host fit depends on.
+type Bootstrap struct {
+	Facts          event.Facts
+	NetworkType    string
+	NetworkOptions json.RawMessage
+}
+
+// Work is what Run does.
+type Work struct {
+	Kind    domain.OperationKind // Upgrade or Deploy
+	Version string               // Deploy: to which
+	Facts   event.Facts
+}
+
+// Result is how a command ended.
+type Result struct {
+	// Exit is the command's exit status; nil where it has none, and then
+	// Interrupted says why.
+	Exit        *int
+	Interrupted string
+
+	Output event.Output
+	Tail   string // the last lines of the output, at most 1 KiB of valid UTF-8
+}
+
+// Unreachable says that no connection could be made, or that it broke. Trying
+// again may help.
+type Unreachable struct{ Reason string }
+
+func (e *Unreachable) Error() string { return e.Reason }
+
+// Refused says that the host was reached and will not, or cannot, do it.
+type Refused struct{ Reason string }
+
+func (e *Refused) Error() string { return e.Reason }
+
+// KeyChanged says that the host showed another key than the pinned one.
+type KeyChanged struct{ Shown HostKey }
+
+func (e *KeyChanged) Error() string {
+	return fmt.Sprintf("the host key changed to %s %s", e.Shown.Type, e.Shown.Fingerprint)
+}
+
+// Fenced says that a later leader has worked on the host: this one must stop.
+type Fenced struct{ Seen domain.Term }
+
+func (e *Fenced) Error() string {
+	return fmt.Sprintf("the host has seen term %d, which is later than ours", e.Seen)
+}

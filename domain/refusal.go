@@ -1,0 +1,62 @@
+package domain
+
+import "fmt"
+
+// Kind says what sort of no a Refusal is. It decides how the caller is
+// answered; a new rule picks one of these and needs no change elsewhere.
+type Kind int
+
+// The kinds of refusal.
+const (
+	Invalid  Kind = iota + 1 // the request cannot be meant: 400
+	NotFound                 // what it names does not exist: 404
+	NotReady                 // what it names is in no state for it: 405
+	Conflict                 // it contradicts what is: 409
+)
+
+// Refusal is a rule saying no. Nothing was recorded because of it.
+type Refusal struct {
+	Kind   Kind
+	Code   string // stable and public, e.g. "operation-running"
+	Detail string // a sentence for a person: what is wrong and what to do
+
+	// Fields names what is wrong in the request, where the request is at fault.
+	Fields []FieldError
+}
+
+// FieldError says what is wrong with one field of a request.
+type FieldError struct {
+	Field  string `json:"field"`
+	Reason string `json:"reason"`
+}
+
+// Refuse declares a rule that can say no.
+func Refuse(kind Kind, code string) *Refusal { return &Refusal{Kind: kind, Code: code, Detail: code} }
+
+// With is the refusal in the case at hand.
+func (r *Refusal) With(format string, args ...any) *Refusal {
+	said := *r
+	said.Detail = fmt.Sprintf(format, args...)
+	return &said
+}
+
+// At is the refusal of one field of a request.
+func (r *Refusal) At(field, format string, args ...any) *Refusal {
+	reason := fmt.Sprintf(format, args...)
+	said := *r
+	said.Detail = field + ": " + reason
+	said.Fields = []FieldError{{Field: field, Reason: reason}}
+	return &said
+}
+
+// Error is the sentence for a person.
+func (r *Refusal) Error() string { return r.Detail }
+
+// Is reports whether target is the same rule, whatever the case at hand.
+func (r *Refusal) Is(target error) bool {
+	other, ok := target.(*Refusal)
+	return ok && other.Code == r.Code
+}
+
+// ErrInvalid refuses a request that cannot be meant.
+var ErrInvalid = Refuse(Invalid, "invalid")
