@@ -1,0 +1,321 @@
+# What Commissaire does on a host. Fed on standard input to `/bin/sh -s` (or
+# `sudo -n /bin/sh -s`), with one call as its last line:
+#
+#   commissaire 'MARKER' 'VERB' 'ARGUMENT'... </dev/null
+#
+# MARKER is 32 random hexadecimal digits and frames the answer, because login
+# shells and banners print as well. Each ARGUMENT is in single quotes and of
+# letters, digits, "+", "/", "=" and "-" only: it is data, whatever it holds.
+#
+#   bootid                                        smallest sign of life
+#   facts                                         all that is known of the host
+#   run    TERM TURN SECONDS COMMAND64 ARGUMENT64 once a turn; answers at its end
+#   look   TURN                                   answers at once, starts nothing
+#   write  TERM MODE PATH64 CONTENT64             a whole file, if it differs
+#   reboot TERM TURN BOOT_ID                      once a turn, from that boot only
+#
+# (…64: base64 without line breaks. COMMAND is a shell script; it runs in the
+# turn's directory, where the file `argument` holds ARGUMENT.)
+#
+# The answer is a sequence of sections, each headed by a line "MARKER name":
+# begin, the sections of the verb, end. A section ends before the line break
+# that comes before the next heading. `fenced` holds the term of a later leader,
+# which was here before and for whose sake nothing was done; `refused` holds why
+# nothing could be done.
+#
+# What is kept, in /var/lib/commissaire (0700), for 7 days a turn:
+#
+#   lock, term      whoever decides holds lock; term is the highest seen
+#   turn/NAME/      boot, limit, command, argument, runner: written before the
+#                   turn is claimed by renaming the directory to its name
+#       running     held by the runner from its start to the end of the command
+#       started     the runner holds, or held, `running`
+#       output      standard output and standard error of the command
+#       exit, ended exit status; why there is none
+#       late        whoever waited gave up before the runner started: it must not
+#
+# Programs besides those of the shell: base64 cat chmod date df find flock head
+# mkdir mv nproc reboot rm rpm-ostree setsid sh sha256sum sleep sync systemctl
+# systemd-run tail timeout uname wc. POSIX, and runs in interpreters that know
+# redirections of 0, 1 and 2 only and no umask.
+
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
+export PATH LC_ALL
+state=/var/lib/commissaire
+boot_id=/proc/sys/kernel/random/boot_id
+
+section() { printf '\n%s %s\n' "$marker" "$1"; }
+
+refuse() {
+	section refused
+	printf '%s\n' "$1"
+}
+
+# Under lock, in $state. Standard input: term.
+fence='
+read -r term
+seen=0
+[ -s term ] && read -r seen <term
+if [ "$seen" -gt "$term" ]; then
+	echo "fenced $seen"
+	exit
+fi
+if [ "$seen" != "$term" ]; then
+	echo "$term" >term.new && mv term.new term || exit
+fi
+'
+
+# Under lock, in $state. Standard input: term, turn, directory made for it, boot
+# id that must still be the current one (or -). A turn of that name is old.
+claim="$fence"'
+read -r turn
+read -r new
+read -r boot
+read -r now </proc/sys/kernel/random/boot_id
+if [ -d "turn/$turn" ]; then
+	echo old
+elif [ "$boot" != - ] && [ "$boot" != "$now" ]; then
+	echo booted
+else
+	find turn -mindepth 1 -maxdepth 1 -mtime +7 -exec rm -rf {} +
+	mv "turn/$new" "turn/$turn" && sync && echo new
+fi
+'
+
+# Under lock, in $state. Standard input: term, new file, path.
+replace="$fence"'
+read -r new
+read -r path
+if [ -f "$path" ] && [ "$(sha256sum <"$new")" = "$(sha256sum <"$path")" ]; then
+	echo same
+else
+	mv "$new" "$path" && echo changed
+fi
+'
+
+# Under running, in the directory of a turn: says "done" and why, or "waiting"
+# where the runner has yet to start.
+settle='
+read -r boot <boot
+read -r now </proc/sys/kernel/random/boot_id
+if [ -e exit ] || [ -e ended ]; then
+	:
+elif [ "$boot" != "$now" ]; then
+	echo "interrupted by a reboot" >ended
+elif [ -e started ]; then
+	echo killed >ended
+elif [ -e late ]; then
+	echo "never started" >ended
+else
+	echo waiting
+	exit
+fi
+echo done
+'
+
+# What the runner does under running, in the directory of its turn.
+run='[ ! -e started ] && [ ! -e ended ] || exit 0
+: >started
+read -r limit <limit
+began=$(date +%s)
+timeout -k 30 "$limit" sh ./command </dev/null >output 2>&1
+status=$?
+if [ "$status" = 124 ] || [ "$status" = 137 ]; then
+	if [ $(($(date +%s) - began)) -ge "$limit" ]; then
+		echo "stopped at its time limit of $limit s" >ended
+	fi
+fi
+echo "$status" >exit.new && mv exit.new exit
+'
+
+decode() { printf '%s' "$1" | base64 -d; }
+
+is_turn() {
+	case $1 in
+	'' | *[!A-Za-z0-9-]*) refuse 'this is no name of a turn' && return 1 ;;
+	esac
+}
+
+enter_state() {
+	mkdir -p /var/lib "$state/turn" && chmod 700 "$state" && cd "$state" && : >>lock
+}
+
+# verdict TERM...: standard output of $1 under lock, or why there is none.
+verdict() {
+	text=$1
+	shift
+	said=$(printf '%s\n' "$@" | flock lock sh -c "$text")
+	case $said in
+	'fenced '*)
+		section fenced
+		printf '%s\n' "${said#fenced }"
+		return 1
+		;;
+	'')
+		refuse "could not keep its record in $state"
+		return 1
+		;;
+	esac
+}
+
+# detach DIRECTORY: runs its runner where neither the end of this connection nor
+# of the login session reaches it. A runner that is started twice runs once.
+detach() {
+	if [ -d /run/systemd/system ] &&
+		systemd-run --unit="commissaire-$turn" /bin/sh "$1/runner" >/dev/null 2>&1; then
+		return
+	fi
+	setsid sh "$1/runner" >/dev/null 2>&1 &
+}
+
+report() {
+	section state
+	if [ -e ended ]; then
+		printf 'ended %s\n' "$(cat ended)"
+	elif [ -e exit ]; then
+		printf 'exit %s\n' "$(cat exit)"
+	else
+		printf 'running\n'
+	fi
+	if [ ! -e output ]; then
+		return
+	fi
+	section size
+	wc -c <output
+	section sha256
+	sha256sum <output
+	section tail
+	tail -c 8192 output
+}
+
+run_turn() {
+	turn=$2
+	is_turn "$turn" || return
+	enter_state || refuse "could not make $state" || return
+	if [ ! -d "turn/$turn" ]; then
+		new=turn/.new-$short
+		mkdir -m 700 "$new" &&
+			decode "$4" >"$new/command" &&
+			decode "$5" >"$new/argument" &&
+			cat "$boot_id" >"$new/boot" &&
+			echo "$3" >"$new/limit" &&
+			printf '%s' "$run" >"$new/run" &&
+			printf 'cd %s && exec flock -o running sh ./run\n' "$state/turn/$turn" >"$new/runner" ||
+			refuse "could not write to $state"
+	fi
+	verdict "$claim" "$1" "$turn" ".new-$short" - || return
+	cd "turn/$turn" || return
+	if [ "$said" = new ]; then
+		detach "$state/turn/$turn"
+	else
+		rm -rf "../.new-$short"
+	fi
+	tries=0
+	until [ "$(flock running sh -c "$settle")" = 'done' ]; do
+		tries=$((tries + 1))
+		if [ "$tries" -gt 1000 ]; then
+			: >late
+		fi
+		sleep 0.02 || sleep 1
+	done
+	report
+}
+
+look_turn() {
+	turn=$1
+	is_turn "$turn" || return
+	if ! cd "$state/turn/$turn" 2>/dev/null; then
+		section state
+		printf 'unknown\n'
+		return
+	fi
+	flock -n running sh -c "$settle" >/dev/null
+	report
+}
+
+write_file() {
+	path=$(decode "$3")
+	case $path in
+	/*[!/]) ;;
+	*) refuse 'this is no path of a file' && return ;;
+	esac
+	if [ -d "$path" ]; then
+		refuse "$path is a directory" && return
+	fi
+	enter_state || refuse "could not make $state" || return
+	# The file grows in a directory of its own, so that nobody else opens it
+	# before it has its mode.
+	directory=${path%/*}
+	new=$directory/.commissaire-$short
+	if mkdir -p "$directory/" && mkdir -m 700 "$new" &&
+		decode "$4" >"$new/file" && chmod "$2" "$new/file"; then
+		if verdict "$replace" "$1" "$new/file" "$path"; then
+			if [ "$said" = same ]; then
+				chmod "$2" "$path"
+			fi
+			section written
+			printf '%s\n' "$said"
+		fi
+	else
+		refuse "could not write $path"
+	fi
+	rm -rf "$new"
+}
+
+reboot_turn() {
+	turn=$2
+	is_turn "$turn" || return
+	enter_state || refuse "could not make $state" || return
+	new=turn/.new-$short
+	mkdir -m 700 "$new" &&
+		printf '%s\n' "$3" >"$new/boot" &&
+		printf 'sleep 1\nsystemctl reboot || reboot\n' >"$new/runner" ||
+		refuse "could not write to $state"
+	if verdict "$claim" "$1" "$turn" ".new-$short" "$3"; then
+		if [ "$said" = new ]; then
+			detach "$state/turn/$turn"
+		fi
+		section reboot
+		printf '%s\n' "$said"
+	fi
+	rm -rf "$new"
+}
+
+read_facts() {
+	section os-release
+	cat /etc/os-release || cat /usr/lib/os-release
+	section machine
+	uname -m
+	section kernel
+	uname -r
+	section boot-id
+	cat "$boot_id"
+	section cpus
+	nproc --all
+	section memory
+	head -n 1 /proc/meminfo
+	section space
+	df -Pkl || df -Pk
+	if [ -e /run/ostree-booted ]; then
+		section rpm-ostree
+		timeout 60 rpm-ostree status --json
+	fi
+}
+
+commissaire() {
+	marker=$1
+	verb=$2
+	short=${marker%????????????????????????}
+	shift 2
+	section begin
+	case $verb in
+	bootid) section boot-id && cat "$boot_id" ;;
+	facts) read_facts ;;
+	run) run_turn "$@" ;;
+	look) look_turn "$@" ;;
+	write) write_file "$@" ;;
+	reboot) reboot_turn "$@" ;;
+	*) refuse "there is no verb $verb" ;;
+	esac
+	section end
+}
