@@ -1,0 +1,201 @@
+package commands
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"commissaire/domain/event"
+)
+
+// atOnce bounds how many decisions one append carries.
+const atOnce = 512
+
+// history keeps the folded state of one stream and decides on it. Decisions are
+// made one after the other; those that arrive while an append is under way are
+// made together after it and recorded in one append, each on the outcome of the
+// ones before. So conflicts arise only between instances, and then all of them
+// are decided again.
+type history[S any, E event.Event] struct {
+	stream event.Stream
+	log    Log
+	fold   fold[S, E]
+
+	mu      sync.Mutex
+	queue   []*decision[S, E]
+	running bool
+
+	// Of the goroutine that is running.
+	state    S
+	revision event.Revision
+	position event.Position
+	loaded   bool
+}
+
+// fold says how a state comes from events.
+type fold[S any, E event.Event] struct {
+	zero   func() S
+	clone  func(S) S // a state that can evolve without changing the first
+	evolve func(S, E)
+}
+
+type decision[S any, E event.Event] struct {
+	decide func(S) ([]E, error)
+	record func(E) event.Decided
+
+	events []event.Decided
+	err    error
+	at     event.Position
+	done   chan struct{}
+}
+
+// transact decides on the stream's state and records what was decided, durably.
+// decide may be called more than once and must depend on its argument alone. It
+// returns the position of the last event, or where nothing was to record the
+// last known one of the stream. When ctx ends before the append does, the
+// outcome is unknown.
+func (h *history[S, E]) transact(ctx context.Context, record func(E) event.Decided, decide func(S) ([]E, error)) (event.Position, error) {
+	d := &decision[S, E]{decide: decide, record: record, done: make(chan struct{})}
+	h.mu.Lock()
+	h.queue = append(h.queue, d)
+	if !h.running {
+		h.running = true
+		go h.run(context.WithoutCancel(ctx))
+	}
+	h.mu.Unlock()
+	select {
+	case <-d.done:
+		return d.at, d.err
+	case <-ctx.Done():
+		return 0, fmt.Errorf("record on %s: %w: %w", h.stream, ErrOutcomeUnknown, ctx.Err())
+	}
+}
+
+func (h *history[S, E]) run(ctx context.Context) {
+	for {
+		h.mu.Lock()
+		batch := h.queue[:min(len(h.queue), atOnce)]
+		h.queue = h.queue[len(batch):]
+		if len(batch) == 0 {
+			h.queue, h.running = nil, false
+			h.mu.Unlock()
+			return
+		}
+		h.mu.Unlock()
+		h.carryOut(ctx, batch)
+		for _, d := range batch {
+			close(d.done)
+		}
+	}
+}
+
+func (h *history[S, E]) carryOut(ctx context.Context, batch []*decision[S, E]) {
+	for {
+		err := h.attempt(ctx, batch)
+		if err == nil {
+			return
+		}
+		h.loaded = false
+		if errors.Is(err, ErrConflict) {
+			continue
+		}
+		for _, d := range batch {
+			d.err = fmt.Errorf("record on %s: %w", h.stream, err)
+		}
+		return
+	}
+}
+
+func (h *history[S, E]) attempt(ctx context.Context, batch []*decision[S, E]) error {
+	if err := h.catchUp(ctx); err != nil {
+		return err
+	}
+	tried := h.fold.clone(h.state)
+	var events []event.Decided
+	for _, d := range batch {
+		facts, err := d.decide(tried)
+		d.err = err
+		if err != nil {
+			continue
+		}
+		if d.events == nil { // decided anew it keeps its ids only where it is the same
+			d.events = make([]event.Decided, 0, len(facts))
+		}
+		d.events = d.events[:0]
+		for _, fact := range facts {
+			h.fold.evolve(tried, fact)
+			d.events = append(d.events, d.record(fact))
+		}
+		events = append(events, d.events...)
+	}
+	if len(events) > 0 {
+		position, err := h.log.Append(ctx, h.stream, h.revision, events)
+		if err != nil {
+			return err
+		}
+		h.state, h.position = tried, position
+		h.revision += event.Revision(len(events))
+	}
+	for _, d := range batch {
+		d.at = h.position
+	}
+	return nil
+}
+
+// catchUp reads what the state does not have yet.
+func (h *history[S, E]) catchUp(ctx context.Context) error {
+	if h.loaded {
+		return nil
+	}
+	if h.revision == event.NoRevision {
+		h.state = h.fold.zero()
+	}
+	for r, err := range h.log.ReadStream(ctx, h.stream, h.revision+1) {
+		if err != nil {
+			return fmt.Errorf("read: %w", err)
+		}
+		fact, ok := r.Event.(E)
+		if !ok {
+			return fmt.Errorf("read: %s at position %d does not belong there", r.Event.EventType(), r.Position)
+		}
+		h.fold.evolve(h.state, fact)
+		h.revision, h.position = r.Revision, r.Position
+	}
+	h.loaded = true
+	return nil
+}
+
+// histories are the streams of a family, each loaded when it is first asked for.
+type histories[S any, E event.Event] struct {
+	log  Log
+	fold fold[S, E]
+
+	mu  sync.Mutex
+	all map[event.Stream]*history[S, E]
+}
+
+func (h *histories[S, E]) of(stream event.Stream) *history[S, E] {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	one, ok := h.all[stream]
+	if !ok {
+		one = newHistory(h.log, stream, h.fold)
+		if h.all == nil {
+			h.all = map[event.Stream]*history[S, E]{}
+		}
+		h.all[stream] = one
+	}
+	return one
+}
+
+// forget gives back the memory of a stream that will hardly be asked for again.
+func (h *histories[S, E]) forget(stream event.Stream) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.all, stream)
+}
+
+func newHistory[S any, E event.Event](log Log, stream event.Stream, f fold[S, E]) *history[S, E] {
+	return &history[S, E]{stream: stream, log: log, fold: f, revision: event.NoRevision}
+}

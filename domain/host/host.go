@@ -1,0 +1,216 @@
+// Package host decides what was learnt of a host and done to it, and what is
+// still to be done. Whether it is a member somewhere is the roster's business.
+package host
+
+import (
+	"commissaire/domain"
+	"commissaire/domain/event"
+)
+
+// Host is what a host's events come to. Its zero value has no history.
+type Host struct {
+	facts        event.Facts
+	investigated bool
+	stale        bool // the facts are to be read again
+	bootstrapped bool
+	silent       bool
+	failure      string
+	manager      domain.ManagerID
+	managerName  domain.ManagerName
+	registration string // why it failed
+	key, shown   Key    // pinned; and the other one it showed
+}
+
+// Key is a host key.
+type Key struct{ Type, Fingerprint string }
+
+// ErrKeyNotShown refuses a host key that the host did not show.
+var ErrKeyNotShown = domain.Refuse(domain.Conflict, "host-key-not-shown")
+
+// Evolve brings the host up to e.
+func (h *Host) Evolve(e event.HostEvent) {
+	switch e := e.(type) {
+	case event.HostInvestigated:
+		h.facts, h.investigated, h.stale, h.silent, h.failure = e.Facts, true, false, false, ""
+	case event.HostInvestigationFailed:
+		h.failure = e.Reason
+	case event.HostBootstrapped:
+		h.bootstrapped, h.failure = true, ""
+	case event.HostBootstrapFailed:
+		h.failure = e.Reason
+	case event.HostRegistered:
+		h.manager, h.managerName, h.registration = e.ManagerID, e.Manager, ""
+	case event.HostUnregistered:
+		h.manager, h.managerName, h.registration = "", "", ""
+	case event.HostRegistrationFailed:
+		h.registration = e.Reason
+	case event.HostKeyPinned:
+		h.key, h.shown = Key{e.Type, e.Fingerprint}, Key{}
+	case event.HostKeyChanged:
+		h.shown = Key{e.Type, e.Fingerprint}
+	case event.HostKeyAccepted:
+		h.key, h.shown, h.stale, h.failure = Key{e.Type, e.Fingerprint}, Key{}, true, ""
+	case event.HostWentSilent:
+		h.silent = true
+	case event.HostAnswered:
+		h.silent, h.stale = false, true
+	case event.HostRebooted:
+		h.facts.BootID = e.BootID
+	case event.HostCredentialsRead:
+	}
+}
+
+// Facts are the latest known; false while there are none.
+func (h *Host) Facts() (event.Facts, bool) { return h.facts, h.investigated }
+
+// Pinned is the host's key; false before the first contact.
+func (h *Host) Pinned() (Key, bool) { return h.key, h.key.Fingerprint != "" }
+
+// Ready tells whether the host may join a cluster.
+func (h *Host) Ready() bool {
+	return h.bootstrapped && !h.silent && h.failure == "" && h.shown == Key{}
+}
+
+// Watched tells whether the host is to be looked at from time to time.
+func (h *Host) Watched() bool { return h.bootstrapped && h.shown == Key{} }
+
+// Silent tells whether the host does not answer.
+func (h *Host) Silent() bool { return h.silent }
+
+// Registered is the container manager that knows the host, "" if none does.
+func (h *Host) Registered() (domain.ManagerID, domain.ManagerName) { return h.manager, h.managerName }
+
+// Step is what a host's upkeep calls for next.
+type Step int
+
+// The steps, in the order in which they come.
+const (
+	Nothing Step = iota
+	Investigate
+	Bootstrap
+	Unregister // from the manager that knows it
+	Register   // with the manager it should have
+)
+
+// Next is the upkeep that history leaves outstanding, for a host whose cluster's
+// container manager is wanted ("": none). A changed host key stops all of it.
+func (h *Host) Next(wanted domain.ManagerID) Step {
+	switch {
+	case h.shown != Key{}:
+		return Nothing
+	case !h.silent && (!h.investigated || h.stale):
+		return Investigate
+	case h.silent:
+		return Nothing
+	case !h.bootstrapped:
+		return Bootstrap
+	case h.manager != "" && h.manager != wanted:
+		return Unregister
+	case h.manager == "" && wanted != "":
+		return Register
+	}
+	return Nothing
+}
+
+// Investigated records facts.
+func (h *Host) Investigated(address domain.Address, facts event.Facts) []event.HostEvent {
+	if h.investigated && !h.stale && !h.silent && h.failure == "" && h.facts == facts {
+		return nil
+	}
+	return []event.HostEvent{event.HostInvestigated{Host: address, Facts: facts}}
+}
+
+// InvestigationFailed records why there are no facts; the same reason once.
+func (h *Host) InvestigationFailed(address domain.Address, reason string) []event.HostEvent {
+	if h.failure == reason {
+		return nil
+	}
+	return []event.HostEvent{event.HostInvestigationFailed{Host: address, Reason: reason}}
+}
+
+// Bootstrapped records that the host is fit.
+func (h *Host) Bootstrapped(address domain.Address, profile string) []event.HostEvent {
+	if h.bootstrapped {
+		return nil
+	}
+	return []event.HostEvent{event.HostBootstrapped{Host: address, Profile: profile}}
+}
+
+// BootstrapFailed records why it is not; the same reason once.
+func (h *Host) BootstrapFailed(address domain.Address, reason string) []event.HostEvent {
+	if h.failure == reason {
+		return nil
+	}
+	return []event.HostEvent{event.HostBootstrapFailed{Host: address, Reason: reason}}
+}
+
+// RegisteredWith records that a container manager knows the host.
+func (h *Host) RegisteredWith(address domain.Address, id domain.ManagerID, name domain.ManagerName) []event.HostEvent {
+	if h.manager == id {
+		return nil
+	}
+	return []event.HostEvent{event.HostRegistered{Host: address, ManagerID: id, Manager: name}}
+}
+
+// UnregisteredFrom records that a container manager no longer knows the host.
+func (h *Host) UnregisteredFrom(address domain.Address, id domain.ManagerID, name domain.ManagerName) []event.HostEvent {
+	if h.manager != id {
+		return nil
+	}
+	return []event.HostEvent{event.HostUnregistered{Host: address, ManagerID: id, Manager: name}}
+}
+
+// RegistrationFailed records why a container manager could not be told; the
+// same reason once.
+func (h *Host) RegistrationFailed(address domain.Address, id domain.ManagerID, name domain.ManagerName, reason string) []event.HostEvent {
+	if h.registration == reason {
+		return nil
+	}
+	return []event.HostEvent{event.HostRegistrationFailed{Host: address, ManagerID: id, Manager: name, Reason: reason}}
+}
+
+// KeyShown records the key a host showed: the first one is pinned, trusted by
+// who added the host; another one stops all work.
+func (h *Host) KeyShown(address domain.Address, key Key, addedBy string) []event.HostEvent {
+	switch {
+	case h.key.Fingerprint == "":
+		return []event.HostEvent{event.HostKeyPinned{Host: address, Type: key.Type, Fingerprint: key.Fingerprint, AddedBy: addedBy}}
+	case h.key.Fingerprint == key.Fingerprint || h.shown == key:
+		return nil
+	}
+	return []event.HostEvent{event.HostKeyChanged{Host: address, Type: key.Type, Fingerprint: key.Fingerprint}}
+}
+
+// AcceptKey makes the changed key that the host showed its key.
+func (h *Host) AcceptKey(address domain.Address, fingerprint string) ([]event.HostEvent, error) {
+	switch {
+	case fingerprint == "":
+		return nil, domain.ErrInvalid.At("fingerprint", "name the host key to accept, as SHA256:…")
+	case fingerprint == h.key.Fingerprint && h.shown == Key{}:
+		return nil, nil
+	case fingerprint != h.shown.Fingerprint:
+		return nil, ErrKeyNotShown.With("host %s did not show the key %.64q; GET /host/%s/history says which it showed", address, fingerprint, address)
+	}
+	return []event.HostEvent{event.HostKeyAccepted{Host: address, Type: h.shown.Type, Fingerprint: fingerprint}}, nil
+}
+
+// WentSilent records that the host no longer answers.
+func (h *Host) WentSilent(address domain.Address, reason string) []event.HostEvent {
+	if h.silent {
+		return nil
+	}
+	return []event.HostEvent{event.HostWentSilent{Host: address, Reason: reason}}
+}
+
+// Seen records a sign of life: that the host answers again, or was rebooted
+// outside an operation. Nothing when all is as before.
+func (h *Host) Seen(address domain.Address, bootID string) []event.HostEvent {
+	var events []event.HostEvent
+	if h.silent {
+		events = append(events, event.HostAnswered{Host: address})
+	}
+	if h.facts.BootID != bootID {
+		events = append(events, event.HostRebooted{Host: address, Before: h.facts.BootID, BootID: bootID})
+	}
+	return events
+}

@@ -1,0 +1,187 @@
+package roster
+
+import (
+	"slices"
+	"strings"
+
+	"commissaire/domain"
+	"commissaire/domain/event"
+)
+
+// The rules about clusters and their members.
+var (
+	ErrNoCluster      = domain.Refuse(domain.NotFound, "no-such-cluster")
+	ErrUnknownCluster = domain.Refuse(domain.Conflict, "unknown-cluster")
+	ErrUnknownManager = domain.Refuse(domain.Conflict, "unknown-container-manager")
+	ErrRunning        = domain.Refuse(domain.Conflict, "operation-running")
+	ErrMembersChanged = domain.Refuse(domain.Conflict, "members-changed")
+	ErrHostNotReady   = domain.Refuse(domain.NotReady, "host-not-ready")
+)
+
+// PutCluster creates a cluster, or changes the network and container manager of
+// one. nil leaves a value as it is; an unknown network becomes the default one;
+// manager "" makes the cluster unmanaged.
+func (r *Roster) PutCluster(id domain.ClusterID, name domain.ClusterName, network, manager *string) ([]event.RosterEvent, error) {
+	old, err := r.cluster(name)
+	exists := err == nil
+	wanted := old
+	if !exists {
+		wanted.Network = DefaultNetwork
+	}
+	if network != nil {
+		wanted.Network = domain.NetworkName(*network)
+		if _, ok := r.networks.Get(wanted.Network); !ok {
+			wanted.Network = DefaultNetwork
+		}
+	}
+	if manager != nil {
+		wanted.Manager, wanted.ManagerID = domain.ManagerName(*manager), ""
+		if *manager != "" {
+			m, ok := r.managers.Get(wanted.Manager)
+			if !ok {
+				return nil, ErrUnknownManager.With("there is no container manager %q; PUT /containermanager/%s first", *manager, *manager)
+			}
+			wanted.ManagerID = m.ManagerID
+		}
+	}
+	switch {
+	case !exists:
+		return []event.RosterEvent{event.ClusterCreated{ClusterID: id, Cluster: name, Network: wanted.Network, ManagerID: wanted.ManagerID, Manager: wanted.Manager}}, nil
+	case wanted == old:
+		return nil, nil
+	case old.Running != "":
+		return nil, running(old)
+	}
+	return []event.RosterEvent{event.ClusterReconfigured{ClusterID: old.ID, Cluster: name, Network: wanted.Network, ManagerID: wanted.ManagerID, Manager: wanted.Manager}}, nil
+}
+
+// ClusterNamed is the cluster of that name.
+func (r *Roster) ClusterNamed(name domain.ClusterName) (Cluster, error) { return r.cluster(name) }
+
+// DeleteCluster deletes a cluster and lets its members go.
+func (r *Roster) DeleteCluster(name domain.ClusterName) ([]event.RosterEvent, error) {
+	c, err := r.cluster(name)
+	switch {
+	case err != nil:
+		return nil, err
+	case c.Running != "":
+		return nil, running(c)
+	}
+	var events []event.RosterEvent
+	for _, m := range r.Members(c.ID) {
+		events = append(events, event.HostLeft{HostID: m.HostID, Host: m.Host, ClusterID: c.ID, Cluster: name})
+	}
+	return append(events, event.ClusterDeleted{ClusterID: c.ID, Cluster: name}), nil
+}
+
+// Ready tells whether a host may join: its stream says so, not the roster.
+type Ready func(domain.HostID) bool
+
+// PutMembers replaces the members old by new, if old are the members. Both are
+// sets.
+func (r *Roster) PutMembers(name domain.ClusterName, old, wanted []domain.Address, ready Ready) ([]event.RosterEvent, error) {
+	c, err := r.cluster(name)
+	if err != nil {
+		return nil, err
+	}
+	var present []domain.Address
+	for _, m := range r.Members(c.ID) {
+		present = append(present, m.Host)
+	}
+	if !slices.Equal(set(old), set(present)) {
+		return nil, ErrMembersChanged.With("the members of cluster %s are not those given as old but [%s]; read them and try again", name, join(present))
+	}
+	var joining []Host
+	for _, address := range set(wanted) {
+		if !slices.Contains(present, address) {
+			h, ok := r.HostAt(address)
+			if !ok {
+				return nil, ErrNoHost.With("there is no host %s; PUT /host/%s first", address, address)
+			}
+			joining = append(joining, h)
+		}
+	}
+	for _, h := range joining {
+		if h.Cluster != "" {
+			return nil, r.elsewhere(h)
+		}
+	}
+	var events []event.RosterEvent
+	for _, address := range present {
+		if !slices.Contains(wanted, address) {
+			h, _ := r.HostAt(address)
+			if h.By != "" {
+				return nil, inHand(h)
+			}
+			events = append(events, r.leave(h)...)
+		}
+	}
+	for _, h := range joining {
+		if !ready(h.HostID) {
+			return nil, notReady(h)
+		}
+		events = append(events, event.HostJoined{HostID: h.HostID, Host: h.HostAdded.Host, ClusterID: c.ID, Cluster: name})
+	}
+	return events, nil
+}
+
+// Join makes a host a member. Joining again changes nothing.
+func (r *Roster) Join(name domain.ClusterName, address domain.Address, ready Ready) ([]event.RosterEvent, error) {
+	c, err := r.cluster(name)
+	if err != nil {
+		return nil, err
+	}
+	h, ok := r.HostAt(address)
+	switch {
+	case !ok:
+		return nil, ErrNoHost.With("there is no host %s; PUT /host/%s first", address, address)
+	case h.Cluster == c.ID:
+		return nil, nil
+	case h.Cluster != "":
+		return nil, r.elsewhere(h)
+	case !ready(h.HostID):
+		return nil, notReady(h)
+	}
+	return []event.RosterEvent{event.HostJoined{HostID: h.HostID, Host: address, ClusterID: c.ID, Cluster: name}}, nil
+}
+
+// Leave ends a host's membership. For a host that is no member nothing changes.
+func (r *Roster) Leave(name domain.ClusterName, address domain.Address) ([]event.RosterEvent, error) {
+	c, err := r.cluster(name)
+	if err != nil {
+		return nil, err
+	}
+	h, ok := r.HostAt(address)
+	switch {
+	case !ok || h.Cluster != c.ID:
+		return nil, nil
+	case h.By != "":
+		return nil, inHand(h)
+	}
+	return r.leave(h), nil
+}
+
+func (r *Roster) elsewhere(h Host) error {
+	c, _ := r.clusters.Get(h.Cluster)
+	return ErrOtherMember.With("host %s is a member of cluster %s; remove it there first", h.HostAdded.Host, c.Name)
+}
+
+func notReady(h Host) error {
+	return ErrHostNotReady.With("host %s is neither active nor disassociated yet; GET /host/%s says how far it is", h.HostAdded.Host, h.HostAdded.Host)
+}
+
+func running(c Cluster) error {
+	return ErrRunning.With("operation %s is running on cluster %s; wait until it ends", c.Running, c.Name)
+}
+
+func set(addresses []domain.Address) []domain.Address {
+	return slices.Compact(slices.Sorted(slices.Values(addresses)))
+}
+
+func join(addresses []domain.Address) string {
+	words := make([]string, len(addresses))
+	for i, a := range addresses {
+		words[i] = string(a)
+	}
+	return strings.Join(words, ", ")
+}

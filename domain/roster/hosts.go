@@ -1,0 +1,98 @@
+package roster
+
+import (
+	"commissaire/domain"
+	"commissaire/domain/event"
+)
+
+// The rules about hosts.
+var (
+	ErrNoHost      = domain.Refuse(domain.NotFound, "no-such-host")
+	ErrOtherKey    = domain.Refuse(domain.Conflict, "host-has-another-key")
+	ErrOtherMember = domain.Refuse(domain.Conflict, "host-in-another-cluster")
+	ErrHostInHand  = domain.Refuse(domain.Conflict, "host-in-hand")
+	ErrTaken       = domain.Refuse(domain.Conflict, "host-taken")
+	ErrOldTerm     = domain.Refuse(domain.Conflict, "old-term")
+	ErrKeyNeeded   = domain.ErrInvalid
+)
+
+// AddHost makes a host known, and a member of a cluster where one is named. For
+// a host that is known already, nothing changes; a key given (compared) must
+// then be its key.
+func (r *Roster) AddHost(host event.HostAdded, cluster *domain.ClusterName, compared bool) ([]event.RosterEvent, error) {
+	var c Cluster
+	if cluster != nil {
+		var err error
+		if c, err = r.cluster(*cluster); err != nil {
+			return nil, ErrUnknownCluster.With("there is no cluster %q; create it first", *cluster)
+		}
+	}
+	if known, ok := r.HostAt(host.Host); ok {
+		switch {
+		case compared && known.Fingerprint != host.Fingerprint:
+			return nil, ErrOtherKey.With("host %s is known with another key; DELETE it first to add it with a new one", host.Host)
+		case cluster != nil && known.Cluster != c.ID:
+			return nil, ErrOtherMember.With("host %s is known and not a member of cluster %s; use /cluster/%s/hosts/%s", host.Host, c.Name, c.Name, host.Host)
+		}
+		return nil, nil
+	}
+	if host.Fingerprint == "" {
+		return nil, ErrKeyNeeded.At("ssh_priv_key", "a new host needs the base64 of an unencrypted private key")
+	}
+	events := []event.RosterEvent{host}
+	if cluster != nil {
+		events = append(events, event.HostJoined{HostID: host.HostID, Host: host.Host, ClusterID: c.ID, Cluster: c.Name})
+	}
+	return events, nil
+}
+
+// RemoveHost makes a host unknown; if it is a member somewhere it leaves before.
+func (r *Roster) RemoveHost(address domain.Address) ([]event.RosterEvent, error) {
+	h, ok := r.HostAt(address)
+	switch {
+	case !ok:
+		return nil, ErrNoHost.With("there is no host %s", address)
+	case h.By != "":
+		return nil, inHand(h)
+	}
+	return append(r.leave(h), event.HostRemoved{HostID: h.HostID, Host: address}), nil
+}
+
+// TakeHost claims a host for a stretch of work. It is refused while another
+// claim is held, unless that one is of an earlier term: its holder is gone.
+// Taking again under the same claim changes nothing.
+func (r *Roster) TakeHost(id domain.HostID, claim domain.ClaimID, by domain.OperationID, term domain.Term) ([]event.RosterEvent, error) {
+	h, ok := r.hosts.Get(id)
+	switch {
+	case !ok:
+		return nil, ErrNoHost.With("the host was removed")
+	case term < r.term:
+		return nil, ErrOldTerm.With("term %d is over: %d has begun", term, r.term)
+	case h.Claim == claim && h.Term == term:
+		return nil, nil
+	case h.Claim != "" && h.Claim != claim && (h.By != "" || h.Term == term):
+		return nil, ErrTaken.With("host %s is being worked on", h.HostAdded.Host)
+	}
+	return []event.RosterEvent{event.HostTaken{HostID: id, Host: h.HostAdded.Host, Claim: claim, Operation: by, Term: term}}, nil
+}
+
+// ReleaseHost ends a claim. Releasing what is not held changes nothing.
+func (r *Roster) ReleaseHost(id domain.HostID, claim domain.ClaimID) ([]event.RosterEvent, error) {
+	h, ok := r.hosts.Get(id)
+	if !ok || h.Claim != claim {
+		return nil, nil
+	}
+	return []event.RosterEvent{event.HostReleased{HostID: id, Host: h.HostAdded.Host, Claim: claim}}, nil
+}
+
+func (r *Roster) leave(h Host) []event.RosterEvent {
+	c, ok := r.clusters.Get(h.Cluster)
+	if !ok {
+		return nil
+	}
+	return []event.RosterEvent{event.HostLeft{HostID: h.HostID, Host: h.HostAdded.Host, ClusterID: c.ID, Cluster: c.Name}}
+}
+
+func inHand(h Host) error {
+	return ErrHostInHand.With("operation %s has host %s in hand; wait until its turn ends", h.By, h.HostAdded.Host)
+}
