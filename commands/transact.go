@@ -44,10 +44,9 @@ type decision[S any, E event.Event] struct {
 	decide func(S) ([]E, error)
 	record func(E) event.Decided
 
-	events []event.Decided
-	err    error
-	at     event.Position
-	done   chan struct{}
+	err  error
+	at   event.Position
+	done chan struct{}
 }
 
 // transact decides on the stream's state and records what was decided, durably.
@@ -119,15 +118,10 @@ func (h *history[S, E]) attempt(ctx context.Context, batch []*decision[S, E]) er
 		if err != nil {
 			continue
 		}
-		if d.events == nil { // decided anew it keeps its ids only where it is the same
-			d.events = make([]event.Decided, 0, len(facts))
-		}
-		d.events = d.events[:0]
 		for _, fact := range facts {
 			h.fold.evolve(tried, fact)
-			d.events = append(d.events, d.record(fact))
+			events = append(events, d.record(fact))
 		}
-		events = append(events, d.events...)
 	}
 	if len(events) > 0 {
 		position, err := h.log.Append(ctx, h.stream, h.revision, events)

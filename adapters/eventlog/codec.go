@@ -1,0 +1,99 @@
+package eventlog
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+
+	"commissaire/domain/event"
+)
+
+// types lists every type of event ever written. A line never goes away: a type
+// that is no longer recorded is still read.
+var types = register(
+	event.HostAdded{}, event.HostRemoved{},
+	event.ClusterCreated{}, event.ClusterReconfigured{}, event.ClusterDeleted{},
+	event.HostJoined{}, event.HostLeft{},
+	event.NetworkDefined{}, event.NetworkRemoved{},
+	event.ContainerManagerDefined{}, event.ContainerManagerRemoved{},
+	event.HostTaken{}, event.HostReleased{},
+	event.DeployStarted{}, event.UpgradeStarted{}, event.RestartStarted{},
+	event.OperationCompleted{}, event.OperationAborted{},
+
+	event.HostInvestigated{}, event.HostInvestigationFailed{},
+	event.HostBootstrapped{}, event.HostBootstrapFailed{},
+	event.HostRegistered{}, event.HostUnregistered{}, event.HostRegistrationFailed{},
+	event.HostKeyPinned{}, event.HostKeyChanged{}, event.HostKeyAccepted{},
+	event.HostWentSilent{}, event.HostAnswered{}, event.HostRebooted{},
+	event.HostCredentialsRead{},
+
+	event.HostTurnBegun{}, event.HostTurnExamined{},
+	event.HostTurnSucceeded{}, event.HostTurnFailed{}, event.HostTurnSkipped{},
+
+	event.SweepFinished{},
+)
+
+func register(events ...event.Event) map[string]reflect.Type {
+	all := make(map[string]reflect.Type, len(events))
+	for _, e := range events {
+		all[e.EventType()] = reflect.TypeOf(e)
+	}
+	return all
+}
+
+// upcasters bring data of an older schema version of a type to the next one.
+// The key is the type and the version that is brought up.
+var upcasters = map[form]func(json.RawMessage) (json.RawMessage, error){}
+
+type form struct {
+	Type   string
+	Schema int
+}
+
+// Encode writes an event as a store keeps it.
+func Encode(stream event.Stream, d event.Decided) (Raw, error) {
+	data, err := json.Marshal(d.Event)
+	if err != nil {
+		return Raw{}, fmt.Errorf("encode %s: %w", d.Event.EventType(), err)
+	}
+	meta, err := json.Marshal(d.Meta)
+	if err != nil {
+		return Raw{}, fmt.Errorf("encode the metadata of %s: %w", d.Event.EventType(), err)
+	}
+	return Raw{Stream: stream, ID: d.ID, Type: d.Event.EventType(), Data: data, Meta: meta}, nil
+}
+
+// Decode reads an event as a store keeps it. An unknown type is an error that
+// names it and its position: what it says cannot be left out.
+func Decode(raw Raw) (event.Recorded, error) { return decode(raw, types, upcasters) }
+
+func decode(raw Raw, types map[string]reflect.Type, upcasters map[form]func(json.RawMessage) (json.RawMessage, error)) (event.Recorded, error) {
+	r := event.Recorded{Position: raw.Position, Stream: raw.Stream, Revision: raw.Revision, ID: raw.ID}
+	fail := func(err error) (event.Recorded, error) {
+		return event.Recorded{}, fmt.Errorf("decode %s at position %d: %w", raw.Type, raw.Position, err)
+	}
+	known, ok := types[raw.Type]
+	if !ok {
+		return fail(fmt.Errorf("this version knows no event of that type; run the version that wrote it, or a later one"))
+	}
+	if err := json.Unmarshal(raw.Meta, &r.Meta); err != nil {
+		return fail(fmt.Errorf("metadata: %w", err))
+	}
+	data := json.RawMessage(raw.Data)
+	for schema := r.Meta.Schema; ; schema++ {
+		up, ok := upcasters[form{raw.Type, schema}]
+		if !ok {
+			break
+		}
+		var err error
+		if data, err = up(data); err != nil {
+			return fail(fmt.Errorf("bring schema %d up: %w", schema, err))
+		}
+	}
+	value := reflect.New(known)
+	if err := json.Unmarshal(data, value.Interface()); err != nil {
+		return fail(err)
+	}
+	r.Event = value.Elem().Interface().(event.Event)
+	return r, nil
+}

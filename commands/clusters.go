@@ -1,0 +1,89 @@
+package commands
+
+import (
+	"context"
+
+	"commissaire/domain"
+	"commissaire/domain/event"
+	"commissaire/domain/roster"
+)
+
+// PutCluster asks for a cluster. nil leaves a value of an existing one as it is.
+type PutCluster struct {
+	Name    domain.ClusterName
+	Network *string // one that is not there becomes "default"
+	Manager *string // "": unmanaged
+}
+
+// PutMembers asks for other members, if Old are the present ones. Both are sets.
+type PutMembers struct {
+	Cluster  domain.ClusterName
+	Old, New []domain.Address
+}
+
+// ClusterReceipt says what a cluster is after a command.
+type ClusterReceipt struct {
+	Receipt
+	Network domain.NetworkName
+	Manager domain.ManagerName
+}
+
+// PutCluster creates or changes a cluster. It may be repeated.
+func (h *Handler) PutCluster(ctx context.Context, who Who, cmd PutCluster) (ClusterReceipt, error) {
+	return h.changeCluster(ctx, who, cmd.Name, func(r *roster.Roster) ([]event.RosterEvent, error) {
+		return r.PutCluster(newID[domain.ClusterID](h), cmd.Name, cmd.Network, cmd.Manager)
+	})
+}
+
+// PutMembers replaces the members of a cluster, all or nothing.
+func (h *Handler) PutMembers(ctx context.Context, who Who, cmd PutMembers) (ClusterReceipt, error) {
+	return h.changeCluster(ctx, who, cmd.Cluster, func(r *roster.Roster) ([]event.RosterEvent, error) {
+		var failed error
+		events, err := r.PutMembers(cmd.Cluster, cmd.Old, cmd.New, h.ready(ctx, &failed))
+		if failed != nil {
+			return nil, failed
+		}
+		return events, err
+	})
+}
+
+func (h *Handler) changeCluster(ctx context.Context, who Who, name domain.ClusterName, decide func(*roster.Roster) ([]event.RosterEvent, error)) (ClusterReceipt, error) {
+	var after ClusterReceipt
+	receipt, err := h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) {
+		events, err := decide(r)
+		if err != nil {
+			return nil, err
+		}
+		changed := r.Clone()
+		for _, e := range events {
+			changed.Evolve(e)
+		}
+		c, err := changed.ClusterNamed(name)
+		after.Network, after.Manager = c.Network, c.Manager
+		return events, err
+	})
+	after.Receipt = receipt
+	return after, err
+}
+
+// DeleteCluster deletes a cluster; its members are let go.
+func (h *Handler) DeleteCluster(ctx context.Context, who Who, name domain.ClusterName) (Receipt, error) {
+	return h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) { return r.DeleteCluster(name) })
+}
+
+// JoinHost makes a host a member. It may be repeated.
+func (h *Handler) JoinHost(ctx context.Context, who Who, name domain.ClusterName, address domain.Address) (Receipt, error) {
+	return h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) {
+		var failed error
+		events, err := r.Join(name, address, h.ready(ctx, &failed))
+		if failed != nil {
+			return nil, failed
+		}
+		return events, err
+	})
+}
+
+// LeaveHost ends a host's membership. It may be repeated.
+func (h *Handler) LeaveHost(ctx context.Context, who Who, name domain.ClusterName, address domain.Address) (Receipt, error) {
+	return h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) { return r.Leave(name, address) })
+}

@@ -1,0 +1,126 @@
+package commands
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"commissaire/domain"
+	"commissaire/domain/event"
+	"commissaire/domain/roster"
+)
+
+// Masked stands for a token wherever one is shown.
+const Masked = "********"
+
+// PutNetwork asks for a network.
+type PutNetwork struct {
+	Name    domain.NetworkName
+	Type    string          // "": flannel_etcd
+	Options json.RawMessage // an object; nil: none
+}
+
+// PutManager asks for a container manager.
+type PutManager struct {
+	Name    domain.ManagerName
+	Type    string          // "": openshift
+	Options json.RawMessage // an object of strings; a token in it is kept apart; nil: none
+}
+
+// PutNetwork defines a network. It may be repeated.
+func (h *Handler) PutNetwork(ctx context.Context, who Who, cmd PutNetwork) (Receipt, error) {
+	defined := event.NetworkDefined{Network: cmd.Name, Type: or(cmd.Type, roster.FlannelEtcd), Options: object(cmd.Options)}
+	return h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) { return r.DefineNetwork(defined) })
+}
+
+// DeleteNetwork removes a network that no cluster uses.
+func (h *Handler) DeleteNetwork(ctx context.Context, who Who, name domain.NetworkName) (Receipt, error) {
+	return h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) { return r.RemoveNetwork(name) })
+}
+
+// PutManager defines a container manager. Its token is sealed and kept before
+// the definition is recorded. It may be repeated.
+func (h *Handler) PutManager(ctx context.Context, who Who, cmd PutManager) (Receipt, error) {
+	var options map[string]string
+	if err := json.Unmarshal(object(cmd.Options), &options); err != nil {
+		return Receipt{}, domain.ErrInvalid.At("options", "every option of a container manager is a string")
+	}
+	token, hasToken := options["token"]
+	if token == Masked {
+		return Receipt{}, domain.ErrInvalid.At("options", "token is the mask under which tokens are shown; send the token itself")
+	}
+	delete(options, "token")
+	for _, key := range []string{"certificate_path", "certificate_key_path", "ca_path"} {
+		if path, ok := options[key]; ok && !h.mayHold(path) {
+			return Receipt{}, domain.ErrInvalid.At("options", "%s must be a path under the configured container-managers.certificate-dir", key)
+		}
+	}
+	rest, err := json.Marshal(options)
+	if err != nil {
+		return Receipt{}, fmt.Errorf("write the options of container manager %s: %w", cmd.Name, err)
+	}
+	defined := event.ContainerManagerDefined{
+		ManagerID: newID[domain.ManagerID](h), Manager: cmd.Name, Type: or(cmd.Type, roster.OpenShift), Options: rest,
+	}
+	if hasToken {
+		defined.Credential = newID[domain.CredentialID](h)
+		defined.TokenDigest = h.config.TokenDigest(Secret(token))
+	}
+	isNew := false
+	decide := func(r *roster.Roster) ([]event.RosterEvent, error) {
+		events, err := r.DefineManager(defined)
+		isNew = len(events) > 0
+		return events, err
+	}
+	if !hasToken {
+		return h.onRoster(ctx, who, decide)
+	}
+	receipt, err := h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) {
+		_, err := decide(r)
+		return nil, err
+	})
+	if err != nil || !isNew {
+		return receipt, err
+	}
+	if err := h.config.Credentials.Store(ctx, defined.Credential, Secret(token)); err != nil {
+		return Receipt{}, fmt.Errorf("keep the token of container manager %s: %w: %w", cmd.Name, ErrUnavailable, err)
+	}
+	receipt, err = h.onRoster(ctx, who, decide)
+	if refusal := (*domain.Refusal)(nil); errors.As(err, &refusal) || err == nil && !isNew {
+		if destroyErr := h.config.Credentials.Destroy(ctx, defined.Credential); destroyErr != nil && err == nil {
+			err = fmt.Errorf("forget the unused token of container manager %s: %w", cmd.Name, destroyErr)
+		}
+	}
+	return receipt, err
+}
+
+// DeleteManager removes a container manager that no cluster uses.
+func (h *Handler) DeleteManager(ctx context.Context, who Who, name domain.ManagerName) (Receipt, error) {
+	return h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) { return r.RemoveManager(name) })
+}
+
+func (h *Handler) mayHold(path string) bool {
+	dir := h.config.CertificateDir
+	if dir == "" || !filepath.IsAbs(path) {
+		return false
+	}
+	relative, err := filepath.Rel(dir, filepath.Clean(path))
+	return err == nil && relative != ".." && !strings.HasPrefix(relative, "../")
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+func object(options json.RawMessage) json.RawMessage {
+	if len(options) == 0 {
+		return json.RawMessage("{}")
+	}
+	return options
+}

@@ -1,0 +1,157 @@
+// Package commands carries out what is asked for: it loads a history, lets the
+// domain decide on it and records what was decided. A command's answer is the
+// position of what it recorded; nothing is answered before that is durable.
+//
+// Decisions are made on streams, never on views, which may lag.
+package commands
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"commissaire/domain"
+	"commissaire/domain/event"
+	"commissaire/domain/host"
+	"commissaire/domain/operation"
+	"commissaire/domain/roster"
+)
+
+// Config is what a Handler needs.
+type Config struct {
+	Log         Log
+	Credentials Credentials
+
+	// KeyFingerprint is the fingerprint of the public half of an unencrypted
+	// private key, or says why the text is none.
+	KeyFingerprint func(text []byte) (string, error)
+	// TokenDigest tells tokens apart without giving them away.
+	TokenDigest func(Secret) string
+	// Denied refuses addresses that may not be reached; only literal ones are
+	// looked at.
+	Denied func(domain.Address) error
+	// CertificateDir is where the paths of a container manager must lie; "": nowhere.
+	CertificateDir string
+
+	Now      func() time.Time
+	NewID    func() uuid.UUID
+	Instance string
+}
+
+// Handler carries out commands. Its methods may be called at once.
+type Handler struct {
+	config     Config
+	roster     *history[*roster.Roster, event.RosterEvent]
+	hosts      histories[*host.Host, event.HostEvent]
+	operations histories[operation.Turns, event.OperationEvent]
+	watch      *history[struct{}, event.WatchEvent]
+}
+
+// New is a Handler over a log. It reads what it needs when it is first asked.
+func New(config Config) *Handler {
+	return &Handler{
+		config: config,
+		roster: newHistory(config.Log, event.RosterStream, fold[*roster.Roster, event.RosterEvent]{
+			zero: roster.New, clone: (*roster.Roster).Clone, evolve: (*roster.Roster).Evolve,
+		}),
+		hosts: histories[*host.Host, event.HostEvent]{log: config.Log, fold: fold[*host.Host, event.HostEvent]{
+			zero:   func() *host.Host { return &host.Host{} },
+			clone:  func(h *host.Host) *host.Host { c := *h; return &c },
+			evolve: (*host.Host).Evolve,
+		}},
+		operations: histories[operation.Turns, event.OperationEvent]{log: config.Log, fold: fold[operation.Turns, event.OperationEvent]{
+			zero: func() operation.Turns { return operation.Turns{} },
+			clone: func(t operation.Turns) operation.Turns {
+				c := make(operation.Turns, len(t))
+				for id, turn := range t {
+					c[id] = turn
+				}
+				return c
+			},
+			evolve: operation.Turns.Evolve,
+		}},
+		watch: newHistory(config.Log, event.WatchStream, fold[struct{}, event.WatchEvent]{
+			zero: func() struct{} { return struct{}{} }, clone: func(s struct{}) struct{} { return s }, evolve: func(struct{}, event.WatchEvent) {},
+		}),
+	}
+}
+
+// Who says who asks, and why. It is recorded with every event.
+type Who struct {
+	Actor     string
+	Reason    string
+	RequestID string
+	Remote    string
+}
+
+// Service is the actor of all that is done without being asked for.
+const Service = "commissaire"
+
+// Receipt says where in the log the outcome of a command is.
+type Receipt struct {
+	// Position is that of the last event of the request; where nothing changed,
+	// that of the last event of the stream that was decided on.
+	Position event.Position
+}
+
+// recordBy gives events their id and metadata.
+func recordBy[E event.Event](h *Handler, who Who) func(E) event.Decided {
+	correlation := who.RequestID
+	if correlation == "" {
+		correlation = h.config.NewID().String()
+	}
+	return func(e E) event.Decided {
+		return event.Decided{ID: h.config.NewID(), Event: e, Meta: event.Meta{
+			Correlation: correlation, Causation: correlation, Time: h.config.Now().UTC(),
+			Actor: who.Actor, Reason: who.Reason, RequestID: who.RequestID, Remote: who.Remote,
+			Instance: h.config.Instance, Schema: 1,
+		}}
+	}
+}
+
+func (h *Handler) onRoster(ctx context.Context, who Who, decide func(*roster.Roster) ([]event.RosterEvent, error)) (Receipt, error) {
+	at, err := h.roster.transact(ctx, recordBy[event.RosterEvent](h, who), decide)
+	return Receipt{at}, err
+}
+
+func (h *Handler) onHost(ctx context.Context, who Who, id domain.HostID, decide func(*host.Host) ([]event.HostEvent, error)) (Receipt, error) {
+	at, err := h.hosts.of(event.HostStream(id)).transact(ctx, recordBy[event.HostEvent](h, who), decide)
+	return Receipt{at}, err
+}
+
+// hostAt finds the host that is known under an address.
+func (h *Handler) hostAt(ctx context.Context, address domain.Address) (found roster.Host, err error) {
+	_, err = h.onRoster(ctx, Who{}, func(r *roster.Roster) ([]event.RosterEvent, error) {
+		var ok bool
+		if found, ok = r.HostAt(address); !ok {
+			return nil, roster.ErrNoHost.With("there is no host %s", address)
+		}
+		return nil, nil
+	})
+	return found, err
+}
+
+// ready asks a host's own history whether it may join a cluster.
+func (h *Handler) ready(ctx context.Context, failed *error) roster.Ready {
+	return func(id domain.HostID) (ready bool) {
+		_, err := h.onHost(ctx, Who{}, id, func(one *host.Host) ([]event.HostEvent, error) {
+			ready = one.Ready()
+			return nil, nil
+		})
+		if err != nil && *failed == nil {
+			*failed = fmt.Errorf("read the host's history: %w", err)
+		}
+		return ready
+	}
+}
+
+func newID[I ~string](h *Handler) I { return I(h.config.NewID().String()) }
+
+// operationNamed is the operation that an idempotency key names.
+func operationNamed(cluster domain.ClusterName, key string) domain.OperationID {
+	space := uuid.NewSHA1(uuid.NameSpaceURL, []byte("commissaire:operation"))
+	return domain.OperationID(uuid.NewSHA1(space, []byte(strings.Join([]string{string(cluster), key}, "\n"))).String())
+}
