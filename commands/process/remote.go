@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"commissaire/domain"
 	"commissaire/domain/event"
@@ -79,6 +80,7 @@ type Work struct {
 	Kind    domain.OperationKind // Upgrade or Deploy
 	Version string               // Deploy: to which
 	Facts   event.Facts
+	Timeout time.Duration // the command is ended after that, on the host
 }
 
 // Result is how a command ended.

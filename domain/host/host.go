@@ -214,3 +214,9 @@ func (h *Host) Seen(address domain.Address, bootID string) []event.HostEvent {
 	}
 	return events
 }
+
+// Settling tells whether the host's first investigation and bootstrap are still
+// under way, and have not failed.
+func (h *Host) Settling() bool {
+	return !h.bootstrapped && !h.silent && h.failure == "" && h.shown == Key{}
+}

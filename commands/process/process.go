@@ -1,0 +1,451 @@
+// Package process does what history leaves outstanding: it investigates,
+// bootstraps, registers and watches hosts and carries out the turns of
+// operations.
+//
+// What is outstanding follows from recorded events alone (host.Next,
+// operation.Next); the loop here takes a host (a durable claim), records intent,
+// acts, records the outcome and releases the host. There is no code for
+// recovery: after a crash the same history leaves the same steps outstanding,
+// and each is safe to take up again.
+package process
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"commissaire/commands"
+	"commissaire/domain"
+	"commissaire/domain/event"
+	"commissaire/domain/host"
+	"commissaire/domain/operation"
+	"commissaire/domain/roster"
+)
+
+// Manager is a container manager. Registering twice and unregistering what is
+// gone succeed.
+type Manager interface {
+	Register(ctx context.Context, host domain.Address) error
+	Unregister(ctx context.Context, host domain.Address) error
+	// NodeStatus is the manager's own view of the host.
+	NodeStatus(ctx context.Context, host domain.Address) (json.RawMessage, error)
+}
+
+// Config is what a Process needs.
+type Config struct {
+	Commands    *commands.Handler
+	Remote      Remote
+	Managers    func(event.ContainerManagerDefined) (Manager, error)
+	Credentials commands.Credentials
+	Term        domain.Term
+	Profile     string // of the bootstrap, as it is recorded
+
+	Attempts   int           // to connect, before a host counts as out of reach
+	RetryDelay time.Duration // between them
+	AtOnce     int           // hosts in upkeep at once
+
+	RebootFirstLook time.Duration // after a reboot was asked for
+	RebootTimeout   time.Duration // until the host must be back
+
+	WatchInterval    time.Duration // of a sweep over all hosts
+	WatchConcurrency int
+	WatchMisses      int // in a row, until a host counts as silent
+
+	NewID  func() uuid.UUID
+	Now    func() time.Time
+	Logger *slog.Logger
+}
+
+// Backoff of upkeep that failed.
+const (
+	firstRetry = time.Minute
+	lastRetry  = time.Hour
+)
+
+// unnamedFor is how old a credential must be that the log does not name, before
+// it is destroyed: younger ones may belong to a host that is being added.
+const unnamedFor = time.Hour
+
+// Process folds the log and acts on it. Apply may be called at any time; Run
+// once, after the log was applied up to its head.
+type Process struct {
+	config Config
+	wake   chan struct{}
+	jobs   sync.WaitGroup
+
+	mu         sync.Mutex
+	position   event.Position
+	roster     *roster.Roster
+	hosts      map[domain.HostID]*host.Host
+	operations map[domain.OperationID]*operation.Operation
+	managers   map[domain.ManagerID]event.ContainerManagerDefined
+	removed    map[domain.HostID]event.HostAdded // still registered somewhere
+	named      map[domain.CredentialID]bool      // by the log; false: what it was for is gone
+	missing    map[domain.HostID]bool            // at the last sweep
+	addedBy    map[domain.HostID]string
+
+	dirty    map[domain.HostID]bool
+	retries  map[domain.HostID]retry
+	busy     map[domain.HostID]event.Position // worked on: until this position is applied; 0: not ended yet
+	upkeeps  int
+	ending   map[domain.OperationID]event.Position
+	misses   map[domain.HostID]int
+	destroys []domain.CredentialID
+}
+
+type retry struct {
+	at    time.Time
+	delay time.Duration
+}
+
+// New is a Process that has seen nothing yet.
+func New(config Config) *Process {
+	return &Process{
+		config: config, wake: make(chan struct{}, 1), roster: roster.New(),
+		hosts: map[domain.HostID]*host.Host{}, operations: map[domain.OperationID]*operation.Operation{},
+		managers: map[domain.ManagerID]event.ContainerManagerDefined{}, removed: map[domain.HostID]event.HostAdded{},
+		named: map[domain.CredentialID]bool{}, missing: map[domain.HostID]bool{}, addedBy: map[domain.HostID]string{},
+		dirty: map[domain.HostID]bool{}, retries: map[domain.HostID]retry{}, busy: map[domain.HostID]event.Position{},
+		ending: map[domain.OperationID]event.Position{}, misses: map[domain.HostID]int{},
+	}
+}
+
+// Apply brings the process up to r. An event that was applied before changes
+// nothing.
+func (p *Process) Apply(r event.Recorded) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r.Position <= p.position {
+		return
+	}
+	p.position = r.Position
+	switch e := r.Event.(type) {
+	case event.RosterEvent:
+		p.applyRoster(e)
+		if added, ok := e.(event.HostAdded); ok {
+			p.addedBy[added.HostID] = r.Meta.Actor
+		}
+	case event.HostEvent:
+		if id, ok := r.Stream.Host(); ok {
+			p.host(id).Evolve(e)
+			p.dirty[id] = true
+			if _, gone := p.removed[id]; gone {
+				p.settleRemoved(id)
+			}
+		}
+	case event.OperationEvent:
+		if id, ok := r.Stream.Operation(); ok {
+			if o, running := p.operations[id]; running {
+				o.Turns.Evolve(e)
+			}
+		}
+	case event.SweepFinished:
+		for _, id := range e.Missed {
+			p.missing[id] = true
+		}
+		for _, id := range e.Answered {
+			delete(p.missing, id)
+		}
+	}
+	p.notify()
+}
+
+func (p *Process) applyRoster(e event.RosterEvent) {
+	switch e := e.(type) {
+	case event.HostAdded:
+		p.named[e.Credential] = true
+		p.dirty[e.HostID] = true
+	case event.HostRemoved:
+		if h, ok := p.roster.Host(e.HostID); ok {
+			p.removed[e.HostID] = h.HostAdded
+			p.forget(h.Credential)
+		}
+		p.settleRemoved(e.HostID)
+		delete(p.missing, e.HostID)
+	case event.HostJoined:
+		p.dirty[e.HostID] = true
+	case event.HostLeft:
+		p.dirty[e.HostID] = true
+	case event.HostReleased:
+		p.dirty[e.HostID] = true
+	case event.ClusterReconfigured:
+		for _, m := range p.roster.Members(e.ClusterID) {
+			p.dirty[m.HostID] = true
+		}
+	case event.ContainerManagerDefined:
+		p.managers[e.ManagerID] = e
+		if e.Credential != "" {
+			p.named[e.Credential] = true
+		}
+	case event.DeployStarted:
+		p.started(operation.Operation{Started: e.Started, Kind: domain.Deploy, Version: e.Version})
+	case event.UpgradeStarted:
+		p.started(operation.Operation{Started: e.Started, Kind: domain.Upgrade})
+	case event.RestartStarted:
+		p.started(operation.Operation{Started: e.Started, Kind: domain.Restart})
+	case event.OperationCompleted:
+		delete(p.operations, e.Operation)
+	case event.OperationAborted:
+		delete(p.operations, e.Operation)
+	case event.ContainerManagerRemoved:
+		// Its definition stays: hosts may have to be unregistered from it still.
+		p.forget(p.managers[e.ManagerID].Credential)
+	case event.ClusterCreated, event.ClusterDeleted, event.NetworkDefined, event.NetworkRemoved, event.HostTaken:
+	}
+	p.roster.Evolve(e)
+}
+
+func (p *Process) started(o operation.Operation) {
+	o.Turns = operation.Turns{}
+	p.operations[o.Operation] = &o
+}
+
+func (p *Process) forget(id domain.CredentialID) {
+	if id != "" {
+		p.named[id] = false
+		p.destroys = append(p.destroys, id)
+	}
+}
+
+// settleRemoved drops a removed host as soon as no container manager knows it.
+func (p *Process) settleRemoved(id domain.HostID) {
+	if known, _ := p.host(id).Registered(); known == "" {
+		delete(p.removed, id)
+		delete(p.hosts, id)
+		delete(p.dirty, id)
+		delete(p.retries, id)
+		delete(p.misses, id)
+		delete(p.addedBy, id)
+		return
+	}
+	p.dirty[id] = true
+}
+
+func (p *Process) host(id domain.HostID) *host.Host {
+	h, ok := p.hosts[id]
+	if !ok {
+		h = &host.Host{}
+		p.hosts[id] = h
+	}
+	return h
+}
+
+func (p *Process) notify() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run acts until ctx ends; then it leaves open what is open and returns when
+// all work here has stopped.
+func (p *Process) Run(ctx context.Context) {
+	defer p.jobs.Wait()
+	p.jobs.Go(func() { p.watch(ctx) })
+	p.jobs.Go(func() { p.sweepCredentials(ctx) })
+	for {
+		next := p.act(ctx)
+		timer := time.NewTimer(next)
+		select {
+		case <-p.wake:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		timer.Stop()
+	}
+}
+
+// act starts what is outstanding and not under way, and says when to look again
+// if nothing happens.
+func (p *Process) act(ctx context.Context) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, until := range p.busy {
+		if until != 0 && until <= p.position {
+			delete(p.busy, id)
+			p.dirty[id] = true
+		}
+	}
+	for id, until := range p.ending {
+		if until != 0 && until <= p.position {
+			delete(p.ending, id)
+		}
+	}
+	for _, id := range p.destroys {
+		p.jobs.Go(func() { p.destroy(ctx, id) })
+	}
+	p.destroys = nil
+	for _, o := range p.operations {
+		p.advance(ctx, o)
+	}
+	return p.startUpkeep(ctx)
+}
+
+// startUpkeep starts the upkeep of hosts that need it and are free.
+func (p *Process) startUpkeep(ctx context.Context) time.Duration {
+	now, next := p.config.Now(), time.Hour
+	for id := range p.dirty {
+		if _, working := p.busy[id]; working {
+			continue
+		}
+		h, known := p.roster.Host(id)
+		if !known {
+			added, removed := p.removed[id]
+			if !removed {
+				delete(p.dirty, id)
+				continue
+			}
+			h = roster.Host{HostAdded: added}
+		}
+		if p.host(id).Next(p.wanted(h)) == host.Nothing {
+			delete(p.dirty, id)
+			delete(p.retries, id)
+			continue
+		}
+		if h.By != "" {
+			continue // released by its operation it is looked at again
+		}
+		if due := p.retries[id].at.Sub(now); due > 0 {
+			next = min(next, due)
+			continue
+		}
+		if p.upkeeps >= p.config.AtOnce {
+			continue
+		}
+		p.upkeeps++
+		p.busy[id] = 0
+		p.jobs.Go(func() {
+			at, err := p.upkeep(ctx, h, known)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.upkeeps--
+			p.busy[id] = max(at, 1)
+			if err != nil {
+				delay := min(max(firstRetry, 2*p.retries[id].delay), lastRetry)
+				p.retries[id] = retry{at: p.config.Now().Add(delay), delay: delay}
+			} else {
+				delete(p.retries, id)
+			}
+			p.notify()
+		})
+	}
+	return next
+}
+
+// wanted is the container manager that should know a host.
+func (p *Process) wanted(h roster.Host) domain.ManagerID {
+	c, _ := p.roster.Cluster(h.Cluster)
+	return c.ManagerID
+}
+
+// advance starts the turns of an operation that are to be under way.
+func (p *Process) advance(ctx context.Context, o *operation.Operation) {
+	if _, ending := p.ending[o.Operation]; ending {
+		return
+	}
+	next := o.Next(func(m event.Member) operation.Availability {
+		h, known := p.roster.Host(m.HostID)
+		_, working := p.busy[m.HostID]
+		switch {
+		case !known || h.Cluster != o.ClusterID:
+			return operation.Gone
+		case working || h.Claim != "" && h.Term == p.config.Term || p.host(m.HostID).Settling():
+			return operation.Busy
+		}
+		return operation.Free
+	})
+	for _, m := range append(next.InHand, next.Begin...) {
+		if _, working := p.busy[m.HostID]; working {
+			continue
+		}
+		p.busy[m.HostID] = 0
+		before := o.Turns[m.HostID]
+		t := turn{p: p, operation: o.Operation, kind: o.Kind, version: o.Version, policy: o.Policy, member: m, before: before}
+		p.jobs.Go(func() { p.done(m.HostID, t.carryOut(ctx)) })
+	}
+	for _, m := range next.Skip {
+		if _, working := p.busy[m.HostID]; working {
+			continue
+		}
+		p.busy[m.HostID] = 0
+		t := turn{p: p, operation: o.Operation, member: m}
+		p.jobs.Go(func() { p.done(m.HostID, t.skip(ctx, "the host is no longer a member of the cluster")) })
+	}
+	if next.Ended {
+		p.ending[o.Operation] = 0
+		id, cause := o.Operation, next.Cause
+		p.jobs.Go(func() {
+			receipt, err := p.config.Commands.EndOperation(ctx, id, cause)
+			p.report(ctx, "ending an operation failed", err, "operation", id)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if p.ending[id] = receipt.Position; err != nil {
+				delete(p.ending, id)
+				p.soon()
+			}
+			p.notify()
+		})
+	}
+}
+
+// done says that the work on a host ended, and where in the log its outcome is.
+func (p *Process) done(id domain.HostID, at event.Position) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.busy[id] = max(at, 1)
+	if at == 0 { // nothing was recorded; do not try again at once
+		p.soon()
+		return
+	}
+	p.notify()
+}
+
+// soon looks again after a while, when recording failed.
+func (p *Process) soon() { time.AfterFunc(p.config.RetryDelay, p.notify) }
+
+func (p *Process) destroy(ctx context.Context, id domain.CredentialID) {
+	p.report(ctx, "destroying credentials failed", p.config.Credentials.Destroy(ctx, id), "credential", id)
+}
+
+// sweepCredentials destroys what is left of hosts and container managers that
+// are gone, at the start and every hour.
+func (p *Process) sweepCredentials(ctx context.Context) {
+	for ctx.Err() == nil {
+		kept, err := p.config.Credentials.List(ctx)
+		p.report(ctx, "listing credentials failed", err)
+		for id, since := range kept {
+			p.mu.Lock()
+			inUse, named := p.named[id]
+			p.mu.Unlock()
+			if named && !inUse || !named && p.config.Now().Sub(since) > unnamedFor {
+				p.destroy(ctx, id)
+			}
+		}
+		pause(ctx, unnamedFor)
+	}
+}
+
+// report logs an error where it stops, unless all is stopping anyway.
+func (p *Process) report(ctx context.Context, what string, err error, attributes ...any) {
+	if err != nil && ctx.Err() == nil {
+		p.config.Logger.Error("process: work failed", append([]any{"what", what, "error", err}, attributes...)...)
+	}
+}
+
+// pause waits, or returns false when ctx ends before.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,287 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"commissaire/domain"
+	"commissaire/domain/event"
+	"commissaire/domain/host"
+	"commissaire/domain/operation"
+	"commissaire/domain/roster"
+)
+
+// turn carries out a host's part in an operation, from wherever it is.
+type turn struct {
+	p         *Process
+	operation domain.OperationID
+	kind      domain.OperationKind
+	version   string
+	policy    event.Policy
+	member    event.Member
+	before    operation.Turn
+}
+
+// carryOut returns the position of the last thing recorded; 0 when nothing was.
+func (t turn) carryOut(ctx context.Context) event.Position {
+	claim := t.before.Claim
+	if claim == "" {
+		claim = domain.ClaimID(t.p.config.NewID().String())
+	}
+	at := event.Turn{Operation: t.operation, HostID: t.member.HostID, Host: t.member.Host, Claim: claim}
+	_, err := t.p.config.Commands.TakeHost(ctx, t.member.HostID, claim, t.operation, t.p.config.Term)
+	switch {
+	case errors.Is(err, roster.ErrNoHost):
+		return t.skip(ctx, "the host was removed")
+	case err != nil:
+		if !errors.Is(err, roster.ErrTaken) {
+			t.p.report(ctx, "taking a host failed", err, "host", t.member.Host, "operation", t.operation)
+		}
+		return 0
+	}
+	outcome, err := t.work(ctx, at)
+	if err != nil {
+		t.p.report(ctx, "a turn could not be recorded", err, "host", t.member.Host, "operation", t.operation)
+		return 0 // it stays open, and is taken up again
+	}
+	if err := t.record(ctx, func(turns operation.Turns) []event.OperationEvent {
+		return turns.End(t.member.HostID, outcome)
+	}); err != nil {
+		t.p.report(ctx, "the end of a turn could not be recorded", err, "host", t.member.Host, "operation", t.operation)
+		return 0
+	}
+	receipt, err := t.p.config.Commands.ReleaseHost(ctx, t.member.HostID, claim)
+	t.p.report(ctx, "releasing a host failed", err, "host", t.member.Host, "operation", t.operation)
+	return receipt.Position
+}
+
+func (t turn) skip(ctx context.Context, why string) event.Position {
+	receipt, err := t.p.config.Commands.RecordTurn(ctx, t.operation, func(turns operation.Turns) []event.OperationEvent {
+		return turns.End(t.member.HostID, event.HostTurnSkipped{
+			Turn:   event.Turn{Operation: t.operation, HostID: t.member.HostID, Host: t.member.Host},
+			Reason: why,
+		})
+	})
+	t.p.report(ctx, "skipping a host failed", err, "host", t.member.Host, "operation", t.operation)
+	return receipt.Position
+}
+
+func (t turn) record(ctx context.Context, f func(operation.Turns) []event.OperationEvent) error {
+	_, err := t.p.config.Commands.RecordTurn(ctx, t.operation, f)
+	return err
+}
+
+// work does the turn's work and says how it ended. An error says nothing about
+// the host: the turn stays open.
+func (t turn) work(ctx context.Context, at event.Turn) (event.OperationEvent, error) {
+	if err := t.record(ctx, func(turns operation.Turns) []event.OperationEvent {
+		return turns.Begin(at, t.p.config.Term)
+	}); err != nil {
+		return nil, err
+	}
+	t.p.mu.Lock()
+	h, _ := t.p.roster.Host(t.member.HostID)
+	t.p.mu.Unlock()
+	w := &working{turn: t, at: at, host: h}
+	defer w.hangUp()
+
+	facts, err := w.facts(ctx)
+	if err != nil {
+		return w.failed(ctx, err)
+	}
+	if t.kind == domain.Deploy && !facts.OSTree {
+		return event.HostTurnSkipped{Turn: at, Reason: "not an ostree host: there is no tree to deploy"}, nil
+	}
+	found := t.before
+	if found.State != operation.Examined {
+		found = operation.Turn{BootID: facts.BootID, Version: facts.Version}
+		if err := t.record(ctx, func(turns operation.Turns) []event.OperationEvent {
+			return turns.Examine(at, facts.BootID, facts.Version)
+		}); err != nil {
+			return nil, err
+		}
+	}
+	var outcome event.OperationEvent
+	if t.kind == domain.Restart {
+		outcome, err = w.restart(ctx, found)
+	} else {
+		outcome, err = w.run(ctx, found, facts)
+	}
+	if err != nil {
+		return w.failed(ctx, err)
+	}
+	return outcome, nil
+}
+
+// working is a turn with a connection, made anew when it breaks.
+type working struct {
+	turn
+	at      event.Turn
+	host    roster.Host
+	session Session
+}
+
+func (w *working) hangUp() {
+	if w.session != nil {
+		_ = w.session.Close() // whatever was begun on the host goes on
+		w.session = nil
+	}
+}
+
+// name is how the host knows the turn.
+func (w *working) name() Turn { return Turn{Name: string(w.at.Claim), Term: w.p.config.Term} }
+
+// failed is the outcome of a turn that an error ended. Being stopped or
+// overtaken by a later leader says nothing about the host.
+func (w *working) failed(ctx context.Context, err error) (event.OperationEvent, error) {
+	var fenced *Fenced
+	var away *Unreachable
+	var refused *Refused
+	var changed *KeyChanged
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case errors.As(err, &fenced):
+		return nil, err
+	case errors.As(err, &away), errors.As(err, &refused), errors.As(err, &changed):
+		return event.HostTurnFailed{Turn: w.at, Reason: reason(err)}, nil
+	}
+	return nil, err
+}
+
+// connected runs f on a connection. While the host is out of reach it connects
+// anew, until the deadline passes, if there is one, else as often as configured.
+func (w *working) connected(ctx context.Context, deadline time.Time, f func(Session) error) error {
+	for {
+		if w.session == nil {
+			session, err := w.p.dial(ctx, w.host, w.p.config.Attempts)
+			if err != nil {
+				var away *Unreachable
+				if errors.As(err, &away) && w.p.config.Now().Before(deadline) && pause(ctx, w.p.config.RetryDelay) {
+					continue
+				}
+				return err
+			}
+			w.session = session
+		}
+		err := f(w.session)
+		var away *Unreachable
+		if !errors.As(err, &away) || ctx.Err() != nil {
+			return err
+		}
+		w.hangUp()
+		if !w.p.config.Now().Before(deadline) {
+			return err
+		}
+	}
+}
+
+func (w *working) facts(ctx context.Context) (facts event.Facts, err error) {
+	err = w.connected(ctx, time.Time{}, func(s Session) error {
+		facts, err = s.Facts(ctx)
+		return err
+	})
+	return facts, err
+}
+
+// run upgrades or deploys.
+func (w *working) run(ctx context.Context, found operation.Turn, before event.Facts) (event.OperationEvent, error) {
+	limit := time.Duration(w.policy.Timeout) * time.Second
+	var result Result
+	err := w.connected(ctx, w.p.config.Now().Add(limit+w.p.config.RebootTimeout), func(s Session) (err error) {
+		result, err = s.Run(ctx, w.name(), Work{Kind: w.kind, Version: w.version, Facts: before, Timeout: limit})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if result.Exit != nil && *result.Exit != 0 {
+		return event.HostTurnFailed{
+			Turn: w.at, Exit: result.Exit, Output: result.Output,
+			Reason: fmt.Sprintf("the %s ended with exit status %d%s", w.kind, *result.Exit, lastLine(result.Tail)),
+		}, nil
+	}
+	after, err := w.facts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if result.Exit == nil && !took(w.kind, w.version, found, after) {
+		return event.HostTurnFailed{
+			Turn: w.at, Output: result.Output, Reason: fmt.Sprintf("the %s was %s", w.kind, result.Interrupted),
+		}, nil
+	}
+	return w.succeeded(ctx, after, result.Output)
+}
+
+// took tells, for a command that was interrupted on an ostree host, whether it
+// took effect nevertheless: the deployments say.
+func took(kind domain.OperationKind, version string, found operation.Turn, after event.Facts) bool {
+	switch {
+	case !after.OSTree:
+		return false
+	case kind == domain.Deploy:
+		return after.Version == version || after.Pending == version
+	}
+	return after.Pending != "" || after.Version != found.Version
+}
+
+// restart reboots the host once and waits until it is back with another boot id.
+func (w *working) restart(ctx context.Context, found operation.Turn) (event.OperationEvent, error) {
+	deadline := w.p.config.Now().Add(w.p.config.RebootTimeout)
+	err := w.connected(ctx, time.Time{}, func(s Session) error { return s.Reboot(ctx, w.name(), found.BootID) })
+	var away *Unreachable
+	if err != nil && !errors.As(err, &away) { // it may have gone down before it answered
+		return nil, err
+	}
+	w.hangUp()
+	for wait := w.p.config.RebootFirstLook; pause(ctx, wait); wait = min(w.p.config.RebootFirstLook, time.Second) {
+		session, err := w.p.dial(ctx, w.host, 1)
+		if err == nil {
+			w.session = session
+			var bootID string
+			if bootID, err = session.BootID(ctx); err == nil && bootID != found.BootID {
+				after, err := w.facts(ctx)
+				if err != nil {
+					return nil, err
+				}
+				return w.succeeded(ctx, after, event.Output{})
+			}
+			w.hangUp()
+		}
+		if err != nil && !errors.As(err, &away) {
+			return nil, err
+		}
+		if !w.p.config.Now().Before(deadline) {
+			why := "it still runs as before the reboot was asked for"
+			if err != nil {
+				why = reason(err)
+			}
+			return event.HostTurnFailed{
+				Turn: w.at, Reason: fmt.Sprintf("the host was not back within %s: %s", w.p.config.RebootTimeout, why),
+			}, nil
+		}
+	}
+	return nil, ctx.Err()
+}
+
+// succeeded records what the host is now, and then that its turn succeeded.
+func (w *working) succeeded(ctx context.Context, after event.Facts, output event.Output) (event.OperationEvent, error) {
+	if _, err := w.p.config.Commands.RecordHost(ctx, w.host.HostID, func(one *host.Host) []event.HostEvent {
+		return one.Investigated(w.host.Host, after)
+	}); err != nil {
+		return nil, err
+	}
+	return event.HostTurnSucceeded{Turn: w.at, Version: after.Version, Pending: after.Pending, BootID: after.BootID, Output: output}, nil
+}
+
+func lastLine(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	last := strings.TrimSpace(lines[len(lines)-1])
+	if last == "" {
+		return ""
+	}
+	return ": " + last
+}

@@ -1,0 +1,265 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"commissaire/domain"
+	"commissaire/domain/event"
+	"commissaire/domain/host"
+	"commissaire/domain/roster"
+)
+
+// target is where and how a host is reached.
+func (p *Process) target(h roster.Host) Target {
+	t := Target{HostID: h.HostID, Host: h.Host, Port: h.Port, User: h.RemoteUser, Credential: h.Credential}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if key, ok := p.host(h.HostID).Pinned(); ok {
+		t.Pinned = &HostKey{Type: key.Type, Fingerprint: key.Fingerprint}
+	} else if h.HostKey != "" {
+		t.Pinned = &HostKey{Fingerprint: h.HostKey}
+	}
+	return t
+}
+
+// dial connects, trying again while the host is out of reach. Before the session
+// is used the host's key is on record; a changed one is recorded too.
+func (p *Process) dial(ctx context.Context, h roster.Host, attempts int) (Session, error) {
+	for attempt := 1; ; attempt++ {
+		session, err := p.config.Remote.Dial(ctx, p.target(h))
+		var changed *KeyChanged
+		var away *Unreachable
+		switch {
+		case err == nil:
+			if err := p.recordKey(ctx, h, session.HostKey()); err != nil {
+				return nil, errors.Join(err, session.Close())
+			}
+			return session, nil
+		case errors.As(err, &changed):
+			return nil, errors.Join(err, p.recordKeyChange(ctx, h, changed.Shown))
+		case errors.As(err, &away) && attempt < attempts && pause(ctx, p.config.RetryDelay):
+		default:
+			return nil, err
+		}
+	}
+}
+
+func (p *Process) recordKey(ctx context.Context, h roster.Host, key HostKey) error {
+	p.mu.Lock()
+	pinned, ok := p.host(h.HostID).Pinned()
+	addedBy := p.addedBy[h.HostID]
+	p.mu.Unlock()
+	if ok && pinned.Fingerprint == key.Fingerprint {
+		return nil
+	}
+	_, err := p.config.Commands.RecordHost(ctx, h.HostID, func(one *host.Host) []event.HostEvent {
+		return one.KeyShown(h.Host, host.Key(key), addedBy)
+	})
+	return err
+}
+
+func (p *Process) recordKeyChange(ctx context.Context, h roster.Host, shown HostKey) error {
+	_, err := p.config.Commands.RecordHost(ctx, h.HostID, func(one *host.Host) []event.HostEvent {
+		if _, pinned := one.Pinned(); !pinned { // it was given when the host was added
+			return []event.HostEvent{
+				event.HostKeyPinned{Host: h.Host, Fingerprint: h.HostKey},
+				event.HostKeyChanged{Host: h.Host, Type: shown.Type, Fingerprint: shown.Fingerprint},
+			}
+		}
+		return one.KeyShown(h.Host, host.Key(shown), "")
+	})
+	return err
+}
+
+// upkeep does what a host needs until nothing is left or something fails. It
+// returns the position of the last thing recorded.
+func (p *Process) upkeep(ctx context.Context, h roster.Host, known bool) (event.Position, error) {
+	claim := domain.ClaimID(p.config.NewID().String())
+	if known {
+		if _, err := p.config.Commands.TakeHost(ctx, h.HostID, claim, "", p.config.Term); err != nil {
+			if !errors.Is(err, roster.ErrNoHost) && !errors.Is(err, roster.ErrTaken) {
+				p.report(ctx, "taking a host failed", err, "host", h.Host)
+			}
+			return 0, err
+		}
+	}
+	u := upkeep{p: p, host: h, claim: claim}
+	err := u.steps(ctx)
+	if u.session != nil {
+		_ = u.session.Close() // the work is done or recorded as failed
+	}
+	if ctx.Err() != nil {
+		return 0, err // stopping says nothing about the host: its claim stays, and a later term takes over
+	}
+	receipt, releaseErr := p.config.Commands.ReleaseHost(ctx, h.HostID, claim)
+	p.report(ctx, "releasing a host failed", releaseErr, "host", h.Host)
+	return receipt.Position, errors.Join(err, releaseErr)
+}
+
+type upkeep struct {
+	p       *Process
+	host    roster.Host
+	claim   domain.ClaimID
+	session Session
+}
+
+var errNoProgress = errors.New("the step changed nothing")
+
+func (u *upkeep) steps(ctx context.Context) error {
+	last := host.Nothing
+	for {
+		step, err := u.next(ctx)
+		if err != nil || step == host.Nothing {
+			return err
+		}
+		if step == last {
+			return errNoProgress
+		}
+		last = step
+		switch step {
+		case host.Investigate:
+			err = u.investigate(ctx)
+		case host.Bootstrap:
+			err = u.bootstrap(ctx)
+		case host.Unregister:
+			err = u.unregister(ctx)
+		case host.Register:
+			err = u.register(ctx)
+		case host.Nothing:
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (u *upkeep) next(ctx context.Context) (step host.Step, err error) {
+	u.p.mu.Lock()
+	now, known := u.p.roster.Host(u.host.HostID)
+	wanted := u.p.wanted(now)
+	u.p.mu.Unlock()
+	err = u.record(ctx, func(one *host.Host) []event.HostEvent {
+		if step = one.Next(wanted); !known && step != host.Unregister {
+			step = host.Nothing
+		}
+		return nil
+	})
+	return step, err
+}
+
+func (u *upkeep) record(ctx context.Context, f func(*host.Host) []event.HostEvent) error {
+	_, err := u.p.config.Commands.RecordHost(ctx, u.host.HostID, f)
+	return err
+}
+
+// fail records why a step failed. A host that fails is a fact; err says only
+// that the upkeep is to be tried again later.
+func (u *upkeep) fail(ctx context.Context, err error, f func(one *host.Host, reason string) []event.HostEvent) error {
+	var changed *KeyChanged
+	if ctx.Err() != nil || errors.As(err, &changed) {
+		return err
+	}
+	recordErr := u.record(ctx, func(one *host.Host) []event.HostEvent { return f(one, reason(err)) })
+	u.p.report(ctx, "recording a failure failed", recordErr, "host", u.host.Host)
+	return err
+}
+
+func (u *upkeep) connect(ctx context.Context) (err error) {
+	if u.session == nil {
+		u.session, err = u.p.dial(ctx, u.host, u.p.config.Attempts)
+	}
+	return err
+}
+
+func (u *upkeep) investigate(ctx context.Context) error {
+	address := u.host.Host
+	failed := func(one *host.Host, why string) []event.HostEvent { return one.InvestigationFailed(address, why) }
+	if err := u.connect(ctx); err != nil {
+		return u.fail(ctx, err, failed)
+	}
+	facts, err := u.session.Facts(ctx)
+	if err != nil {
+		return u.fail(ctx, err, failed)
+	}
+	return u.record(ctx, func(one *host.Host) []event.HostEvent { return one.Investigated(address, facts) })
+}
+
+func (u *upkeep) bootstrap(ctx context.Context) error {
+	address := u.host.Host
+	failed := func(one *host.Host, why string) []event.HostEvent { return one.BootstrapFailed(address, why) }
+	if err := u.connect(ctx); err != nil {
+		return u.fail(ctx, err, failed)
+	}
+	var b Bootstrap
+	if err := u.record(ctx, func(one *host.Host) []event.HostEvent {
+		b.Facts, _ = one.Facts()
+		return nil
+	}); err != nil {
+		return err
+	}
+	u.p.mu.Lock()
+	name := roster.DefaultNetwork
+	if h, ok := u.p.roster.Host(u.host.HostID); ok {
+		if c, ok := u.p.roster.Cluster(h.Cluster); ok {
+			name = c.Network
+		}
+	}
+	network, _ := u.p.roster.Network(name)
+	u.p.mu.Unlock()
+	b.NetworkType, b.NetworkOptions = network.Type, network.Options
+	if err := u.session.Bootstrap(ctx, Turn{Name: string(u.claim), Term: u.p.config.Term}, b); err != nil {
+		return u.fail(ctx, err, failed)
+	}
+	return u.record(ctx, func(one *host.Host) []event.HostEvent { return one.Bootstrapped(address, u.p.config.Profile) })
+}
+
+func (u *upkeep) register(ctx context.Context) error {
+	u.p.mu.Lock()
+	h, _ := u.p.roster.Host(u.host.HostID)
+	definition := u.p.managers[u.p.wanted(h)]
+	u.p.mu.Unlock()
+	return u.tell(ctx, definition, Manager.Register, func(one *host.Host) []event.HostEvent {
+		return one.RegisteredWith(u.host.Host, definition.ManagerID, definition.Manager)
+	})
+}
+
+func (u *upkeep) unregister(ctx context.Context) error {
+	var definition event.ContainerManagerDefined
+	if err := u.record(ctx, func(one *host.Host) []event.HostEvent {
+		id, _ := one.Registered()
+		u.p.mu.Lock()
+		defer u.p.mu.Unlock()
+		definition = u.p.managers[id]
+		return nil
+	}); err != nil {
+		return err
+	}
+	return u.tell(ctx, definition, Manager.Unregister, func(one *host.Host) []event.HostEvent {
+		return one.UnregisteredFrom(u.host.Host, definition.ManagerID, definition.Manager)
+	})
+}
+
+// tell tells a container manager about the host and records that it knows.
+func (u *upkeep) tell(ctx context.Context, definition event.ContainerManagerDefined, what func(Manager, context.Context, domain.Address) error, told func(*host.Host) []event.HostEvent) error {
+	manager, err := u.p.config.Managers(definition)
+	if err == nil {
+		err = what(manager, ctx, u.host.Host)
+	}
+	if err != nil {
+		return u.fail(ctx, err, func(one *host.Host, why string) []event.HostEvent {
+			return one.RegistrationFailed(u.host.Host, definition.ManagerID, definition.Manager, why)
+		})
+	}
+	return u.record(ctx, told)
+}
+
+// reason is an error as a person reads it, bounded.
+func reason(err error) string {
+	text := fmt.Sprint(err)
+	if len(text) > 1024 {
+		text = text[:1024]
+	}
+	return text
+}
