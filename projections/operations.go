@@ -1,0 +1,141 @@
+package projections
+
+import (
+	"slices"
+	"time"
+
+	"commissaire/domain"
+	"commissaire/domain/event"
+)
+
+// start shows an operation that was started.
+func (s *Snapshot) start(r event.Recorded, kind domain.OperationKind, version string, e event.Started) {
+	o := &Operation{
+		ID: e.Operation, Kind: kind, Cluster: e.Cluster, Version: version, Policy: e.Policy, Actor: r.Meta.Actor,
+		Reason: r.Meta.Reason, Status: InProcess, StartedAt: Time{r.Meta.Time}, Hosts: make([]Turn, len(e.Hosts)),
+	}
+	for i, m := range e.Hosts {
+		o.Hosts[i] = Turn{Address: m.Host, State: "waiting"}
+	}
+	s.operations.Set(uint64(r.Position), o)
+	s.started.Set(o.ID, uint64(r.Position))
+	s.latest.Set(string(e.ClusterID)+" "+string(kind), o.ID)
+}
+
+func (s *Snapshot) end(id domain.OperationID, at time.Time, status, cause string) {
+	s.changeOperation(id, func(o *Operation) {
+		o.Status, o.Cause, o.FinishedAt = status, cause, &Time{at}
+	})
+}
+
+func (s *Snapshot) changeOperation(id domain.OperationID, change func(*Operation)) {
+	at, ok := s.started.Get(id)
+	if !ok {
+		return
+	}
+	old, _ := s.operations.Get(at)
+	o := *old
+	o.Hosts = slices.Clone(old.Hosts)
+	change(&o)
+	s.operations.Set(at, &o)
+}
+
+// applyTurn shows how far a turn is. The host is frozen as it is at that moment.
+func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
+	change := func(t event.Turn, state string, f func(*Turn)) {
+		s.changeOperation(t.Operation, func(o *Operation) {
+			i := slices.IndexFunc(o.Hosts, func(one Turn) bool { return one.Address == t.Host })
+			if i < 0 {
+				return
+			}
+			turn := &o.Hosts[i]
+			turn.State = state
+			if h, ok := s.hosts.Get(t.HostID); ok {
+				turn.frozen = s.record(h)
+			}
+			if state == "begun" && turn.StartedAt == nil {
+				turn.StartedAt, turn.Attempts = &Time{at}, 1
+			}
+			if state != "begun" {
+				turn.FinishedAt = &Time{at}
+			}
+			f(turn)
+		})
+	}
+	switch e := e.(type) {
+	case event.HostTurnBegun:
+		change(e.Turn, "begun", func(*Turn) {})
+	case event.HostTurnExamined:
+		change(e.Turn, "begun", func(t *Turn) { t.VersionBefore = e.Version })
+	case event.HostTurnSucceeded:
+		change(e.Turn, "succeeded", func(t *Turn) {
+			exit := 0
+			t.ExitStatus, t.VersionAfter = &exit, e.Version
+		})
+	case event.HostTurnFailed:
+		change(e.Turn, "failed", func(t *Turn) { t.Reason, t.ExitStatus = e.Reason, e.Exit })
+	case event.HostTurnSkipped:
+		change(e.Turn, "skipped", func(t *Turn) { t.Reason = e.Reason })
+	}
+}
+
+// Operation is the operation of that id.
+func (s *Snapshot) Operation(id domain.OperationID) (*Operation, bool) {
+	at, ok := s.started.Get(id)
+	if !ok {
+		return nil, false
+	}
+	return s.operations.Get(at)
+}
+
+// Operations calls f with every operation that was started before a position (0:
+// all), newest first, until it returns false.
+func (s *Snapshot) Operations(before event.Position, f func(event.Position, *Operation) bool) {
+	visit := func(at uint64, o *Operation) bool { return f(event.Position(at), o) }
+	if before == 0 {
+		s.operations.Reverse(visit)
+		return
+	}
+	s.operations.Descend(uint64(before)-1, visit)
+}
+
+// Latest is the record of a cluster's latest operation of a kind; false when it
+// has none.
+func (s *Snapshot) Latest(name domain.ClusterName, kind domain.OperationKind) (*Answer, bool) {
+	c, ok := s.clusters.Get(name)
+	if !ok {
+		return nil, false
+	}
+	id, ok := s.latest.Get(string(c.id) + " " + string(kind))
+	if !ok {
+		return nil, false
+	}
+	o, ok := s.Operation(id)
+	if !ok {
+		return nil, false
+	}
+	return o.Record(), true
+}
+
+// Record is the operation in the form that clients of its kind know.
+func (o *Operation) Record() *Answer {
+	done, now := []Host{}, []Host{}
+	for _, t := range o.Hosts {
+		switch t.State {
+		case "begun":
+			now = append(now, t.frozen)
+		case "succeeded", "skipped":
+			if t.frozen.Address != "" { // one that was removed before its turn has no record
+				done = append(done, t.frozen)
+			}
+		}
+	}
+	switch o.Kind {
+	case domain.Deploy:
+		return NewAnswer(Deploy{o.Cluster, o.Status, o.Version, done, now, o.StartedAt, o.FinishedAt})
+	case domain.Upgrade:
+		return NewAnswer(Upgrade{o.Cluster, o.Status, done, now, o.StartedAt, o.FinishedAt})
+	case domain.Restart:
+	}
+	return NewAnswer(Restart{o.Cluster, o.Status, done, now, o.StartedAt, o.FinishedAt})
+}

@@ -1,0 +1,214 @@
+package projections
+
+import (
+	"slices"
+
+	"commissaire/domain"
+	"commissaire/domain/event"
+)
+
+func (s *Snapshot) record(h *hostState) Host {
+	checked := h.checked
+	if !h.missing && !h.bootstrapped.IsZero() && h.bootstrapped.Before(s.sweep) && checked.Before(s.sweep) {
+		checked = s.sweep
+	}
+	return Host{
+		Address: h.address, Status: h.status(), OS: h.facts.OS, CPUs: h.facts.CPUs,
+		Memory: h.facts.Memory, Space: h.facts.Space, LastCheck: Time{checked},
+	}
+}
+
+// Host is the host that is known under an address.
+func (s *Snapshot) Host(address domain.Address) (Host, bool) {
+	id, ok := s.addresses.Get(address)
+	if !ok {
+		return Host{}, false
+	}
+	h, ok := s.hosts.Get(id)
+	if !ok {
+		return Host{}, false
+	}
+	return s.record(h), true
+}
+
+// Hosts are all hosts, by address.
+func (s *Snapshot) Hosts() []Host {
+	all := make([]Host, 0, s.addresses.Len())
+	s.addresses.Scan(func(address domain.Address, _ domain.HostID) bool {
+		h, _ := s.Host(address)
+		all = append(all, h)
+		return true
+	})
+	slices.SortFunc(all, func(a, b Host) int { return compare(a.Address, b.Address) })
+	return all
+}
+
+// Managed is the container manager that knows a host as a member; "" when none does.
+func (s *Snapshot) Managed(address domain.Address) domain.ManagerName {
+	id, _ := s.addresses.Get(address)
+	h, ok := s.hosts.Get(id)
+	if !ok {
+		return ""
+	}
+	c, ok := s.cluster(h.cluster)
+	if !ok {
+		return ""
+	}
+	return c.manager
+}
+
+// Cluster is the cluster of that name.
+func (s *Snapshot) Cluster(name domain.ClusterName) (Cluster, bool) {
+	c, ok := s.clusters.Get(name)
+	if !ok {
+		return Cluster{}, false
+	}
+	status := Degraded
+	switch {
+	case c.counts.Unavailable == 0:
+		status = OK
+	case c.counts.Available == 0:
+		status = Failed
+	}
+	return Cluster{Name: c.name, Status: status, Network: c.network, Manager: c.manager, Hosts: c.counts}, true
+}
+
+// Clusters are the names of all clusters, sorted.
+func (s *Snapshot) Clusters() []domain.ClusterName { return some(s.clusters.Keys()) }
+
+// Members are the addresses of a cluster's members, sorted; false where there is
+// no such cluster.
+func (s *Snapshot) Members(name domain.ClusterName) ([]domain.Address, bool) {
+	c, ok := s.clusters.Get(name)
+	if !ok {
+		return nil, false
+	}
+	members := []domain.Address{}
+	for _, id := range s.memberIDs(c.id) {
+		if h, ok := s.hosts.Get(id); ok {
+			members = append(members, h.address)
+		}
+	}
+	slices.SortFunc(members, compare)
+	return members, true
+}
+
+// Networks are the names of all networks, sorted.
+func (s *Snapshot) Networks() []string { return some(s.networks.Keys()) }
+
+// Network is the network of that name.
+func (s *Snapshot) Network(name domain.NetworkName) (*Answer, bool) {
+	return s.networks.Get(string(name))
+}
+
+// Managers are the names of all container managers, sorted.
+func (s *Snapshot) Managers() []string { return some(s.managers.Keys()) }
+
+// Manager is the container manager of that name.
+func (s *Snapshot) Manager(name domain.ManagerName) (*Answer, bool) {
+	return s.managers.Get(string(name))
+}
+
+func some[T any](all []T) []T {
+	if all == nil {
+		return []T{}
+	}
+	return all
+}
+
+func compare(a, b domain.Address) int {
+	switch {
+	case a == b:
+		return 0
+	case a.Less(b):
+		return -1
+	}
+	return 1
+}
+
+// The things that have a history.
+const (
+	OfCluster   = "cluster"
+	OfHost      = "host"
+	OfOperation = "operation"
+)
+
+// History are the positions of all events about a thing, oldest first, also of
+// one that is gone; nil where there never was one.
+func (s *Snapshot) History(of, name string) []event.Position {
+	positions, _ := s.history.Get(of + " " + name)
+	return positions
+}
+
+// remember notes which things an event is about.
+func (s *Snapshot) remember(r event.Recorded) {
+	note := func(of, name string) {
+		if name == "" {
+			return
+		}
+		key := of + " " + name
+		positions, _ := s.history.Get(key)
+		s.history.Set(key, append(positions, r.Position)) // older snapshots see their own length
+	}
+	operation := func(e event.Started) {
+		note(OfCluster, string(e.Cluster))
+		note(OfOperation, string(e.Operation))
+	}
+	turn := func(t event.Turn) {
+		note(OfHost, string(t.Host))
+		note(OfOperation, string(t.Operation))
+	}
+	member := func(cluster domain.ClusterName, host domain.Address) {
+		note(OfCluster, string(cluster))
+		note(OfHost, string(host))
+	}
+	switch e := r.Event.(type) {
+	case event.HostAdded:
+		note(OfHost, string(e.Host))
+	case event.HostRemoved:
+		note(OfHost, string(e.Host))
+	case event.ClusterCreated:
+		note(OfCluster, string(e.Cluster))
+	case event.ClusterReconfigured:
+		note(OfCluster, string(e.Cluster))
+	case event.ClusterDeleted:
+		note(OfCluster, string(e.Cluster))
+	case event.HostJoined:
+		member(e.Cluster, e.Host)
+	case event.HostLeft:
+		member(e.Cluster, e.Host)
+	case event.HostTaken:
+		note(OfHost, string(e.Host))
+		note(OfOperation, string(e.Operation))
+	case event.HostReleased:
+		note(OfHost, string(e.Host))
+	case event.DeployStarted:
+		operation(e.Started)
+	case event.UpgradeStarted:
+		operation(e.Started)
+	case event.RestartStarted:
+		operation(e.Started)
+	case event.OperationCompleted:
+		note(OfCluster, string(e.Cluster))
+		note(OfOperation, string(e.Operation))
+	case event.OperationAborted:
+		note(OfCluster, string(e.Cluster))
+		note(OfOperation, string(e.Operation))
+	case event.HostTurnBegun:
+		turn(e.Turn)
+	case event.HostTurnExamined:
+		turn(e.Turn)
+	case event.HostTurnSucceeded:
+		turn(e.Turn)
+	case event.HostTurnFailed:
+		turn(e.Turn)
+	case event.HostTurnSkipped:
+		turn(e.Turn)
+	case event.HostEvent:
+		if id, ok := r.Stream.Host(); ok {
+			if h, known := s.hosts.Get(id); known {
+				note(OfHost, string(h.address))
+			}
+		}
+	}
+}

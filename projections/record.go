@@ -1,0 +1,143 @@
+package projections
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"sync"
+	"time"
+
+	"commissaire/domain"
+)
+
+// Answer is a record as GET serves it. Its JSON is made once, when it is first
+// asked for.
+type Answer struct {
+	value any
+	once  sync.Once
+	body  []byte
+	etag  string
+}
+
+// NewAnswer is the answer that a value makes. The value must not change any more.
+func NewAnswer(value any) *Answer { return &Answer{value: value} }
+
+// JSON is the answer's body and its strong entity tag, without quotes.
+func (a *Answer) JSON() (body []byte, etag string) {
+	a.once.Do(func() {
+		body, err := json.Marshal(a.value)
+		if err != nil { // the records below hold nothing that has no JSON
+			panic(err)
+		}
+		sum := sha256.Sum256(body)
+		a.body, a.etag = append(body, '\n'), hex.EncodeToString(sum[:16])
+	})
+	return a.body, a.etag
+}
+
+// Time is a time as the API writes it: UTC, six digits of a second, no zone.
+type Time struct{ time.Time }
+
+// MarshalJSON writes 2015-12-17T15:48:18.710454; the zero time is "".
+func (t Time) MarshalJSON() ([]byte, error) {
+	if t.IsZero() {
+		return []byte(`""`), nil
+	}
+	return json.Marshal(t.UTC().Format("2006-01-02T15:04:05.000000"))
+}
+
+// Host is a host, with exactly the keys that clients know.
+type Host struct {
+	Address   domain.Address `json:"address"`
+	Status    string         `json:"status"`
+	OS        string         `json:"os"`
+	CPUs      int            `json:"cpus"`
+	Memory    int64          `json:"memory"` // kilobytes
+	Space     int64          `json:"space"`  // kilobytes
+	LastCheck Time           `json:"last_check"`
+	Source    string         `json:"source"` // always "": there are no storage plugins
+}
+
+// Cluster is a cluster, with exactly the keys that clients know.
+type Cluster struct {
+	Name    domain.ClusterName `json:"name"`
+	Status  string             `json:"status"`
+	Network domain.NetworkName `json:"network"`
+	Manager domain.ManagerName `json:"container_manager"`
+	Hosts   Counts             `json:"hosts"`
+}
+
+// Counts are the members of a cluster.
+type Counts struct {
+	Total       int `json:"total"`
+	Available   int `json:"available"`
+	Unavailable int `json:"unavailable"`
+}
+
+// Definition is a network or a container manager.
+type Definition struct {
+	Name    string          `json:"name"`
+	Type    string          `json:"type"`
+	Options json.RawMessage `json:"options"`
+}
+
+// Deploy is the latest deploy of a cluster.
+type Deploy struct {
+	Name       domain.ClusterName `json:"name"`
+	Status     string             `json:"status"`
+	Version    string             `json:"version"`
+	Deployed   []Host             `json:"deployed"`
+	InProcess  []Host             `json:"in_process"`
+	StartedAt  Time               `json:"started_at"`
+	FinishedAt *Time              `json:"finished_at"`
+}
+
+// Upgrade is the latest upgrade of a cluster.
+type Upgrade struct {
+	Name       domain.ClusterName `json:"name"`
+	Status     string             `json:"status"`
+	Upgraded   []Host             `json:"upgraded"`
+	InProcess  []Host             `json:"in_process"`
+	StartedAt  Time               `json:"started_at"`
+	FinishedAt *Time              `json:"finished_at"`
+}
+
+// Restart is the latest restart of a cluster.
+type Restart struct {
+	Name       domain.ClusterName `json:"name"`
+	Status     string             `json:"status"`
+	Restarted  []Host             `json:"restarted"`
+	InProcess  []Host             `json:"in_process"`
+	StartedAt  Time               `json:"started_at"`
+	FinishedAt *Time              `json:"finished_at"`
+}
+
+// Operation is all there is to know of an operation.
+type Operation struct {
+	ID         domain.OperationID   `json:"id"`
+	Kind       domain.OperationKind `json:"kind"`
+	Cluster    domain.ClusterName   `json:"cluster"`
+	Version    string               `json:"version,omitempty"`
+	Policy     any                  `json:"policy"`
+	Actor      string               `json:"actor"`
+	Reason     string               `json:"reason"`
+	Status     string               `json:"status"`
+	Cause      string               `json:"cause"` // why it failed
+	StartedAt  Time                 `json:"started_at"`
+	FinishedAt *Time                `json:"finished_at"`
+	Hosts      []Turn               `json:"hosts"`
+}
+
+// Turn is a host's part in an operation.
+type Turn struct {
+	Address       domain.Address `json:"address"`
+	State         string         `json:"state"` // waiting, begun, succeeded, failed, skipped
+	StartedAt     *Time          `json:"started_at"`
+	FinishedAt    *Time          `json:"finished_at"`
+	Attempts      int            `json:"attempts"`
+	ExitStatus    *int           `json:"exit_status"`
+	Reason        string         `json:"reason"`
+	VersionBefore string         `json:"version_before"`
+	VersionAfter  string         `json:"version_after"`
+	frozen        Host
+}

@@ -1,0 +1,352 @@
+// Package projections holds what GET serves: views folded from the log, in
+// memory, all in one group, so that every answer is made from one cut through
+// history. A published Snapshot never changes; its maps share all that did not
+// change with the one before.
+package projections
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tidwall/btree"
+
+	"commissaire/domain"
+	"commissaire/domain/event"
+)
+
+// The words of the API for how things are.
+const (
+	Investigating = "investigating"
+	Bootstrapping = "bootstrapping"
+	Disassociated = "disassociated"
+	Active        = "active"
+	Failed        = "failed"
+
+	OK       = "ok"
+	Degraded = "degraded"
+
+	InProcess = "in_process"
+	Finished  = "finished"
+)
+
+// Views folds events into what is published. Apply and Publish belong to one
+// goroutine; Snapshot and Wait to everybody.
+type Views struct {
+	state     *Snapshot // being folded
+	published atomic.Pointer[Snapshot]
+
+	mu      sync.Mutex
+	waiting map[chan struct{}]event.Position
+}
+
+// Snapshot is all views at one position.
+type Snapshot struct {
+	Position event.Position
+	Time     time.Time // of the last event
+
+	hosts      *btree.Map[domain.HostID, *hostState]
+	addresses  *btree.Map[domain.Address, domain.HostID]
+	clusters   *btree.Map[domain.ClusterName, *clusterState]
+	byID       *btree.Map[domain.ClusterID, domain.ClusterName]
+	members    *btree.Map[string, domain.HostID] // cluster id, space, address
+	networks   *btree.Map[string, *Answer]
+	managers   *btree.Map[string, *Answer]
+	operations *btree.Map[uint64, *Operation] // by the position of their start
+	started    *btree.Map[domain.OperationID, uint64]
+	latest     *btree.Map[string, domain.OperationID] // cluster id, space, kind
+	history    *btree.Map[string, []event.Position]
+	sweep      time.Time
+}
+
+type hostState struct {
+	id           domain.HostID
+	address      domain.Address
+	cluster      domain.ClusterID
+	facts        event.Facts
+	checked      time.Time
+	investigated bool
+	bootstrapped time.Time
+	failed       bool
+	silent       bool
+	changed      bool // the host key
+	missing      bool
+	registered   domain.ManagerID
+	wanted       domain.ManagerID // the cluster's
+}
+
+type clusterState struct {
+	id      domain.ClusterID
+	name    domain.ClusterName
+	network domain.NetworkName
+	manager domain.ManagerName
+	wanted  domain.ManagerID
+	counts  Counts
+}
+
+// New is the views of an empty log.
+func New() *Views {
+	v := &Views{waiting: map[chan struct{}]event.Position{}, state: &Snapshot{
+		hosts: &btree.Map[domain.HostID, *hostState]{}, addresses: &btree.Map[domain.Address, domain.HostID]{},
+		clusters: &btree.Map[domain.ClusterName, *clusterState]{}, byID: &btree.Map[domain.ClusterID, domain.ClusterName]{},
+		members: &btree.Map[string, domain.HostID]{}, networks: &btree.Map[string, *Answer]{}, managers: &btree.Map[string, *Answer]{},
+		operations: &btree.Map[uint64, *Operation]{}, started: &btree.Map[domain.OperationID, uint64]{},
+		latest: &btree.Map[string, domain.OperationID]{}, history: &btree.Map[string, []event.Position]{},
+	}}
+	v.state.define(v.state.networks, "default", "flannel_etcd", json.RawMessage("{}"))
+	v.Publish()
+	return v
+}
+
+// Publish makes the present state what is served.
+func (v *Views) Publish() {
+	s := *v.state
+	s.hosts, s.addresses, s.clusters, s.byID = s.hosts.Copy(), s.addresses.Copy(), s.clusters.Copy(), s.byID.Copy()
+	s.members, s.networks, s.managers = s.members.Copy(), s.networks.Copy(), s.managers.Copy()
+	s.operations, s.started, s.latest, s.history = s.operations.Copy(), s.started.Copy(), s.latest.Copy(), s.history.Copy()
+	v.published.Store(&s)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for reached, position := range v.waiting {
+		if position <= s.Position {
+			close(reached)
+			delete(v.waiting, reached)
+		}
+	}
+}
+
+// Snapshot is what is served at the moment.
+func (v *Views) Snapshot() *Snapshot { return v.published.Load() }
+
+// Wait returns when what is served has reached a position, or with ctx's error.
+func (v *Views) Wait(ctx context.Context, position event.Position) error {
+	v.mu.Lock()
+	if v.Snapshot().Position >= position {
+		v.mu.Unlock()
+		return nil
+	}
+	reached := make(chan struct{})
+	v.waiting[reached] = position
+	v.mu.Unlock()
+	select {
+	case <-reached:
+		return nil
+	case <-ctx.Done():
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		delete(v.waiting, reached)
+		return ctx.Err()
+	}
+}
+
+// Apply brings the views up to r. It returns no error because it may not
+// refuse: r has happened. Applying an event again changes nothing.
+func (v *Views) Apply(r event.Recorded) {
+	s := v.state
+	if r.Position <= s.Position {
+		return
+	}
+	s.Position, s.Time = r.Position, r.Meta.Time
+	s.remember(r)
+	switch e := r.Event.(type) {
+	case event.RosterEvent:
+		s.applyRoster(r, e)
+	case event.HostEvent:
+		if id, ok := r.Stream.Host(); ok {
+			s.changeHost(id, func(h *hostState) { h.apply(r.Meta.Time, e) })
+		}
+	case event.OperationEvent:
+		s.applyTurn(r.Meta.Time, e)
+	case event.SweepFinished:
+		s.sweep = e.Started
+		for _, id := range e.Missed {
+			s.miss(id, true)
+		}
+		for _, id := range e.Answered {
+			s.miss(id, false)
+		}
+	}
+}
+
+// miss keeps what was the last check of a host before it went missing.
+func (s *Snapshot) miss(id domain.HostID, missing bool) {
+	if h, ok := s.hosts.Get(id); ok && missing != h.missing {
+		changed := *h
+		changed.missing = missing
+		s.hosts.Set(id, &changed)
+	}
+}
+
+func (s *Snapshot) applyRoster(r event.Recorded, e event.RosterEvent) {
+	switch e := e.(type) {
+	case event.HostAdded:
+		s.hosts.Set(e.HostID, &hostState{id: e.HostID, address: e.Host})
+		s.addresses.Set(e.Host, e.HostID)
+	case event.HostRemoved:
+		s.hosts.Delete(e.HostID)
+		s.addresses.Delete(e.Host)
+	case event.ClusterCreated:
+		s.clusters.Set(e.Cluster, &clusterState{id: e.ClusterID, name: e.Cluster, network: e.Network, manager: e.Manager, wanted: e.ManagerID})
+		s.byID.Set(e.ClusterID, e.Cluster)
+	case event.ClusterReconfigured:
+		s.changeCluster(e.ClusterID, func(c *clusterState) { c.network, c.manager, c.wanted = e.Network, e.Manager, e.ManagerID })
+		for _, id := range s.memberIDs(e.ClusterID) {
+			s.changeHost(id, func(h *hostState) { h.wanted = e.ManagerID })
+		}
+	case event.ClusterDeleted:
+		s.clusters.Delete(e.Cluster)
+		s.byID.Delete(e.ClusterID)
+	case event.HostJoined:
+		s.members.Set(string(e.ClusterID)+" "+string(e.Host), e.HostID)
+		s.changeHost(e.HostID, func(h *hostState) {
+			h.cluster = e.ClusterID
+			if c, ok := s.cluster(e.ClusterID); ok {
+				h.wanted = c.wanted
+			}
+		})
+	case event.HostLeft:
+		s.members.Delete(string(e.ClusterID) + " " + string(e.Host))
+		s.changeHost(e.HostID, func(h *hostState) { h.cluster, h.wanted = "", "" })
+	case event.NetworkDefined:
+		s.define(s.networks, string(e.Network), e.Type, e.Options)
+	case event.NetworkRemoved:
+		s.networks.Delete(string(e.Network))
+	case event.ContainerManagerDefined:
+		s.define(s.managers, string(e.Manager), e.Type, masked(e))
+	case event.ContainerManagerRemoved:
+		s.managers.Delete(string(e.Manager))
+	case event.DeployStarted:
+		s.start(r, domain.Deploy, e.Version, e.Started)
+	case event.UpgradeStarted:
+		s.start(r, domain.Upgrade, "", e.Started)
+	case event.RestartStarted:
+		s.start(r, domain.Restart, "", e.Started)
+	case event.OperationCompleted:
+		s.end(e.Operation, r.Meta.Time, Finished, "")
+	case event.OperationAborted:
+		s.end(e.Operation, r.Meta.Time, Failed, e.Cause)
+	case event.HostTaken, event.HostReleased:
+	}
+}
+
+func (s *Snapshot) define(all *btree.Map[string, *Answer], name, kind string, options json.RawMessage) {
+	all.Set(name, NewAnswer(Definition{Name: name, Type: kind, Options: options}))
+}
+
+// masked is a container manager's options as they are shown.
+func masked(e event.ContainerManagerDefined) json.RawMessage {
+	if e.Credential == "" {
+		return e.Options
+	}
+	options := map[string]json.RawMessage{}
+	if json.Unmarshal(e.Options, &options) != nil {
+		return e.Options
+	}
+	options["token"] = json.RawMessage(`"********"`)
+	shown, err := json.Marshal(options)
+	if err != nil {
+		return e.Options
+	}
+	return shown
+}
+
+// apply brings a host up to an event of its own stream.
+func (h *hostState) apply(at time.Time, e event.HostEvent) {
+	switch e := e.(type) {
+	case event.HostInvestigated:
+		h.facts, h.checked, h.investigated, h.failed, h.silent = e.Facts, at, true, false, false
+	case event.HostInvestigationFailed, event.HostBootstrapFailed:
+		h.failed = true
+	case event.HostBootstrapped:
+		h.bootstrapped, h.failed = at, false
+	case event.HostRegistered:
+		h.registered = e.ManagerID
+	case event.HostUnregistered:
+		h.registered = ""
+	case event.HostKeyChanged:
+		h.changed = true
+	case event.HostKeyAccepted:
+		h.changed, h.failed = false, false
+	case event.HostKeyPinned:
+		h.changed = false
+	case event.HostWentSilent:
+		h.silent = true
+	case event.HostAnswered:
+		h.silent = false
+	case event.HostRebooted, event.HostRegistrationFailed, event.HostCredentialsRead:
+	}
+}
+
+func (h *hostState) status() string {
+	switch {
+	case h.failed, h.silent, h.changed:
+		return Failed
+	case !h.investigated:
+		return Investigating
+	case h.bootstrapped.IsZero():
+		return Bootstrapping
+	case h.wanted != "" && h.registered == h.wanted:
+		return Active
+	}
+	return Disassociated
+}
+
+func (h *hostState) available() bool {
+	status := h.status()
+	return status == Active || status == Disassociated && h.wanted == ""
+}
+
+// changeHost replaces a host by a changed one, and its cluster's counts with it.
+func (s *Snapshot) changeHost(id domain.HostID, change func(*hostState)) {
+	old, ok := s.hosts.Get(id)
+	if !ok {
+		return // it was removed: what is still learnt of it is history
+	}
+	h := *old
+	change(&h)
+	s.hosts.Set(id, &h)
+	s.count(old, -1)
+	s.count(&h, 1)
+}
+
+func (s *Snapshot) count(h *hostState, n int) {
+	s.changeCluster(h.cluster, func(c *clusterState) {
+		c.counts.Total += n
+		if h.available() {
+			c.counts.Available += n
+		} else {
+			c.counts.Unavailable += n
+		}
+	})
+}
+
+func (s *Snapshot) cluster(id domain.ClusterID) (*clusterState, bool) {
+	name, ok := s.byID.Get(id)
+	if !ok {
+		return nil, false
+	}
+	return s.clusters.Get(name)
+}
+
+func (s *Snapshot) changeCluster(id domain.ClusterID, change func(*clusterState)) {
+	if old, ok := s.cluster(id); ok {
+		c := *old
+		change(&c)
+		s.clusters.Set(c.name, &c)
+	}
+}
+
+func (s *Snapshot) memberIDs(id domain.ClusterID) []domain.HostID {
+	var ids []domain.HostID
+	prefix := string(id) + " "
+	s.members.Ascend(prefix, func(key string, host domain.HostID) bool {
+		if len(key) <= len(prefix) || key[:len(prefix)] != prefix {
+			return false
+		}
+		ids = append(ids, host)
+		return true
+	})
+	return ids
+}
