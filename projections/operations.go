@@ -90,13 +90,13 @@ func (s *Snapshot) Operation(id domain.OperationID) (*Operation, bool) {
 
 // Operations calls f with every operation that was started before a position (0:
 // all), newest first, until it returns false.
-func (s *Snapshot) Operations(before event.Position, f func(event.Position, *Operation) bool) {
-	visit := func(at uint64, o *Operation) bool { return f(event.Position(at), o) }
+func (s *Snapshot) Operations(before uint64, f func(uint64, *Operation) bool) {
+
 	if before == 0 {
-		s.operations.Reverse(visit)
+		s.operations.Reverse(f)
 		return
 	}
-	s.operations.Descend(uint64(before)-1, visit)
+	s.operations.Descend(before-1, f)
 }
 
 // Latest is the record of a cluster's latest operation of a kind; false when it

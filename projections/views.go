@@ -33,7 +33,7 @@ const (
 )
 
 // Views folds events into what is published. Apply and Publish belong to one
-// goroutine; Snapshot and Wait to everybody.
+// goroutine; Snapshot and WaitFor to everybody.
 type Views struct {
 	state     *Snapshot // being folded
 	published atomic.Pointer[Snapshot]
@@ -120,8 +120,9 @@ func (v *Views) Publish() {
 // Snapshot is what is served at the moment.
 func (v *Views) Snapshot() *Snapshot { return v.published.Load() }
 
-// Wait returns when what is served has reached a position, or with ctx's error.
-func (v *Views) Wait(ctx context.Context, position event.Position) error {
+// WaitFor returns when what is served has reached a position, or with ctx's error.
+func (v *Views) WaitFor(ctx context.Context, at uint64) error {
+	position := event.Position(at)
 	v.mu.Lock()
 	if v.Snapshot().Position >= position {
 		v.mu.Unlock()

@@ -1,0 +1,136 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"commissaire/commands"
+	"commissaire/domain"
+	"commissaire/projections"
+)
+
+var errNoDefinition = domain.Refuse(domain.NotFound, "not-defined")
+
+func (s *Server) getNetworks(w http.ResponseWriter, r *http.Request) error {
+	snapshot, err := s.snapshot(w, r)
+	if err != nil {
+		return err
+	}
+	return s.answer(w, r, http.StatusOK, snapshot.Networks())
+}
+
+func (s *Server) getManagers(w http.ResponseWriter, r *http.Request) error {
+	snapshot, err := s.snapshot(w, r)
+	if err != nil {
+		return err
+	}
+	return s.answer(w, r, http.StatusOK, snapshot.Managers())
+}
+
+func (s *Server) getNetwork(w http.ResponseWriter, r *http.Request) error {
+	return s.getDefinition(w, r, func(snapshot *projections.Snapshot, name string) (*projections.Answer, bool) {
+		return snapshot.Network(domain.NetworkName(name))
+	})
+}
+
+func (s *Server) getManager(w http.ResponseWriter, r *http.Request) error {
+	return s.getDefinition(w, r, func(snapshot *projections.Snapshot, name string) (*projections.Answer, bool) {
+		return snapshot.Manager(domain.ManagerName(name))
+	})
+}
+
+func (s *Server) getDefinition(w http.ResponseWriter, r *http.Request, find func(*projections.Snapshot, string) (*projections.Answer, bool)) error {
+	name, err := domain.ParseName[string](param(r, "name"))
+	if err != nil {
+		return err
+	}
+	snapshot, err := s.snapshot(w, r)
+	if err != nil {
+		return err
+	}
+	found, ok := find(snapshot, name)
+	if !ok {
+		return errNoDefinition.With("there is none named %q", name)
+	}
+	return s.answer(w, r, http.StatusOK, found)
+}
+
+func (s *Server) putNetwork(w http.ResponseWriter, r *http.Request) error {
+	return s.putDefinition(w, r,
+		func(ctx context.Context, who commands.Who, name, kind string, options json.RawMessage) (commands.Receipt, error) {
+			return s.config.Commands.PutNetwork(ctx, who, commands.PutNetwork{Name: domain.NetworkName(name), Type: kind, Options: options})
+		},
+		func(snapshot *projections.Snapshot, name string) (*projections.Answer, bool) {
+			return snapshot.Network(domain.NetworkName(name))
+		})
+}
+
+func (s *Server) putManager(w http.ResponseWriter, r *http.Request) error {
+	return s.putDefinition(w, r,
+		func(ctx context.Context, who commands.Who, name, kind string, options json.RawMessage) (commands.Receipt, error) {
+			return s.config.Commands.PutManager(ctx, who, commands.PutManager{Name: domain.ManagerName(name), Type: kind, Options: options})
+		},
+		func(snapshot *projections.Snapshot, name string) (*projections.Answer, bool) {
+			return snapshot.Manager(domain.ManagerName(name))
+		})
+}
+
+func (s *Server) putDefinition(
+	w http.ResponseWriter, r *http.Request,
+	define func(ctx context.Context, who commands.Who, name, kind string, options json.RawMessage) (commands.Receipt, error),
+	find func(*projections.Snapshot, string) (*projections.Answer, bool),
+) error {
+	name, err := domain.ParseName[string](param(r, "name"))
+	if err != nil {
+		return err
+	}
+	who, err := s.who(r)
+	if err != nil {
+		return err
+	}
+	b, err := readBody(r)
+	if err != nil {
+		return err
+	}
+	if err := b.same("name", name); err != nil {
+		return err
+	}
+	kind, err := b.text("type")
+	if err != nil {
+		return err
+	}
+	options, err := b.object("options")
+	if err != nil {
+		return err
+	}
+	receipt, err := define(r.Context(), who, name, kind, options)
+	if err != nil {
+		return err
+	}
+	defined, ok := find(s.settle(w, r, receipt), name)
+	if !ok {
+		return errLate // recorded, and not yet to be shown; repeating the request is safe
+	}
+	return s.answer(w, r, http.StatusCreated, defined)
+}
+
+func (s *Server) deleteNetwork(w http.ResponseWriter, r *http.Request) error {
+	name, err := domain.ParseName[domain.NetworkName](param(r, "name"))
+	if err != nil {
+		return err
+	}
+	return s.delete(w, r, func(ctx context.Context, who commands.Who) (commands.Receipt, error) {
+		return s.config.Commands.DeleteNetwork(ctx, who, name)
+	})
+}
+
+func (s *Server) deleteManager(w http.ResponseWriter, r *http.Request) error {
+	name, err := domain.ParseName[domain.ManagerName](param(r, "name"))
+	if err != nil {
+		return err
+	}
+	return s.delete(w, r, func(ctx context.Context, who commands.Who) (commands.Receipt, error) {
+		return s.config.Commands.DeleteManager(ctx, who, name)
+	})
+}

@@ -1,0 +1,233 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"commissaire/commands"
+	"commissaire/domain"
+	"commissaire/projections"
+)
+
+var errNoHost = domain.Refuse(domain.NotFound, "no-such-host")
+
+// managerWait bounds how long a container manager may take to describe a host.
+const managerWait = 5 * time.Second
+
+func (s *Server) getHosts(w http.ResponseWriter, r *http.Request) error {
+	snapshot, err := s.snapshot(w, r)
+	if err != nil {
+		return err
+	}
+	return s.answer(w, r, http.StatusOK, snapshot.Hosts())
+}
+
+// hostOf is the host of the request's path.
+func (s *Server) hostOf(w http.ResponseWriter, r *http.Request) (*projections.Snapshot, projections.Host, error) {
+	at, err := address(r)
+	if err != nil {
+		return nil, projections.Host{}, err
+	}
+	snapshot, err := s.snapshot(w, r)
+	if err != nil {
+		return nil, projections.Host{}, err
+	}
+	h, ok := snapshot.Host(at)
+	if !ok {
+		return nil, h, errNoHost.With("there is no host %s", at)
+	}
+	return snapshot, h, nil
+}
+
+func (s *Server) getHost(w http.ResponseWriter, r *http.Request) error {
+	_, h, err := s.hostOf(w, r)
+	if err != nil {
+		return err
+	}
+	return s.answer(w, r, http.StatusOK, h)
+}
+
+func (s *Server) putHost(w http.ResponseWriter, r *http.Request) error {
+	at, err := address(r)
+	if err != nil {
+		return err
+	}
+	return s.addHost(w, r, at)
+}
+
+// putSelf adds the host that the connection comes from.
+func (s *Server) putSelf(w http.ResponseWriter, r *http.Request) error {
+	ip, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return domain.ErrInvalid.With("the address of the connection is not known; use PUT /host/{address}")
+	}
+	at, err := domain.ParseAddress(ip)
+	if err != nil {
+		return err
+	}
+	return s.addHost(w, r, at)
+}
+
+func (s *Server) addHost(w http.ResponseWriter, r *http.Request, at domain.Address) error {
+	who, err := s.who(r)
+	if err != nil {
+		return err
+	}
+	b, err := readBody(r)
+	if err != nil {
+		return err
+	}
+	cmd, err := hostCommand(b, at)
+	if err != nil {
+		return err
+	}
+	receipt, err := s.config.Commands.PutHost(r.Context(), who, cmd)
+	if err != nil {
+		return err
+	}
+	h, ok := s.settle(w, r, receipt).Host(at)
+	if !ok { // the view is late: this is what it will say
+		h = projections.Host{Address: at, Status: projections.Investigating}
+	}
+	return s.answer(w, r, http.StatusCreated, h)
+}
+
+func hostCommand(b body, at domain.Address) (commands.PutHost, error) {
+	cmd := commands.PutHost{Address: at}
+	fail := func(err error) (commands.PutHost, error) { return commands.PutHost{}, err }
+	given, err := b.str("address")
+	if err != nil {
+		return fail(err)
+	}
+	if given != nil {
+		if same, err := domain.ParseAddress(*given); err != nil || same != at {
+			return fail(domain.ErrInvalid.At("address", "contradicts the path, which says %s", at))
+		}
+	}
+	key, err := b.str("ssh_priv_key")
+	if err != nil {
+		return fail(err)
+	}
+	if key != nil {
+		cmd.PrivateKey, cmd.HasKey = *key, true
+	}
+	user, err := b.text("remote_user")
+	if err != nil {
+		return fail(err)
+	}
+	if cmd.RemoteUser, err = domain.ParseRemoteUser(user); err != nil {
+		return fail(err)
+	}
+	cluster, err := b.str("cluster")
+	if err != nil {
+		return fail(err)
+	}
+	if cluster != nil && *cluster != "" {
+		name, err := domain.ParseName[domain.ClusterName](*cluster)
+		if err != nil {
+			return fail(domain.ErrInvalid.At("cluster", "%v", err))
+		}
+		cmd.Cluster = &name
+	}
+	if raw, ok := b["ssh_port"]; ok {
+		if json.Unmarshal(raw, &cmd.Port) != nil || cmd.Port < 1 || cmd.Port > 65535 {
+			return fail(domain.ErrInvalid.At("ssh_port", "must be a port from 1 to 65535"))
+		}
+	}
+	if cmd.HostKey, err = b.text("ssh_host_key"); err != nil {
+		return fail(err)
+	}
+	if cmd.HostKey != "" && !strings.HasPrefix(cmd.HostKey, "SHA256:") {
+		return fail(domain.ErrInvalid.At("ssh_host_key", "must be a fingerprint SHA256:… as ssh-keygen -l prints it"))
+	}
+	return cmd, nil
+}
+
+func (s *Server) deleteHost(w http.ResponseWriter, r *http.Request) error {
+	at, err := address(r)
+	if err != nil {
+		return err
+	}
+	return s.delete(w, r, func(ctx context.Context, who commands.Who) (commands.Receipt, error) {
+		return s.config.Commands.DeleteHost(ctx, who, at)
+	})
+}
+
+func (s *Server) getCredentials(w http.ResponseWriter, r *http.Request) error {
+	at, err := address(r)
+	if err != nil {
+		return err
+	}
+	who, err := s.who(r)
+	if err != nil {
+		return err
+	}
+	found, receipt, err := s.config.Commands.ReadCredentials(r.Context(), who, at)
+	if err != nil {
+		return err
+	}
+	s.settle(w, r, receipt)
+	w.Header().Set("Cache-Control", "no-store")
+	return s.answer(w, r, http.StatusOK, struct {
+		Key  string            `json:"ssh_priv_key"`
+		User domain.RemoteUser `json:"remote_user"`
+	}{found.PrivateKey, found.RemoteUser})
+}
+
+func (s *Server) getHostStatus(w http.ResponseWriter, r *http.Request) error {
+	snapshot, h, err := s.hostOf(w, r)
+	if err != nil {
+		return err
+	}
+	type status struct {
+		LastCheck projections.Time `json:"last_check"`
+		Status    string           `json:"status"`
+	}
+	node := json.RawMessage("{}")
+	if manager := snapshot.Managed(h.Address); manager != "" {
+		ctx, cancel := context.WithTimeout(r.Context(), managerWait)
+		defer cancel()
+		if live, err := s.config.NodeStatus(ctx, manager, h.Address); err == nil {
+			node = live
+		} else {
+			s.config.Logger.Warn("container manager did not describe a host", "host", h.Address, "error", err)
+		}
+	}
+	return s.answer(w, r, http.StatusOK, struct {
+		Type    string          `json:"type"`
+		Host    status          `json:"host"`
+		Manager json.RawMessage `json:"container_manager"`
+	}{"host_only", status{h.LastCheck, h.Status}, node})
+}
+
+func (s *Server) putHostKey(w http.ResponseWriter, r *http.Request) error {
+	at, err := address(r)
+	if err != nil {
+		return err
+	}
+	who, err := s.who(r)
+	if err != nil {
+		return err
+	}
+	b, err := readBody(r)
+	if err != nil {
+		return err
+	}
+	fingerprint, err := b.text("fingerprint")
+	if err != nil {
+		return err
+	}
+	receipt, err := s.config.Commands.AcceptHostKey(r.Context(), who, at, fingerprint)
+	if err != nil {
+		return err
+	}
+	h, ok := s.settle(w, r, receipt).Host(at)
+	if !ok {
+		return errNoHost.With("host %s was removed", at)
+	}
+	return s.answer(w, r, http.StatusCreated, h)
+}

@@ -1,0 +1,210 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+
+	"commissaire/commands"
+	"commissaire/domain"
+	"commissaire/projections"
+)
+
+var (
+	errNoOperation = domain.Refuse(domain.NotFound, "no-such-operation")
+	errNoHistory   = domain.Refuse(domain.NotFound, "no-history")
+)
+
+var versionForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:+~-]{0,127}$`)
+
+func (s *Server) getLatest(kind domain.OperationKind) endpoint {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		name, err := clusterName(r)
+		if err != nil {
+			return err
+		}
+		snapshot, err := s.snapshot(w, r)
+		if err != nil {
+			return err
+		}
+		record, ok := snapshot.Latest(name, kind)
+		if !ok {
+			return errNoOperation.With("there is no %s of a cluster %q", kind, name)
+		}
+		return s.answer(w, r, http.StatusOK, record)
+	}
+}
+
+func (s *Server) putOperation(kind domain.OperationKind) endpoint {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		name, err := clusterName(r)
+		if err != nil {
+			return err
+		}
+		who, err := s.who(r)
+		if err != nil {
+			return err
+		}
+		b, err := readBody(r)
+		if err != nil {
+			return err
+		}
+		cmd := commands.StartOperation{Kind: kind, Cluster: name, Key: r.Header.Get("Idempotency-Key")}
+		if len(cmd.Key) > 256 {
+			return domain.ErrInvalid.At("Idempotency-Key", "longer than 256 bytes")
+		}
+		var known []string
+		if kind == domain.Deploy {
+			known = []string{"version"}
+		}
+		if err := b.only(known...); err != nil {
+			return err
+		}
+		if kind == domain.Deploy {
+			if cmd.Version, err = b.text("version"); err != nil {
+				return err
+			}
+			if !versionForm.MatchString(cmd.Version) {
+				return domain.ErrInvalid.At("version", "is required: a letter or digit, then up to 127 of A-Z a-z 0-9 . _ : + ~ -")
+			}
+		}
+		receipt, err := s.config.Commands.StartOperation(r.Context(), who, cmd)
+		if err != nil {
+			return err
+		}
+		snapshot := s.settle(w, r, receipt.Receipt)
+		w.Header().Set("Location", base+"/operation/"+string(receipt.ID))
+		o, ok := snapshot.Operation(receipt.ID)
+		if !ok { // the view is late: this is how it started
+			o = &projections.Operation{
+				ID: receipt.ID, Kind: kind, Cluster: name, Version: cmd.Version,
+				Status: projections.InProcess, StartedAt: projections.Time{Time: receipt.StartedAt},
+			}
+		}
+		return s.answer(w, r, http.StatusCreated, o.Record())
+	}
+}
+
+func (s *Server) getOperation(w http.ResponseWriter, r *http.Request) error {
+	id, err := domain.ParseID[domain.OperationID](param(r, "id"))
+	if err != nil {
+		return err
+	}
+	snapshot, err := s.snapshot(w, r)
+	if err != nil {
+		return err
+	}
+	o, ok := snapshot.Operation(id)
+	if !ok {
+		return errNoOperation.With("there is no operation %s", id)
+	}
+	return s.answer(w, r, http.StatusOK, o)
+}
+
+const (
+	defaultPage = 50
+	largestPage = 500
+)
+
+func (s *Server) getOperations(w http.ResponseWriter, r *http.Request) error {
+	snapshot, err := s.snapshot(w, r)
+	if err != nil {
+		return err
+	}
+	query := r.URL.Query()
+	limit, err := number(query, "limit", defaultPage)
+	if err != nil {
+		return err
+	}
+	if limit == 0 || limit > largestPage {
+		return domain.ErrInvalid.At("limit", "must be from 1 to %d", largestPage)
+	}
+	after, err := number(query, "after", 0)
+	if err != nil {
+		return err
+	}
+	page, last, more := []*projections.Operation{}, uint64(0), false
+	for at, o := range all(snapshot, after) {
+		if !wanted(query, o) {
+			continue
+		}
+		if uint64(len(page)) == limit {
+			more = true
+			break
+		}
+		page, last = append(page, o), at
+	}
+	if more {
+		query.Set("after", strconv.FormatUint(last, 10))
+		w.Header().Set("Link", fmt.Sprintf(`<%s?%s>; rel="next"`, r.URL.Path, query.Encode()))
+	}
+	return s.answer(w, r, http.StatusOK, page)
+}
+
+func all(snapshot *projections.Snapshot, after uint64) func(func(uint64, *projections.Operation) bool) {
+	return func(yield func(uint64, *projections.Operation) bool) { snapshot.Operations(after, yield) }
+}
+
+func wanted(query url.Values, o *projections.Operation) bool {
+	is := func(key, value string) bool { return !query.Has(key) || query.Get(key) == value }
+	return is("cluster", string(o.Cluster)) && is("kind", string(o.Kind)) && is("status", o.Status) &&
+		(!query.Has("host") || slices.ContainsFunc(o.Hosts, func(t projections.Turn) bool {
+			return string(t.Address) == query.Get("host")
+		}))
+}
+
+func number(query url.Values, key string, otherwise uint64) (uint64, error) {
+	if !query.Has(key) {
+		return otherwise, nil
+	}
+	n, err := strconv.ParseUint(query.Get(key), 10, 63)
+	if err != nil {
+		return 0, domain.ErrInvalid.At(key, "must be a number")
+	}
+	return n, nil
+}
+
+// getHistory answers with the audit trail of what the path names.
+func (s *Server) getHistory(of, key string) endpoint {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		name := param(r, key)
+		if of == projections.OfHost {
+			at, err := address(r)
+			if err != nil {
+				return err
+			}
+			name = string(at)
+		} else if _, err := domain.ParseName[string](name); err != nil {
+			return err
+		}
+		if _, err := s.snapshot(w, r); err != nil {
+			return err
+		}
+		entries, err := s.config.History(r.Context(), of, name)
+		if err != nil {
+			return err
+		}
+		if len(entries) == 0 {
+			return errNoHistory.With("nothing was ever recorded of %s %q", of, name)
+		}
+		return s.answer(w, r, http.StatusOK, entries)
+	}
+}
+
+func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
+	if _, err := s.snapshot(w, r); err != nil {
+		return err
+	}
+	return s.answer(w, r, http.StatusOK, s.config.Status(r.Context()))
+}
+
+// waitFor waits, bounded, until the view has a position.
+func (s *Server) waitFor(ctx context.Context, position uint64) bool {
+	ctx, cancel := context.WithTimeout(ctx, viewWait)
+	defer cancel()
+	return s.config.Views.WaitFor(ctx, position) == nil
+}

@@ -1,0 +1,349 @@
+// Package api serves the REST interface: it reads requests, hands PUT and DELETE
+// to commands, answers GET from views, and turns every error into a problem
+// (RFC 9457) in one place.
+//
+// The order of checks is the contract's: who asks (403, also for unknown
+// paths), where to (404, 405), whether they may (403), what they send.
+package api
+
+import (
+	"context"
+	_ "embed" // the API document
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/klauspost/compress/gzhttp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"commissaire/api/authentication"
+	"commissaire/commands"
+	"commissaire/domain"
+	"commissaire/projections"
+)
+
+//go:embed openapi.yaml
+var document []byte
+
+// Config is what a Server needs.
+type Config struct {
+	Commands      *commands.Handler
+	Views         *projections.Views
+	History       func(ctx context.Context, of, name string) ([]HistoryEntry, error)
+	NodeStatus    func(ctx context.Context, manager domain.ManagerName, host domain.Address) (json.RawMessage, error)
+	Authenticator authentication.Plugin
+	Status        func(context.Context) any   // what GET /status says beside the view's position
+	Ready         func(context.Context) error // why the service is not ready to serve
+	Metrics       *prometheus.Registry
+	Now           func() time.Time
+	NewID         func() string
+	Logger        *slog.Logger
+}
+
+// HistoryEntry is a line of the audit trail.
+type HistoryEntry struct {
+	Position  uint64           `json:"position"`
+	Time      projections.Time `json:"time"`
+	Type      string           `json:"type"`
+	Actor     string           `json:"actor"`
+	Reason    string           `json:"reason"`
+	RequestID string           `json:"request_id"`
+	Data      json.RawMessage  `json:"data"`
+}
+
+// Limits of what is taken and waited for.
+const (
+	maxBody   = 1 << 20
+	maxReason = 1 << 10
+	viewWait  = 5 * time.Second
+	base      = "/api/v0"
+)
+
+// Server is the service as clients see it.
+type Server struct {
+	config   Config
+	router   *chi.Mux
+	handler  http.Handler
+	requests *prometheus.HistogramVec
+}
+
+// New builds the server.
+func New(config Config) *Server {
+	s := &Server{config: config, router: chi.NewRouter()}
+	s.requests = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "commissaire_http_request_seconds", Help: "Time to answer, by route, method and status.",
+	}, []string{"route", "method", "code"})
+	config.Metrics.MustRegister(s.requests, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "commissaire_view_position", Help: "Position in the log up to which views are served.",
+	}, func() float64 { return float64(config.Views.Snapshot().Position) }))
+	s.routes()
+	compress, err := gzhttp.NewWrapper(gzhttp.SuffixETag("-gzip"), gzhttp.MinSize(512))
+	if err != nil {
+		panic(err) // the options above are constants
+	}
+	s.handler = compress(http.HandlerFunc(s.serve))
+	return s
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+type endpoint func(w http.ResponseWriter, r *http.Request) error
+
+func (s *Server) routes() {
+	const (
+		read, audit, operate  = authentication.Read, authentication.ReadAudit, authentication.Operate
+		administer, addItself = authentication.Administer, authentication.AddSelf
+	)
+	route := func(method, path string, p authentication.Permission, f endpoint) {
+		s.router.MethodFunc(method, path, func(w http.ResponseWriter, r *http.Request) {
+			if !identity(r).May(p) {
+				s.problem(w, r, errForbidden)
+				return
+			}
+			if err := f(w, r); err != nil {
+				s.problem(w, r, err)
+			}
+		})
+	}
+	get := func(path string, p authentication.Permission, f endpoint) { route(http.MethodGet, base+path, p, f) }
+	put := func(path string, p authentication.Permission, f endpoint) { route(http.MethodPut, base+path, p, f) }
+	del := func(path string, p authentication.Permission, f endpoint) { route(http.MethodDelete, base+path, p, f) }
+
+	get("/clusters", read, s.getClusters)
+	get("/cluster/{name}", read, s.getCluster)
+	put("/cluster/{name}", administer, s.putCluster)
+	del("/cluster/{name}", administer, s.deleteCluster)
+	get("/cluster/{name}/hosts", read, s.getMembers)
+	put("/cluster/{name}/hosts", operate, s.putMembers)
+	get("/cluster/{name}/hosts/{host}", read, s.getMember)
+	put("/cluster/{name}/hosts/{host}", operate, s.putMember)
+	del("/cluster/{name}/hosts/{host}", operate, s.deleteMember)
+	for _, kind := range []domain.OperationKind{domain.Deploy, domain.Upgrade, domain.Restart} {
+		get("/cluster/{name}/"+string(kind), read, s.getLatest(kind))
+		put("/cluster/{name}/"+string(kind), operate, s.putOperation(kind))
+	}
+	get("/cluster/{name}/history", audit, s.getHistory(projections.OfCluster, "name"))
+	get("/containermanagers", read, s.getManagers)
+	get("/containermanager/{name}", read, s.getManager)
+	put("/containermanager/{name}", administer, s.putManager)
+	del("/containermanager/{name}", administer, s.deleteManager)
+	get("/hosts", read, s.getHosts)
+	put("/host", addItself, s.putSelf)
+	get("/host/{host}", read, s.getHost)
+	put("/host/{host}", administer, s.putHost)
+	del("/host/{host}", administer, s.deleteHost)
+	get("/host/{host}/creds", administer, s.getCredentials)
+	get("/host/{host}/status", read, s.getHostStatus)
+	put("/host/{host}/hostkey", administer, s.putHostKey)
+	get("/host/{host}/history", audit, s.getHistory(projections.OfHost, "host"))
+	get("/networks", read, s.getNetworks)
+	get("/network/{name}", read, s.getNetwork)
+	put("/network/{name}", administer, s.putNetwork)
+	del("/network/{name}", administer, s.deleteNetwork)
+	get("/operations", read, s.getOperations)
+	get("/operation/{id}", read, s.getOperation)
+	get("/operation/{id}/history", audit, s.getHistory(projections.OfOperation, "id"))
+	get("/status", read, s.getStatus)
+
+	metrics := promhttp.HandlerFor(s.config.Metrics, promhttp.HandlerOpts{DisableCompression: true})
+	route(http.MethodGet, "/metrics", read, func(w http.ResponseWriter, r *http.Request) error {
+		metrics.ServeHTTP(w, r)
+		return nil
+	})
+	route(http.MethodGet, "/openapi.yaml", read, func(w http.ResponseWriter, _ *http.Request) error {
+		w.Header().Set("Content-Type", "application/yaml")
+		_, err := w.Write(document)
+		return ignore(err)
+	})
+	s.router.NotFound(func(w http.ResponseWriter, r *http.Request) { s.problem(w, r, errNoPath) })
+	s.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Allow", s.allowed(r))
+		s.problem(w, r, errNoMethod)
+	})
+}
+
+// allowed are the methods of the request's path.
+func (s *Server) allowed(r *http.Request) string {
+	var methods []string
+	for _, method := range []string{http.MethodDelete, http.MethodGet, http.MethodPut} {
+		if s.router.Match(chi.NewRouteContext(), method, routed(r)) {
+			methods = append(methods, method)
+		}
+	}
+	return strings.Join(methods, ", ")
+}
+
+// routed is the path that the router sees.
+func routed(r *http.Request) string {
+	if r.URL.RawPath != "" {
+		return r.URL.RawPath
+	}
+	return r.URL.Path
+}
+
+// serve does what comes before any route.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	began := s.config.Now()
+	id := r.Header.Get("X-Request-Id")
+	if id == "" || len(id) > 128 || strings.ContainsFunc(id, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		id = s.config.NewID()
+	}
+	w.Header().Set("X-Request-Id", id)
+	counted := &counting{ResponseWriter: w, code: http.StatusOK}
+	w = counted
+	context := chi.NewRouteContext()
+	defer func() {
+		route := context.RoutePattern()
+		if route == "" {
+			route = "none"
+		}
+		s.requests.WithLabelValues(route, r.Method, strconv.Itoa(counted.code)).Observe(s.config.Now().Sub(began).Seconds())
+	}()
+	r = r.WithContext(withRequest(contextWithRoute(r.Context(), context), request{id: id}))
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			if panicked == http.ErrAbortHandler {
+				panic(panicked)
+			}
+			s.problem(w, r, &panicError{panicked})
+		}
+	}()
+	switch r.URL.Path {
+	case "/healthz":
+		s.plain(w, r, nil)
+		return
+	case "/readyz":
+		s.plain(w, r, s.config.Ready(r.Context()))
+		return
+	}
+	who, err := s.config.Authenticator.Authenticate(r)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	reason := r.Header.Get("X-Commissaire-Reason")
+	r = r.WithContext(withRequest(r.Context(), request{id: id, identity: who, reason: reason}))
+	for _, path := range []*string{&r.URL.Path, &r.URL.RawPath} {
+		if len(*path) > 1 {
+			*path = strings.TrimSuffix(*path, "/")
+		}
+	}
+	s.router.ServeHTTP(w, r)
+}
+
+func contextWithRoute(ctx context.Context, route *chi.Context) context.Context {
+	return context.WithValue(ctx, chi.RouteCtxKey, route)
+}
+
+func (s *Server) plain(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", http.MethodGet)
+		s.problem(w, r, errNoMethod)
+		return
+	}
+	if err != nil {
+		s.problem(w, r, &unready{err})
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, err = w.Write([]byte("ok\n"))
+	_ = ignore(err)
+}
+
+// counting remembers the status code.
+type counting struct {
+	http.ResponseWriter
+	code int
+}
+
+func (c *counting) WriteHeader(code int) {
+	c.code = code
+	c.ResponseWriter.WriteHeader(code)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (c *counting) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+
+// snapshot is the one cut that a GET is answered from. A client that says what
+// position it has seen gets nothing older.
+func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) (*projections.Snapshot, error) {
+	if least := r.Header.Get("X-Commissaire-At-Least"); least != "" {
+		position, err := strconv.ParseUint(least, 10, 64)
+		if err != nil {
+			return nil, domain.ErrInvalid.At("X-Commissaire-At-Least", "not a position as X-Commissaire-Position gives it")
+		}
+		if !s.waitFor(r.Context(), position) {
+			return nil, errLate
+		}
+	}
+	snapshot := s.config.Views.Snapshot()
+	w.Header().Set("X-Commissaire-Position", strconv.FormatUint(uint64(snapshot.Position), 10))
+	return snapshot, nil
+}
+
+// settle waits until the outcome of a command is in the view; a view that is
+// late does not make the command fail.
+func (s *Server) settle(w http.ResponseWriter, r *http.Request, receipt commands.Receipt) *projections.Snapshot {
+	s.waitFor(r.Context(), uint64(receipt.Position))
+	w.Header().Set("X-Commissaire-Position", strconv.FormatUint(uint64(receipt.Position), 10))
+	return s.config.Views.Snapshot()
+}
+
+// answer writes a record. GET answers are conditional.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, status int, value any) error {
+	record, ok := value.(*projections.Answer)
+	if !ok {
+		record = projections.NewAnswer(value)
+	}
+	body, etag := record.JSON()
+	header := w.Header()
+	header.Set("Content-Type", "application/json")
+	if header.Get("Cache-Control") == "" {
+		header.Set("Cache-Control", "private, no-cache")
+		if r.Method == http.MethodGet {
+			header.Set("Vary", "Accept-Encoding")
+			header.Set("ETag", `"`+etag+`"`)
+			if match, ok := matches(r.Header.Get("If-None-Match"), etag); ok {
+				header.Set("ETag", match)
+				w.WriteHeader(http.StatusNotModified)
+				return nil
+			}
+		}
+	}
+	w.WriteHeader(status)
+	_, err := w.Write(body)
+	return ignore(err)
+}
+
+// matches tells whether If-None-Match names the answer in one of its two
+// encodings (RFC 9110, 13.1.2), and which.
+func matches(header, etag string) (string, bool) {
+	given := strings.Split(header, ",")
+	for i := range given {
+		given[i] = strings.TrimPrefix(strings.TrimSpace(given[i]), "W/")
+	}
+	for _, form := range []string{`"` + etag + `"`, `"` + etag + `-gzip"`} {
+		if slices.Contains(given, form) || header == "*" {
+			return form, true
+		}
+	}
+	return "", false
+}
+
+// ignore drops the error of a write to a client that has gone.
+func ignore(error) error { return nil }
+
+func (s *Server) who(r *http.Request) (commands.Who, error) {
+	of := requestOf(r)
+	if len(of.reason) > maxReason {
+		return commands.Who{}, domain.ErrInvalid.At("X-Commissaire-Reason", "longer than 1024 bytes")
+	}
+	return commands.Who{Actor: of.identity.Name, Reason: strings.ToValidUTF8(of.reason, "�"), RequestID: of.id, Remote: r.RemoteAddr}, nil
+}
