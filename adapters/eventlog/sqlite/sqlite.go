@@ -1,0 +1,491 @@
+// Package sqlite keeps the log in one SQLite file that an operator can open with
+// sqlite3: DIR/events.db, table events(pos, stream, rev, type, id, data, meta).
+//
+// One goroutine writes. It takes all appends that wait (group commit), checks
+// each against the head of its stream, records those that fit in one
+// transaction and answers after the commit: with WAL and synchronous=FULL that
+// is one fsync for all of them. One process has the directory: a lock file says
+// so, and so is the lease.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/gofrs/flock"
+	"github.com/google/uuid"
+	_ "modernc.org/sqlite" // the driver
+
+	"commissaire/adapters/eventlog"
+	"commissaire/commands"
+	"commissaire/domain"
+	"commissaire/domain/event"
+)
+
+const (
+	schemaVersion = 1
+	group         = 512 // appends in one transaction at the most
+	page          = 1000
+)
+
+// oldest is the first SQLite without the WAL-reset bug (sqlite.org/wal.html).
+var oldest = [3]int{3, 51, 3}
+
+// Store is an eventlog.Store and eventlog.Lease in a directory.
+type Store struct {
+	lock    *flock.Flock
+	writer  *sql.DB
+	readers *sql.DB
+	queue   chan *appending
+	stopped chan struct{}
+
+	mu     sync.Mutex
+	closed bool
+	head   event.Position
+	grown  chan struct{}
+	adding sync.WaitGroup
+}
+
+var (
+	_ eventlog.Store = (*Store)(nil)
+	_ eventlog.Lease = (*Store)(nil)
+)
+
+type appending struct {
+	stream   event.Stream
+	expected event.Revision
+	events   []eventlog.Raw
+	at       event.Position
+	err      error
+	done     chan struct{}
+}
+
+// Open opens the log in a directory, which is made where there is none. It is
+// refused, and nothing touched, when the directory is in use or is none, or when
+// the file is of a newer version or no event log.
+func Open(ctx context.Context, dir string) (*Store, error) {
+	fail := func(err error) (*Store, error) { return nil, fmt.Errorf("open the event log in %s: %w", dir, err) }
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fail(err)
+	}
+	path := filepath.Join(dir, "events.db")
+	lock := flock.New(filepath.Join(dir, "lock"), flock.SetPermissions(0o600))
+	taken, err := lock.TryLock()
+	if err != nil {
+		return fail(err)
+	}
+	if !taken {
+		return fail(errors.New("another process is using it; stop that one first"))
+	}
+	s := &Store{lock: lock, queue: make(chan *appending, group), stopped: make(chan struct{}), grown: make(chan struct{})}
+	if err := s.open(ctx, path); err != nil {
+		return fail(errors.Join(err, s.release()))
+	}
+	go s.write()
+	return s, nil
+}
+
+func (s *Store) open(ctx context.Context, path string) error {
+	created, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	switch {
+	case err == nil:
+		if err := created.Close(); err != nil {
+			return err
+		}
+	case !errors.Is(err, fs.ErrExist):
+		return err
+	default:
+		if err := checkHeader(path); err != nil {
+			return err
+		}
+	}
+	if s.writer, err = connect(path, "&_txlock=immediate"); err != nil {
+		return err
+	}
+	s.writer.SetMaxOpenConns(1)
+	var version int
+	if err := s.writer.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+		return err
+	}
+	if version > schemaVersion {
+		return fmt.Errorf("it is of version %d and this program knows %d; run a newer one", version, schemaVersion)
+	}
+	if err := check(ctx, s.writer); err != nil {
+		return err
+	}
+	if version == 0 {
+		if err := create(ctx, s.writer); err != nil {
+			return err
+		}
+	}
+	if err := s.writer.QueryRowContext(ctx, "SELECT COALESCE(MAX(pos), 0) FROM events").Scan(&s.head); err != nil {
+		return err
+	}
+	s.readers, err = connect(path, "&_pragma=query_only(1)")
+	return err
+}
+
+// checkHeader looks at an existing file before SQLite does, which would rather
+// start recovering it.
+func checkHeader(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }() // it was only read
+	head := make([]byte, 16)
+	n, _ := file.Read(head)
+	if n > 0 && string(head[:n]) != "SQLite format 3\x00" {
+		return errors.New("events.db is no SQLite database")
+	}
+	return nil
+}
+
+func connect(path, more string) (*sql.DB, error) {
+	file := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}
+	return sql.Open("sqlite", file.String()+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)"+more)
+}
+
+// check asserts what durability rests on.
+func check(ctx context.Context, db *sql.DB) error {
+	var version, mode string
+	var synchronous int
+	if err := db.QueryRowContext(ctx, "SELECT sqlite_version()").Scan(&version); err != nil {
+		return err
+	}
+	var have [3]int
+	if _, err := fmt.Sscanf(version, "%d.%d.%d", &have[0], &have[1], &have[2]); err != nil {
+		return fmt.Errorf("SQLite calls itself %q", version)
+	}
+	for i := range have {
+		if have[i] > oldest[i] {
+			break
+		}
+		if have[i] < oldest[i] {
+			return fmt.Errorf("SQLite %s can corrupt a write-ahead log; 3.51.3 or later is needed", version)
+		}
+	}
+	if err := db.QueryRowContext(ctx, "PRAGMA journal_mode").Scan(&mode); err != nil {
+		return err
+	}
+	if err := db.QueryRowContext(ctx, "PRAGMA synchronous").Scan(&synchronous); err != nil {
+		return err
+	}
+	if mode != "wal" || synchronous != 2 {
+		return fmt.Errorf("SQLite runs with journal_mode %s and synchronous %d; wal and 2 are needed (a local disk?)", mode, synchronous)
+	}
+	return nil
+}
+
+func create(ctx context.Context, db *sql.DB) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	for _, statement := range []string{
+		`CREATE TABLE events (pos INTEGER PRIMARY KEY, stream TEXT NOT NULL, rev INTEGER NOT NULL, type TEXT NOT NULL,
+			id TEXT NOT NULL, data TEXT NOT NULL, meta TEXT NOT NULL, UNIQUE (stream, rev))`,
+		`CREATE TABLE terms (term INTEGER PRIMARY KEY)`,
+		fmt.Sprintf("PRAGMA user_version = %d", schemaVersion),
+	} {
+		if _, err := tx.ExecContext(ctx, statement); err != nil {
+			return errors.Join(err, tx.Rollback())
+		}
+	}
+	return tx.Commit()
+}
+
+// write is the one goroutine that writes.
+func (s *Store) write() {
+	defer close(s.stopped)
+	heads := map[event.Stream]event.Revision{}
+	for first := range s.queue {
+		batch := []*appending{first}
+		for len(batch) < group {
+			select {
+			case next, ok := <-s.queue:
+				if ok {
+					batch = append(batch, next)
+					continue
+				}
+			default:
+			}
+			break
+		}
+		s.commit(batch, heads)
+		for _, a := range batch {
+			close(a.done)
+		}
+	}
+}
+
+// commit records a group. When the transaction fails, nothing of it is recorded.
+func (s *Store) commit(batch []*appending, heads map[event.Stream]event.Revision) {
+	ctx := context.Background() // an append that was handed over is not cancelled
+	position, err := s.record(ctx, batch, heads)
+	if err != nil {
+		clear(heads)
+		for _, a := range batch {
+			a.at, a.err = 0, fmt.Errorf("append to %s: %w: %w", a.stream, commands.ErrUnavailable, err)
+		}
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if position != s.head {
+		s.head = position
+		close(s.grown)
+		s.grown = make(chan struct{})
+	}
+}
+
+func (s *Store) record(ctx context.Context, batch []*appending, heads map[event.Stream]event.Revision) (at event.Position, err error) {
+	s.mu.Lock()
+	at = s.head
+	s.mu.Unlock()
+	tx, err := s.writer.BeginTx(ctx, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		if err != nil {
+			_ = tx.Rollback() // the first error says more
+		}
+	}()
+	insert, err := tx.PrepareContext(ctx, "INSERT INTO events (pos, stream, rev, type, id, data, meta) VALUES (?, ?, ?, ?, ?, ?, ?)")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = insert.Close() }() // it ends with the transaction
+	for _, a := range batch {
+		last, ok := heads[a.stream]
+		if !ok {
+			if err := tx.QueryRowContext(ctx, "SELECT COALESCE(MAX(rev), -1) FROM events WHERE stream = ?", a.stream).Scan(&last); err != nil {
+				return 0, err
+			}
+			if len(heads) > 100_000 {
+				clear(heads)
+			}
+			heads[a.stream] = last
+		}
+		if last != a.expected {
+			if a.at, err = repeated(ctx, tx, a); err != nil {
+				return 0, err
+			}
+			if a.at == 0 {
+				a.err = fmt.Errorf("append to %s: its last revision is %d, not %d: %w", a.stream, last, a.expected, commands.ErrConflict)
+			}
+			continue
+		}
+		for _, e := range a.events {
+			at++
+			last++
+			if _, err := insert.ExecContext(ctx, int64(at), string(a.stream), int64(last), e.Type, e.ID.String(), string(e.Data), string(e.Meta)); err != nil {
+				return 0, err
+			}
+		}
+		heads[a.stream] = last
+		a.at = at
+	}
+	return at, tx.Commit()
+}
+
+// repeated is the position of the last of these events, if exactly they follow
+// the expected revision already; else 0.
+func repeated(ctx context.Context, tx *sql.Tx, a *appending) (at event.Position, err error) {
+	for i, e := range a.events {
+		var id string
+		err := tx.QueryRowContext(ctx, "SELECT pos, id FROM events WHERE stream = ? AND rev = ?", a.stream, int64(a.expected)+int64(i)+1).Scan(&at, &id)
+		if errors.Is(err, sql.ErrNoRows) || err == nil && id != e.ID.String() {
+			return 0, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return at, nil
+}
+
+// Append implements eventlog.Store.
+func (s *Store) Append(ctx context.Context, stream event.Stream, expected event.Revision, events []eventlog.Raw) (event.Position, error) {
+	if len(events) == 0 {
+		return 0, fmt.Errorf("append to %s: no events", stream)
+	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return 0, fmt.Errorf("append to %s: the store is closed: %w", stream, commands.ErrUnavailable)
+	}
+	s.adding.Add(1)
+	s.mu.Unlock()
+	defer s.adding.Done()
+	a := &appending{stream: stream, expected: expected, events: events, done: make(chan struct{})}
+	select {
+	case s.queue <- a:
+	case <-ctx.Done():
+		return 0, fmt.Errorf("append to %s: %w: %w", stream, commands.ErrUnavailable, ctx.Err())
+	}
+	<-a.done
+	return a.at, a.err
+}
+
+const columns = "SELECT pos, stream, rev, type, id, data, meta FROM events "
+
+// read returns what a query finds; it holds no transaction afterwards.
+func (s *Store) read(ctx context.Context, query string, arguments ...any) (events []eventlog.Raw, err error) {
+	rows, err := s.readers.QueryContext(ctx, columns+query, arguments...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var e eventlog.Raw
+		var id string
+		if err := rows.Scan(&e.Position, &e.Stream, &e.Revision, &e.Type, &id, &e.Data, &e.Meta); err != nil {
+			return nil, err
+		}
+		if e.ID, err = uuid.Parse(id); err != nil {
+			return nil, fmt.Errorf("position %d: %w", e.Position, err)
+		}
+		events = append(events, e)
+	}
+	return events, rows.Err()
+}
+
+// ReadStream implements eventlog.Store.
+func (s *Store) ReadStream(ctx context.Context, stream event.Stream, from event.Revision) iter.Seq2[eventlog.Raw, error] {
+	return func(yield func(eventlog.Raw, error) bool) {
+		for {
+			events, err := s.read(ctx, "WHERE stream = ? AND rev >= ? ORDER BY rev LIMIT ?", string(stream), int64(from), page)
+			if err != nil {
+				yield(eventlog.Raw{}, fmt.Errorf("read %s: %w", stream, err))
+				return
+			}
+			for _, e := range events {
+				if !yield(e, nil) {
+					return
+				}
+			}
+			if len(events) < page {
+				return
+			}
+			from = events[len(events)-1].Revision + 1
+		}
+	}
+}
+
+// ReadAt implements eventlog.Store.
+func (s *Store) ReadAt(ctx context.Context, positions []event.Position) ([]eventlog.Raw, error) {
+	found := make(map[event.Position]eventlog.Raw, len(positions))
+	for rest := positions; len(rest) > 0; {
+		part := rest[:min(len(rest), 500)]
+		rest = rest[len(part):]
+		arguments := make([]any, len(part))
+		for i, at := range part {
+			arguments[i] = int64(at)
+		}
+		events, err := s.read(ctx, "WHERE pos IN (?"+strings.Repeat(", ?", len(part)-1)+")", arguments...)
+		if err != nil {
+			return nil, fmt.Errorf("read %d positions: %w", len(part), err)
+		}
+		for _, e := range events {
+			found[e.Position] = e
+		}
+	}
+	all := make([]eventlog.Raw, len(positions))
+	for i, at := range positions {
+		e, ok := found[at]
+		if !ok {
+			return nil, fmt.Errorf("read position %d: there is no event", at)
+		}
+		all[i] = e
+	}
+	return all, nil
+}
+
+// Follow implements eventlog.Store.
+func (s *Store) Follow(ctx context.Context, after event.Position) iter.Seq2[[]eventlog.Raw, error] {
+	return func(yield func([]eventlog.Raw, error) bool) {
+		for ctx.Err() == nil {
+			s.mu.Lock()
+			head, grown := s.head, s.grown
+			s.mu.Unlock()
+			if after >= head {
+				if !yield(nil, nil) {
+					return
+				}
+				select {
+				case <-grown:
+				case <-ctx.Done():
+				}
+				continue
+			}
+			events, err := s.read(ctx, "WHERE pos > ? ORDER BY pos LIMIT ?", int64(after), page)
+			if err != nil {
+				if ctx.Err() == nil {
+					yield(nil, fmt.Errorf("follow after position %d: %w", after, err))
+				}
+				return
+			}
+			if len(events) == 0 {
+				yield(nil, fmt.Errorf("follow after position %d: events up to %d are gone", after, head))
+				return
+			}
+			after = events[len(events)-1].Position
+			if !yield(events, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Head implements eventlog.Store.
+func (s *Store) Head(context.Context) (event.Position, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.head, nil
+}
+
+// NextTerm implements eventlog.Lease: who has the directory leads.
+func (s *Store) NextTerm(ctx context.Context) (term domain.Term, err error) {
+	err = s.writer.QueryRowContext(ctx, "INSERT INTO terms (term) SELECT COALESCE(MAX(term), 0) + 1 FROM terms RETURNING term").Scan(&term)
+	if err != nil {
+		return 0, fmt.Errorf("begin a term: %w", err)
+	}
+	return term, nil
+}
+
+// Close implements eventlog.Store.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		<-s.stopped
+		return nil
+	}
+	s.closed = true
+	s.mu.Unlock()
+	s.adding.Wait()
+	close(s.queue)
+	<-s.stopped
+	return s.release()
+}
+
+func (s *Store) release() error {
+	var err error
+	for _, db := range []*sql.DB{s.readers, s.writer} {
+		if db != nil {
+			err = errors.Join(err, db.Close())
+		}
+	}
+	return errors.Join(err, s.lock.Unlock())
+}
