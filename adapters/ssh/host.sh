@@ -46,9 +46,11 @@ boot_id=/proc/sys/kernel/random/boot_id
 
 section() { printf '\n%s %s\n' "$marker" "$1"; }
 
+# refuse WHY fails, so that `… || refuse WHY || return` reads as it is meant.
 refuse() {
 	section refused
 	printf '%s\n' "$1"
+	return 1
 }
 
 # Under lock, in $state. Standard input: term.
@@ -89,7 +91,7 @@ read -r path
 if [ -f "$path" ] && [ "$(sha256sum <"$new")" = "$(sha256sum <"$path")" ]; then
 	echo same
 else
-	mv "$new" "$path" && echo changed
+	mv -f "$new" "$path" && echo changed
 fi
 '
 
@@ -132,12 +134,13 @@ decode() { printf '%s' "$1" | base64 -d; }
 
 is_turn() {
 	case $1 in
-	'' | *[!A-Za-z0-9-]*) refuse 'this is no name of a turn' && return 1 ;;
+	'' | *[!A-Za-z0-9-]*) refuse 'this is no name of a turn' ;;
 	esac
 }
 
 enter_state() {
-	mkdir -p /var/lib "$state/turn" && chmod 700 "$state" && cd "$state" && : >>lock
+	mkdir -p "$state/turn" && chmod 700 "$state" && cd "$state" && : >>lock ||
+		refuse "could not make $state"
 }
 
 # verdict TERM...: standard output of $1 under lock, or why there is none.
@@ -151,10 +154,7 @@ verdict() {
 		printf '%s\n' "${said#fenced }"
 		return 1
 		;;
-	'')
-		refuse "could not keep its record in $state"
-		return 1
-		;;
+	'') refuse "could not keep its record in $state" ;;
 	esac
 }
 
@@ -165,7 +165,7 @@ detach() {
 		systemd-run --unit="commissaire-$turn" /bin/sh "$1/runner" >/dev/null 2>&1; then
 		return
 	fi
-	setsid sh "$1/runner" >/dev/null 2>&1 &
+	(setsid sh "$1/runner" >/dev/null 2>&1 &)
 }
 
 report() {
@@ -191,7 +191,7 @@ report() {
 run_turn() {
 	turn=$2
 	is_turn "$turn" || return
-	enter_state || refuse "could not make $state" || return
+	enter_state || return
 	if [ ! -d "turn/$turn" ]; then
 		new=turn/.new-$short
 		mkdir -m 700 "$new" &&
@@ -201,22 +201,29 @@ run_turn() {
 			echo "$3" >"$new/limit" &&
 			printf '%s' "$run" >"$new/run" &&
 			printf 'cd %s && exec flock -o running sh ./run\n' "$state/turn/$turn" >"$new/runner" ||
-			refuse "could not write to $state"
+			refuse "could not write to $state" || return
 	fi
-	verdict "$claim" "$1" "$turn" ".new-$short" - || return
+	if ! verdict "$claim" "$1" "$turn" ".new-$short" -; then
+		rm -rf "turn/.new-$short"
+		return
+	fi
 	cd "turn/$turn" || return
 	if [ "$said" = new ]; then
 		detach "$state/turn/$turn"
 	else
 		rm -rf "../.new-$short"
 	fi
+	# 1 s of short waits, 20 s of longer ones, if the runner does not start.
 	tries=0
 	until [ "$(flock running sh -c "$settle")" = 'done' ]; do
 		tries=$((tries + 1))
-		if [ "$tries" -gt 1000 ]; then
+		if [ "$tries" -le 50 ]; then
+			sleep 0.02
+		elif [ "$tries" -le 150 ]; then
+			sleep 0.2
+		else
 			: >late
 		fi
-		sleep 0.02 || sleep 1
 	done
 	report
 }
@@ -237,12 +244,10 @@ write_file() {
 	path=$(decode "$3")
 	case $path in
 	/*[!/]) ;;
-	*) refuse 'this is no path of a file' && return ;;
+	*) refuse 'this is no path of a file' || return ;;
 	esac
-	if [ -d "$path" ]; then
-		refuse "$path is a directory" && return
-	fi
-	enter_state || refuse "could not make $state" || return
+	[ ! -d "$path" ] || refuse "$path is a directory" || return
+	enter_state || return
 	# The file grows in a directory of its own, so that nobody else opens it
 	# before it has its mode.
 	directory=${path%/*}
@@ -265,12 +270,12 @@ write_file() {
 reboot_turn() {
 	turn=$2
 	is_turn "$turn" || return
-	enter_state || refuse "could not make $state" || return
+	enter_state || return
 	new=turn/.new-$short
 	mkdir -m 700 "$new" &&
 		printf '%s\n' "$3" >"$new/boot" &&
 		printf 'sleep 1\nsystemctl reboot || reboot\n' >"$new/runner" ||
-		refuse "could not write to $state"
+		refuse "could not write to $state" || return
 	if verdict "$claim" "$1" "$turn" ".new-$short" "$3"; then
 		if [ "$said" = new ]; then
 			detach "$state/turn/$turn"

@@ -94,6 +94,7 @@ type Process struct {
 	upkeeps  int
 	ending   map[domain.OperationID]event.Position
 	misses   map[domain.HostID]int
+	turning  map[domain.HostID]domain.OperationID // busy with a turn of that operation
 	destroys []domain.CredentialID
 }
 
@@ -109,7 +110,7 @@ func New(config Config) *Process {
 		hosts: map[domain.HostID]*host.Host{}, operations: map[domain.OperationID]*operation.Operation{},
 		managers: map[domain.ManagerID]event.ContainerManagerDefined{}, removed: map[domain.HostID]event.HostAdded{},
 		named: map[domain.CredentialID]bool{}, missing: map[domain.HostID]bool{}, addedBy: map[domain.HostID]string{},
-		dirty: map[domain.HostID]bool{}, retries: map[domain.HostID]retry{}, busy: map[domain.HostID]event.Position{},
+		dirty: map[domain.HostID]bool{}, retries: map[domain.HostID]retry{}, busy: map[domain.HostID]event.Position{}, turning: map[domain.HostID]domain.OperationID{},
 		ending: map[domain.OperationID]event.Position{}, misses: map[domain.HostID]int{},
 	}
 }
@@ -269,6 +270,7 @@ func (p *Process) act(ctx context.Context) time.Duration {
 	for id, until := range p.busy {
 		if until != 0 && until <= p.position {
 			delete(p.busy, id)
+			delete(p.turning, id)
 			p.dirty[id] = true
 		}
 	}
@@ -308,7 +310,7 @@ func (p *Process) startUpkeep(ctx context.Context) time.Duration {
 			delete(p.retries, id)
 			continue
 		}
-		if h.By != "" {
+		if p.roster.InHand(h) {
 			continue // released by its operation it is looked at again
 		}
 		if due := p.retries[id].at.Sub(now); due > 0 {
@@ -355,6 +357,8 @@ func (p *Process) advance(ctx context.Context, o *operation.Operation) {
 		switch {
 		case !known || h.Cluster != o.ClusterID:
 			return operation.Gone
+		case working && p.turning[m.HostID] == o.Operation:
+			return operation.Taken
 		case working || h.Claim != "" && h.Term == p.config.Term || p.host(m.HostID).Settling():
 			return operation.Busy
 		}
@@ -365,6 +369,7 @@ func (p *Process) advance(ctx context.Context, o *operation.Operation) {
 			continue
 		}
 		p.busy[m.HostID] = 0
+		p.turning[m.HostID] = o.Operation
 		before := o.Turns[m.HostID]
 		t := turn{p: p, operation: o.Operation, kind: o.Kind, version: o.Version, policy: o.Policy, member: m, before: before}
 		p.jobs.Go(func() { p.done(m.HostID, t.carryOut(ctx)) })
@@ -448,4 +453,15 @@ func pause(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
+}
+
+// Manager is the container manager of a name, as it is defined now.
+func (p *Process) Manager(name domain.ManagerName) (Manager, error) {
+	p.mu.Lock()
+	definition, ok := p.roster.Manager(name)
+	p.mu.Unlock()
+	if !ok {
+		return nil, roster.ErrNoManager.With("there is no container manager %q", name)
+	}
+	return p.config.Managers(definition.ContainerManagerDefined)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"time"
 
 	"commissaire/domain"
 	"commissaire/domain/event"
@@ -51,7 +50,8 @@ type Session interface {
 
 	// Run does the work once a turn, whoever asks and however often: the second
 	// and later calls wait for, and answer with, the end of the first. The work
-	// outlives the connection.
+	// outlives the connection. The host ends the command shortly before ctx's
+	// deadline.
 	Run(ctx context.Context, turn Turn, work Work) (Result, error)
 
 	// Reboot makes the host reboot, once a turn, and only if its boot id still
@@ -80,7 +80,6 @@ type Work struct {
 	Kind    domain.OperationKind // Upgrade or Deploy
 	Version string               // Deploy: to which
 	Facts   event.Facts
-	Timeout time.Duration // the command is ended after that, on the host
 }
 
 // Result is how a command ended.

@@ -191,10 +191,16 @@ func (w *working) facts(ctx context.Context) (facts event.Facts, err error) {
 func (w *working) run(ctx context.Context, found operation.Turn, before event.Facts) (event.OperationEvent, error) {
 	limit := time.Duration(w.policy.Timeout) * time.Second
 	var result Result
-	err := w.connected(ctx, w.p.config.Now().Add(limit+w.p.config.RebootTimeout), func(s Session) (err error) {
-		result, err = s.Run(ctx, w.name(), Work{Kind: w.kind, Version: w.version, Facts: before, Timeout: limit})
+	deadline := w.p.config.Now().Add(limit)
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := w.connected(limited, deadline, func(s Session) (err error) {
+		result, err = s.Run(limited, w.name(), Work{Kind: w.kind, Version: w.version, Facts: before})
 		return err
 	})
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return event.HostTurnFailed{Turn: w.at, Reason: fmt.Sprintf("the %s did not end within %s", w.kind, limit)}, nil
+	}
 	if err != nil {
 		return nil, err
 	}

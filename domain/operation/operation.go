@@ -91,9 +91,10 @@ type Availability int
 
 // The availabilities.
 const (
-	Free Availability = iota
-	Busy              // somebody else works on it: it waits, and does not hold up the others
-	Gone              // it was removed, or left the cluster: its turn is skipped
+	Free  Availability = iota
+	Busy               // somebody else works on it: it waits, and does not hold up the others
+	Taken              // its turn is being begun: it counts as in hand
+	Gone               // it was removed, or left the cluster: its turn is skipped
 )
 
 // Next is what history leaves outstanding.
@@ -131,18 +132,19 @@ func (o *Operation) Next(available func(event.Member) Availability) Next {
 		return next
 	}
 	room := max(1, o.Policy.MaxUnavailable.Of(len(o.Hosts))) - len(next.InHand)
+	var free []event.Member
 	for _, m := range waiting {
 		switch available(m) {
 		case Gone:
 			next.Skip = append(next.Skip, m)
 		case Free:
-			if room > 0 {
-				next.Begin = append(next.Begin, m)
-				room--
-			}
+			free = append(free, m)
+		case Taken:
+			room--
 		case Busy:
 		}
 	}
+	next.Begin = free[:min(max(room, 0), len(free))]
 	next.Ended = len(waiting) == 0 && len(next.InHand) == 0
 	return next
 }

@@ -110,7 +110,7 @@ func (r *Roster) PutMembers(name domain.ClusterName, old, wanted []domain.Addres
 	for _, address := range present {
 		if !slices.Contains(wanted, address) {
 			h, _ := r.HostAt(address)
-			if h.By != "" {
+			if r.InHand(h) {
 				return nil, inHand(h)
 			}
 			events = append(events, r.leave(h)...)
@@ -155,7 +155,7 @@ func (r *Roster) Leave(name domain.ClusterName, address domain.Address) ([]event
 	switch {
 	case !ok || h.Cluster != c.ID:
 		return nil, nil
-	case h.By != "":
+	case r.InHand(h):
 		return nil, inHand(h)
 	}
 	return r.leave(h), nil

@@ -52,7 +52,7 @@ func (r *Roster) RemoveHost(address domain.Address) ([]event.RosterEvent, error)
 	switch {
 	case !ok:
 		return nil, ErrNoHost.With("there is no host %s", address)
-	case h.By != "":
+	case r.InHand(h):
 		return nil, inHand(h)
 	}
 	return append(r.leave(h), event.HostRemoved{HostID: h.HostID, Host: address}), nil
@@ -70,7 +70,7 @@ func (r *Roster) TakeHost(id domain.HostID, claim domain.ClaimID, by domain.Oper
 		return nil, ErrOldTerm.With("term %d is over: %d has begun", term, r.term)
 	case h.Claim == claim && h.Term == term:
 		return nil, nil
-	case h.Claim != "" && h.Claim != claim && (h.By != "" || h.Term == term):
+	case h.Claim != "" && h.Claim != claim && h.Term == term:
 		return nil, ErrTaken.With("host %s is being worked on", h.HostAdded.Host)
 	}
 	return []event.RosterEvent{event.HostTaken{HostID: id, Host: h.HostAdded.Host, Claim: claim, Operation: by, Term: term}}, nil
@@ -83,6 +83,16 @@ func (r *Roster) ReleaseHost(id domain.HostID, claim domain.ClaimID) ([]event.Ro
 		return nil, nil
 	}
 	return []event.RosterEvent{event.HostReleased{HostID: id, Host: h.HostAdded.Host, Claim: claim}}, nil
+}
+
+// InHand tells whether an operation that has not ended has the host in hand.
+func (r *Roster) InHand(h Host) bool {
+	o, ok := r.operations.Get(h.By)
+	if !ok {
+		return false
+	}
+	c, _ := r.clusters.Get(o.ClusterID)
+	return c.Running == h.By
 }
 
 func (r *Roster) leave(h Host) []event.RosterEvent {

@@ -186,6 +186,9 @@ func (r *Roster) Cluster(id domain.ClusterID) (Cluster, bool) { return r.cluster
 // Network is the network of that name.
 func (r *Roster) Network(name domain.NetworkName) (Network, bool) { return r.networks.Get(name) }
 
+// Manager is the container manager of that name.
+func (r *Roster) Manager(name domain.ManagerName) (Manager, bool) { return r.managers.Get(name) }
+
 // Running calls f with every operation that has not ended.
 func (r *Roster) Running(f func(Operation)) {
 	r.clusters.Scan(func(_ domain.ClusterID, c Cluster) bool {

@@ -1,15 +1,17 @@
-// Package memory keeps the log in memory: for trying things, and the double that
-// tests decide on. It is gone when the process ends.
+// Package memory keeps an event log for as long as the process lives: for tests
+// and for trying things out. It promises what every store promises, except that
+// Close forgets everything.
+//
+// Positions are dense and begin at 1.
 package memory
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
-	"slices"
 	"sync"
-
-	"github.com/google/uuid"
 
 	"commissaire/adapters/eventlog"
 	"commissaire/commands"
@@ -17,13 +19,17 @@ import (
 	"commissaire/domain/event"
 )
 
-// Store is an eventlog.Store and eventlog.Lease in memory.
+const batchSize = 1000
+
+var errClosed = errors.New("the event log is closed")
+
+// Store is an event log in memory.
 type Store struct {
 	mu      sync.Mutex
-	events  []eventlog.Raw // position n is at n-1
-	streams map[event.Stream][]event.Position
+	events  []eventlog.Raw         // position n is at index n-1; never changed, only added to
+	streams map[event.Stream][]int // indexes into events
+	changed chan struct{}          // closed and replaced when there is more to see
 	term    domain.Term
-	grown   chan struct{} // closed and replaced with every append
 	closed  bool
 }
 
@@ -32,115 +38,154 @@ var (
 	_ eventlog.Lease = (*Store)(nil)
 )
 
-// New is an empty store.
+// New is an empty log.
 func New() *Store {
-	return &Store{streams: map[event.Stream][]event.Position{}, grown: make(chan struct{})}
-}
-
-// batch is how many events Follow yields at once.
-const batch = 1000
-
-// ReadStream implements eventlog.Store.
-func (s *Store) ReadStream(ctx context.Context, stream event.Stream, from event.Revision) iter.Seq2[eventlog.Raw, error] {
-	return func(yield func(eventlog.Raw, error) bool) {
-		s.mu.Lock()
-		positions := s.streams[stream]
-		events := s.events
-		s.mu.Unlock()
-		for _, at := range positions[min(int(max(from, 0)), len(positions)):] {
-			if err := ctx.Err(); err != nil {
-				yield(eventlog.Raw{}, err)
-				return
-			}
-			if !yield(events[at-1], nil) {
-				return
-			}
-		}
-	}
+	return &Store{streams: map[event.Stream][]int{}, changed: make(chan struct{})}
 }
 
 // Append implements eventlog.Store.
 func (s *Store) Append(_ context.Context, stream event.Stream, expected event.Revision, events []eventlog.Raw) (event.Position, error) {
+	position, err := s.append(stream, expected, events)
+	if err != nil {
+		return 0, fmt.Errorf("append to %s: %w", stream, err)
+	}
+	return position, nil
+}
+
+func (s *Store) append(stream event.Stream, expected event.Revision, events []eventlog.Raw) (event.Position, error) {
+	if len(events) == 0 {
+		return 0, errors.New("there is no event to append")
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return 0, fmt.Errorf("append to %s: the store is closed: %w", stream, commands.ErrUnavailable)
+		return 0, fmt.Errorf("%w: %w", commands.ErrUnavailable, errClosed)
 	}
-	positions := s.streams[stream]
-	last := event.Revision(len(positions)) - 1
-	if last != expected {
-		if at, same := s.repeated(positions, expected, events); same {
-			return at, nil
-		}
-		return 0, fmt.Errorf("append to %s: its last revision is %d, not %d: %w", stream, last, expected, commands.ErrConflict)
+	places := s.streams[stream]
+	if head := event.Revision(len(places) - 1); head != expected {
+		return s.appended(places, expected, events)
 	}
 	for i, e := range events {
-		e.Stream, e.Revision = stream, expected+event.Revision(i)+1
-		e.Position = event.Position(len(s.events)) + 1
-		e.Data, e.Meta = slices.Clone(e.Data), slices.Clone(e.Meta)
+		e.Position = event.Position(len(s.events) + 1)
+		e.Stream = stream
+		e.Revision = expected + 1 + event.Revision(i)
+		e.Data, e.Meta = bytes.Clone(e.Data), bytes.Clone(e.Meta)
+		places = append(places, len(s.events))
 		s.events = append(s.events, e)
-		s.streams[stream] = append(s.streams[stream], e.Position)
 	}
-	close(s.grown)
-	s.grown = make(chan struct{})
+	s.streams[stream] = places
+	close(s.changed)
+	s.changed = make(chan struct{})
 	return event.Position(len(s.events)), nil
 }
 
-// repeated tells whether exactly these events follow expected already.
-func (s *Store) repeated(positions []event.Position, expected event.Revision, events []eventlog.Raw) (event.Position, bool) {
+// appended is where events are if they were appended after expected before.
+func (s *Store) appended(places []int, expected event.Revision, events []eventlog.Raw) (event.Position, error) {
 	first := int(expected) + 1
-	if len(events) == 0 || first < 0 || first+len(events) > len(positions) {
-		return 0, false
+	if first < 0 || first+len(events) > len(places) {
+		return 0, commands.ErrConflict
 	}
-	ids := make([]uuid.UUID, len(events))
-	for i := range events {
-		ids[i] = s.events[positions[first+i]-1].ID
+	for i, e := range events {
+		if s.events[places[first+i]].ID != e.ID {
+			return 0, commands.ErrConflict
+		}
 	}
-	return positions[first+len(events)-1], slices.EqualFunc(events, ids, func(e eventlog.Raw, id uuid.UUID) bool { return e.ID == id })
+	return event.Position(places[first+len(events)-1] + 1), nil
+}
+
+// ReadStream implements eventlog.Store.
+func (s *Store) ReadStream(ctx context.Context, stream event.Stream, from event.Revision) iter.Seq2[eventlog.Raw, error] {
+	return func(yield func(eventlog.Raw, error) bool) {
+		for rev := max(from, 0); ; rev++ {
+			e, ok, err := s.at(ctx, stream, rev)
+			if err != nil {
+				yield(eventlog.Raw{}, fmt.Errorf("read %s: %w", stream, err))
+				return
+			}
+			if !ok || !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (s *Store) at(ctx context.Context, stream event.Stream, rev event.Revision) (eventlog.Raw, bool, error) {
+	if err := ctx.Err(); err != nil {
+		return eventlog.Raw{}, false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return eventlog.Raw{}, false, errClosed
+	}
+	places := s.streams[stream]
+	if int(rev) >= len(places) {
+		return eventlog.Raw{}, false, nil
+	}
+	return s.events[places[rev]], true, nil
 }
 
 // ReadAt implements eventlog.Store.
 func (s *Store) ReadAt(_ context.Context, positions []event.Position) ([]eventlog.Raw, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	events := make([]eventlog.Raw, len(positions))
-	for i, at := range positions {
-		if at == 0 || int(at) > len(s.events) {
-			return nil, fmt.Errorf("read position %d: there is no event", at)
-		}
-		events[i] = s.events[at-1]
+	if s.closed {
+		return nil, fmt.Errorf("read positions: %w", errClosed)
 	}
-	return events, nil
+	found := make([]eventlog.Raw, len(positions))
+	for i, p := range positions {
+		if p == 0 || p > event.Position(len(s.events)) {
+			return nil, fmt.Errorf("read positions: there is no event at %d", p)
+		}
+		found[i] = s.events[p-1]
+	}
+	return found, nil
 }
 
 // Follow implements eventlog.Store.
 func (s *Store) Follow(ctx context.Context, after event.Position) iter.Seq2[[]eventlog.Raw, error] {
 	return func(yield func([]eventlog.Raw, error) bool) {
 		for ctx.Err() == nil {
-			s.mu.Lock()
-			from := min(int(after), len(s.events))
-			events := slices.Clone(s.events[from:min(from+batch, len(s.events))])
-			grown := s.grown
-			s.mu.Unlock()
-			if !yield(events, nil) {
+			batch, changed, err := s.after(after)
+			if err != nil {
+				yield(nil, fmt.Errorf("follow: %w", err))
 				return
 			}
-			if len(events) > 0 {
-				after = events[len(events)-1].Position
+			if !yield(batch, nil) {
+				return
+			}
+			if len(batch) > 0 {
+				after = batch[len(batch)-1].Position
 				continue
 			}
 			select {
-			case <-grown:
+			case <-changed:
 			case <-ctx.Done():
 			}
 		}
 	}
 }
 
+func (s *Store) after(after event.Position) ([]eventlog.Raw, <-chan struct{}, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, nil, errClosed
+	}
+	if after >= event.Position(len(s.events)) {
+		return nil, s.changed, nil
+	}
+	end := min(int(after)+batchSize, len(s.events))
+	return s.events[after:end:end], s.changed, nil
+}
+
 // Head implements eventlog.Store.
 func (s *Store) Head(context.Context) (event.Position, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return 0, fmt.Errorf("read the head: %w", errClosed)
+	}
 	return event.Position(len(s.events)), nil
 }
 
@@ -148,6 +193,9 @@ func (s *Store) Head(context.Context) (event.Position, error) {
 func (s *Store) NextTerm(context.Context) (domain.Term, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return 0, fmt.Errorf("begin a term: %w", errClosed)
+	}
 	s.term++
 	return s.term, nil
 }
@@ -156,6 +204,9 @@ func (s *Store) NextTerm(context.Context) (domain.Term, error) {
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed = true
+	if !s.closed {
+		s.closed = true
+		close(s.changed)
+	}
 	return nil
 }

@@ -1,0 +1,119 @@
+package ssh
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// maxAnswer bounds what is read of a host for one request, in bytes: noise of
+// its login shell, and rpm-ostree's status, the longest of all sections.
+const maxAnswer = 4 << 20
+
+var errTooLong = fmt.Errorf("it answered with more than %d bytes", maxAnswer)
+
+// answer is what the script printed, by section.
+type answer map[string]string
+
+// readAnswer reads up to the end of the answer that marker frames, and no
+// further. It fails with io.ErrUnexpectedEOF where the end is missing and with
+// errTooLong where it does not come.
+func readAnswer(r io.Reader, marker string) (answer, error) {
+	var (
+		text  []byte
+		chunk = make([]byte, 32<<10)
+		end   = []byte("\n" + marker + " end\n")
+	)
+	for {
+		n, err := r.Read(chunk)
+		fresh := max(0, len(text)-len(end))
+		text = append(text, chunk[:n]...)
+		if i := bytes.Index(text[fresh:], end); i >= 0 {
+			return sections(string(text[:fresh+i]), marker)
+		}
+		switch {
+		case len(text) > maxAnswer:
+			return nil, errTooLong
+		case errors.Is(err, io.EOF):
+			return nil, io.ErrUnexpectedEOF
+		case err != nil:
+			return nil, err
+		}
+	}
+}
+
+func sections(text, marker string) (answer, error) {
+	_, text, found := strings.Cut(text, "\n"+marker+" begin\n")
+	if !found {
+		return nil, errors.New("its answer has an end and no beginning")
+	}
+	said := answer{}
+	for part := range strings.SplitSeq(text, "\n"+marker+" ") {
+		if name, body, ok := strings.Cut(part, "\n"); ok {
+			said[name] = body
+		}
+	}
+	return said, nil
+}
+
+// line is the first line of text from a host, fit to be stored: valid UTF-8,
+// printable, at most limit bytes.
+func line(text string, limit int) string {
+	first, _, _ := strings.Cut(strings.TrimSpace(clip(text, 4*limit)), "\n")
+	return clip(printable(first), limit)
+}
+
+// lastLine is line for the last one, where programs say why they failed.
+func lastLine(text string, limit int) string {
+	text = strings.TrimSpace(text)
+	return line(text[strings.LastIndexByte(text, '\n')+1:], limit)
+}
+
+// tail is the last lines of text from a host, at most limit bytes of valid
+// UTF-8. A line that is longer is cut at its beginning.
+func tail(text string, limit int) string {
+	text = strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
+			return r
+		}
+		return -1
+	}, strings.ToValidUTF8(text, "\uFFFD"))
+	if len(text) <= limit {
+		return text
+	}
+	text = text[len(text)-limit:]
+	for !utf8.RuneStart(text[0]) {
+		text = text[1:]
+	}
+	if _, rest, found := strings.Cut(text, "\n"); found && strings.TrimSpace(rest) != "" {
+		return rest
+	}
+	return text
+}
+
+func printable(text string) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsSpace(r):
+			return ' '
+		case unicode.IsPrint(r):
+			return r
+		}
+		return -1
+	}, strings.ToValidUTF8(text, "\uFFFD")))
+}
+
+// clip cuts text to at most limit bytes, between runes.
+func clip(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	for limit > 0 && !utf8.RuneStart(text[limit]) {
+		limit--
+	}
+	return text[:limit]
+}

@@ -1,0 +1,339 @@
+package ssh
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// killRunner is a command that ends its runner as a crash would: flock and the
+// shell that would note the exit status.
+const killRunner = `
+read -r _ _ _ run _ </proc/$PPID/stat
+read -r _ _ _ lock _ </proc/$run/stat
+kill -9 $lock $run
+`
+
+const otherBoot = "99999999-2222-3333-4444-555555555555"
+
+func eachShell(t *testing.T, test func(t *testing.T, m *machine)) {
+	t.Helper()
+	for _, shell := range []string{"dash", "bash", "busybox"} { // as /bin/sh, which makes bash a POSIX shell
+		t.Run(shell, func(t *testing.T) {
+			t.Parallel()
+			test(t, newMachine(t, shell))
+		})
+	}
+}
+
+func (m *machine) run(t *testing.T, turn, command string) answer {
+	t.Helper()
+	return m.ask(t, "run", "1", turn, "60", data(command), data(""))
+}
+
+func state(a answer) string { return strings.TrimSpace(a["state"]) }
+
+func TestATurnIsRunOnceWhoeverAsks(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		var asked sync.WaitGroup
+		answers := make([]answer, 6)
+		for i := range answers {
+			asked.Go(func() {
+				answers[i], _ = m.tryAsk(t.Context(), "run", "1", "turn", "60", data("echo once >>/run/ran; printf 'no newline'; exit 3"), data(""))
+			})
+		}
+		asked.Wait()
+		answers = append(answers, m.run(t, "turn", "echo twice >>/run/ran"), m.ask(t, "look", "turn"))
+		for _, a := range answers {
+			if state(a) != "exit 3" || a["tail"] != "no newline" || strings.TrimSpace(a["size"]) != "10" {
+				t.Errorf("answered %q", a)
+			}
+		}
+		if ran := m.get("run/ran"); ran != "once\n" {
+			t.Errorf("ran %q", ran)
+		}
+	})
+}
+
+func TestOutputOfAnySizeIsMeasuredAndCut(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		a := m.run(t, "turn", "tr '\\0' '\\377' </dev/zero | head -c 10000000; printf 'the end'")
+		want := sha256.New()
+		want.Write([]byte(strings.Repeat("\xff", 10_000_000) + "the end"))
+		result, err := parseResult(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if result.Output.Size != 10_000_007 || result.Output.SHA256 != hex.EncodeToString(want.Sum(nil)) {
+			t.Errorf("output is %+v", result.Output)
+		}
+		if len(a["tail"]) != 8192 || !strings.HasSuffix(result.Tail, "the end") || len(result.Tail) > maxTail {
+			t.Errorf("tail has %d bytes, of which are kept %q", len(a["tail"]), result.Tail)
+		}
+	})
+}
+
+func TestACommandHasNoMoreTimeThanItsLimit(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		a := m.ask(t, "run", "1", "turn", "1", data("echo begun; sleep 60"), data(""))
+		if state(a) != "ended stopped at its time limit of 1 s" || a["tail"] != "begun\n" {
+			t.Errorf("answered %q", a)
+		}
+		if a := m.run(t, "own-124", "exit 124"); state(a) != "exit 124" {
+			t.Errorf("an exit status of its own: %q", a)
+		}
+	})
+}
+
+func TestARunnerThatDiedIsNoticed(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		for range 2 {
+			if a := m.run(t, "turn", "echo >>/run/ran"+killRunner); state(a) != "ended killed" {
+				t.Errorf("answered %q", a)
+			}
+		}
+		if ran := m.get("run/ran"); ran != "\n" {
+			t.Errorf("ran %d times", len(ran))
+		}
+	})
+}
+
+func TestACommandDoesNotSurviveABoot(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		powerCut := "echo " + otherBoot + " >/proc/sys/kernel/random/boot_id" + killRunner
+		for range 2 {
+			if a := m.run(t, "turn", powerCut); state(a) != "ended interrupted by a reboot" {
+				t.Errorf("answered %q", a)
+			}
+		}
+		if a := m.ask(t, "look", "turn"); state(a) != "ended interrupted by a reboot" {
+			t.Errorf("look answered %q", a)
+		}
+		m.run(t, "done", "true")
+		m.put(t, "boot_id", firstBoot+"\n")
+		if a := m.run(t, "done", "true"); state(a) != "exit 0" {
+			t.Errorf("what ended before the boot answered %q", a)
+		}
+	})
+}
+
+func TestARunnerThatDoesNotStartInTimeNeverDoes(t *testing.T) {
+	m := newMachine(t, "dash")
+	m.put(t, "run/systemd/system/there", "")
+	m.standIn(t, "systemd-run") // succeeds and does nothing
+	m.standIn(t, "sleep")       // takes no time
+	if a := m.run(t, "turn", "echo ran >/run/ran"); state(a) != "ended never started" {
+		t.Fatalf("answered %q", a)
+	}
+	if err := m.command(t.Context(), "/bin/sh", "/var/lib/commissaire/turn/turn/runner").Run(); err != nil {
+		t.Fatal(err)
+	}
+	if m.get("run/ran") != "" {
+		t.Error("it ran after it was given up")
+	}
+}
+
+func TestWhereThereIsSystemdATurnIsAUnit(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		m.put(t, "run/systemd/system/there", "")
+		m.standIn(t, "systemd-run")
+		m.put(t, "run/do-systemd-run", `shift; setsid "$@" </dev/null >/dev/null 2>&1 &`)
+		if a := m.run(t, "turn", "echo here"); state(a) != "exit 0" || a["tail"] != "here\n" {
+			t.Errorf("answered %q", a)
+		}
+		want := []string{"systemd-run --unit=commissaire-turn /bin/sh /var/lib/commissaire/turn/turn/runner"}
+		if calls := m.calls(); !slices.Equal(calls, want) {
+			t.Errorf("called %q", calls)
+		}
+	})
+}
+
+func TestALaterLeaderFencesOffTheFormer(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		if a := m.ask(t, "run", "5", "five", "60", data("true"), data("")); state(a) != "exit 0" {
+			t.Fatalf("answered %q", a)
+		}
+		for _, request := range [][]string{
+			{"run", "4", "four", "60", data("echo >/run/ran"), data("")},
+			{"run", "4", "five", "60", data("echo >/run/ran"), data("")},
+			{"write", "4", "644", data("/run/ran"), data("text")},
+			{"reboot", "4", "again", firstBoot},
+		} {
+			a := m.ask(t, request[0], request[1:]...)
+			if strings.TrimSpace(a["fenced"]) != "5" || len(a) != 1 {
+				t.Errorf("%s answered %q", request[0], a)
+			}
+		}
+		if m.get("run/ran") != "" || len(m.calls()) != 0 {
+			t.Error("something was done")
+		}
+		left, _ := os.ReadDir(filepath.Join(m.dir, "lib/commissaire/turn"))
+		if len(left) != 1 || left[0].Name() != "five" {
+			t.Errorf("left behind %v", left)
+		}
+		if a := m.ask(t, "run", "9223372036854775807", "last", "60", data("true"), data("")); state(a) != "exit 0" {
+			t.Errorf("the last term answered %q", a)
+		}
+	})
+}
+
+func TestLookStartsNothingAndDoesNotWait(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		if a := m.ask(t, "look", "turn"); state(a) != "unknown" {
+			t.Errorf("before: %q", a)
+		}
+		ended := make(chan answer)
+		go func() {
+			a, _ := m.tryAsk(t.Context(), "run", "1", "turn", "60", data("echo begun; until [ -e /run/go ]; do sleep 0.01; done; echo ended"), data(""))
+			ended <- a
+		}()
+		within(t, 10*time.Second, "the command begins", func() bool { return m.get("lib/commissaire/turn/turn/output") != "" })
+		if a := m.ask(t, "look", "turn"); state(a) != "running" || a["tail"] != "begun\n" {
+			t.Errorf("meanwhile: %q", a)
+		}
+		m.put(t, "run/go", "")
+		if a := <-ended; state(a) != "exit 0" || a["tail"] != "begun\nended\n" {
+			t.Errorf("at the end: %q", a)
+		}
+	})
+}
+
+func TestARequestIsDataAndNotSeenInTheProcessList(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		hostile := "'; touch /run/pwned; $(touch /run/pwned) `touch /run/pwned`\n\\n\x01 é\n"
+		a := m.ask(t, "run", "1", "turn", "60",
+			data("cat argument; for p in /proc/[0-9]*/cmdline; do cat $p; done >/run/seen 2>/dev/null"), data(hostile))
+		if a["tail"] != hostile {
+			t.Errorf("%q arrived as %q", hostile, a["tail"])
+		}
+		if m.get("run/pwned") != "" || m.get("run/seen") == "" {
+			t.Error("it was interpreted, or nothing was seen")
+		}
+		for _, part := range []string{"pwned", data(hostile)} {
+			if strings.Contains(m.get("run/seen"), part) {
+				t.Errorf("%q is in the process list", part)
+			}
+		}
+		if a := m.ask(t, "run", "1", "-", "60", data("true"), data("")); state(a) != "exit 0" {
+			t.Errorf("the smallest name: %q", a)
+		}
+		for _, name := range []string{"", "a=b", "a/b"} {
+			if a := m.ask(t, "look", name); a["refused"] == "" {
+				t.Errorf("a turn named %q: %q", name, a)
+			}
+		}
+	})
+	if _, err := call("m", "look", "it's"); err == nil {
+		t.Error("an argument left its quotes")
+	}
+}
+
+func TestTheRecordIsPrivateAndKeptForAWeek(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		m.run(t, "old", "true")
+		m.run(t, "young", "true")
+		for name, days := range map[string]int{"old": 9, "young": 6} {
+			when := time.Now().AddDate(0, 0, -days)
+			if err := os.Chtimes(filepath.Join(m.dir, "lib/commissaire/turn", name), when, when); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.run(t, "new", "true")
+		for name, want := range map[string]string{"old": "unknown", "young": "exit 0", "new": "exit 0"} {
+			if a := m.ask(t, "look", name); state(a) != want {
+				t.Errorf("%s: %q", name, a)
+			}
+		}
+		if info, err := os.Stat(filepath.Join(m.dir, "lib/commissaire")); err != nil || info.Mode().Perm() != 0o700 {
+			t.Errorf("the record has mode %v, %v", info.Mode(), err)
+		}
+	})
+}
+
+func TestAFileIsWrittenWholeAndOnlyIfItDiffers(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		path := filepath.Join(m.dir, "etc/new/deep/file name")
+		write := func(mode, content string) string {
+			return strings.TrimSpace(m.ask(t, "write", "1", mode, data("/etc/new/deep/file name"), data(content))["written"])
+		}
+		inode := func() os.FileInfo { info, _ := os.Stat(path); return info }
+
+		content := strings.Repeat("a line\n", 20_000) + "no newline \x00\xff"
+		if said := write("0600", content); said != "changed" {
+			t.Errorf("first: %q", said)
+		}
+		first := inode()
+		if said := write("0644", content); said != "same" {
+			t.Errorf("again: %q", said)
+		}
+		if again := inode(); !os.SameFile(first, again) || again.Mode().Perm() != 0o644 {
+			t.Errorf("again: mode %v, or another file", again.Mode())
+		}
+		if said := write("0600", ""); said != "changed" {
+			t.Errorf("emptied: %q", said)
+		}
+		if text := m.get("etc/new/deep/file name"); text != "" || inode().Mode().Perm() != 0o600 {
+			t.Errorf("emptied: %q, %v", text, inode().Mode())
+		}
+		for _, bad := range []string{"/etc/new", "relative", "/etc/", ""} {
+			if a := m.ask(t, "write", "1", "0644", data(bad), data("")); a["refused"] == "" {
+				t.Errorf("%q: %q", bad, a)
+			}
+		}
+		left, _ := filepath.Glob(filepath.Join(m.dir, "etc/new/deep/.*"))
+		if len(left) > 0 {
+			t.Errorf("left behind %q", left)
+		}
+	})
+}
+
+func TestARebootIsAskedForOnceAndOnlyInItsBoot(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		m.put(t, "run/do-systemctl", "exit 1") // where systemctl cannot, reboot does
+		if a := m.ask(t, "reboot", "1", "late", otherBoot); strings.TrimSpace(a["reboot"]) != "booted" {
+			t.Errorf("from another boot: %q", a)
+		}
+		if a := m.ask(t, "reboot", "1", "turn", firstBoot); strings.TrimSpace(a["reboot"]) != "new" {
+			t.Errorf("first: %q", a)
+		}
+		if calls := m.calls(); len(calls) > 0 {
+			t.Errorf("it went down before the answer: %q", calls)
+		}
+		if a := m.ask(t, "reboot", "1", "turn", firstBoot); strings.TrimSpace(a["reboot"]) != "old" {
+			t.Errorf("again: %q", a)
+		}
+		within(t, 10*time.Second, "the reboot", func() bool { return len(m.calls()) >= 2 })
+		m.put(t, "boot_id", otherBoot+"\n")
+		if a := m.ask(t, "reboot", "1", "turn", firstBoot); strings.TrimSpace(a["reboot"]) != "old" {
+			t.Errorf("after it: %q", a)
+		}
+		if calls, want := m.calls(), []string{"systemctl reboot", "reboot"}; !slices.Equal(calls, want) {
+			t.Errorf("called %q", calls)
+		}
+	})
+}
+
+func TestFactsAreThoseOfTheMachine(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		facts, err := parseFacts(m.ask(t, "facts"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if facts.OS != "fedora" || facts.OSRelease != "fedora 41" || facts.OSTree || !strings.HasPrefix(facts.Version, "41 ") ||
+			facts.CPUs < 1 || facts.Memory < 1 || facts.Arch == "" || facts.BootID != firstBoot {
+			t.Errorf("%+v", facts)
+		}
+		m.put(t, "run/ostree-booted", "")
+		m.put(t, "run/do-rpm-ostree", `echo '{"deployments":[{"version":"2"},{"booted":true,"version":"1"}]}'`)
+		facts, err = parseFacts(m.ask(t, "facts"))
+		if err != nil || facts.OS != "atomic" || !facts.OSTree || facts.Version != "1" || facts.Pending != "2" {
+			t.Errorf("%+v, %v", facts, err)
+		}
+	})
+}

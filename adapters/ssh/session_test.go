@@ -1,0 +1,614 @@
+package ssh
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	xssh "golang.org/x/crypto/ssh"
+
+	"commissaire/commands"
+	"commissaire/commands/process"
+	"commissaire/domain"
+	"commissaire/domain/event"
+)
+
+// keys is a credential store of one key each.
+type keys map[domain.CredentialID]commands.Secret
+
+func (k keys) Read(_ context.Context, id domain.CredentialID) (commands.Secret, error) {
+	if secret, ok := k[id]; ok {
+		return secret, nil
+	}
+	return nil, commands.ErrNoCredential
+}
+
+func (k keys) Store(_ context.Context, id domain.CredentialID, secret commands.Secret) error {
+	k[id] = secret
+	return nil
+}
+
+func (k keys) Destroy(_ context.Context, id domain.CredentialID) error {
+	delete(k, id)
+	return nil
+}
+
+func (k keys) List(context.Context) (map[domain.CredentialID]time.Time, error) {
+	return nil, errors.New("keys have no age here")
+}
+
+// newLogin is a key as a credential holds it, and as a server knows it.
+func newLogin(t *testing.T) (commands.Secret, xssh.Signer) {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := xssh.MarshalPrivateKey(private, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := xssh.NewSignerFromKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(block), signer
+}
+
+// site is a machine behind SSH and a Remote that may log in there.
+type site struct {
+	*machine
+	server *server
+	remote *Remote
+	target process.Target
+	log    *bytes.Buffer
+}
+
+func newSite(t *testing.T, config Config, change ...func(*machine)) *site {
+	t.Helper()
+	m := newMachine(t, "dash")
+	secret, signer := newLogin(t)
+	m.key = signer
+	for _, f := range change {
+		f(m)
+	}
+	config.Reach.Loopback = true
+	server := m.serve(t)
+	var log bytes.Buffer
+	user := domain.Root
+	if m.user != "" {
+		user = domain.RemoteUser(m.user)
+	}
+	return &site{
+		machine: m,
+		server:  server,
+		log:     &log,
+		remote:  New(config, keys{"key": secret}, slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))),
+		target:  process.Target{HostID: "host", Host: "127.0.0.1", Port: server.port, User: user, Credential: "key"},
+	}
+}
+
+func (s *site) dial(t *testing.T) *Session {
+	t.Helper()
+	session, err := s.remote.Dial(t.Context(), s.target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { session.Close() })
+	return session.(*Session)
+}
+
+// refusal is the reason of a *process.Refused, which err must be.
+func refusal(t *testing.T, err error) string {
+	t.Helper()
+	var refused *process.Refused
+	if !errors.As(err, &refused) {
+		t.Fatalf("not refused: %v", err)
+	}
+	return refused.Reason
+}
+
+func unreachable(t *testing.T, err error) string {
+	t.Helper()
+	var reason *process.Unreachable
+	if !errors.As(err, &reason) {
+		t.Fatalf("not unreachable: %v", err)
+	}
+	return reason.Reason
+}
+
+func TestAHostIsInvestigatedInOneRoundTripWhateverItsShellPrints(t *testing.T) {
+	s := newSite(t, Config{}, func(m *machine) {
+		m.user = "cloud-user"
+		m.noise = "Welcome! 0123 begin\n\x1b[31m" + strings.Repeat("noise ", 10_000) + "\nno newline"
+	})
+	session := s.dial(t)
+	facts, err := session.Facts(t.Context())
+	if err != nil || facts.OS != "fedora" || facts.BootID != firstBoot {
+		t.Errorf("%+v, %v", facts, err)
+	}
+	if id, err := session.BootID(t.Context()); err != nil || id != firstBoot {
+		t.Errorf("boot id %q, %v", id, err)
+	}
+	if want := []string{"sudo -n /bin/sh -s", "/bin/sh -s"}; !slices.Equal(s.server.commands(), want) {
+		t.Errorf("it was told %q", s.server.commands())
+	}
+}
+
+func TestAUserWithoutSudoIsRefusedWithItsWords(t *testing.T) {
+	s := newSite(t, Config{}, func(m *machine) { m.user = "guest" })
+	s.put(t, "run/do-sudo", "echo 'sudo: a password is required' >&2; exit 1")
+	_, err := s.dial(t).Facts(t.Context())
+	if why := refusal(t, err); !strings.Contains(why, "sudo: a password is required") {
+		t.Error(why)
+	}
+}
+
+func TestHostKeys(t *testing.T) {
+	edKey := newKey(t)
+	ecPrivate, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ecKey, err := xssh.NewSignerFromKey(ecPrivate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rsaPrivate, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rsaKey, err := xssh.NewSignerFromKey(rsaPrivate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pin := func(key xssh.Signer) *process.HostKey { k := hostKey(key.PublicKey()); return &k }
+	bare := func(key xssh.Signer) *process.HostKey {
+		return &process.HostKey{Fingerprint: xssh.FingerprintSHA256(key.PublicKey())}
+	}
+	for name, c := range map[string]struct {
+		has    []xssh.Signer
+		pinned *process.HostKey
+		shown  xssh.Signer
+		ok     bool
+	}{
+		"first contact":                      {has: []xssh.Signer{rsaKey, edKey}, shown: edKey, ok: true},
+		"the pinned key":                     {has: []xssh.Signer{edKey}, pinned: pin(edKey), shown: edKey, ok: true},
+		"the pinned one of several":          {has: []xssh.Signer{edKey, ecKey, rsaKey}, pinned: pin(rsaKey), shown: rsaKey, ok: true},
+		"another of the same type":           {has: []xssh.Signer{newKey(t)}, pinned: pin(edKey)},
+		"only another type":                  {has: []xssh.Signer{ecKey}, pinned: pin(edKey), shown: ecKey},
+		"the pinned fingerprint":             {has: []xssh.Signer{edKey, rsaKey}, pinned: bare(rsaKey), shown: rsaKey, ok: true},
+		"not the pinned fingerprint":         {has: []xssh.Signer{ecKey}, pinned: bare(edKey), shown: ecKey},
+		"a pinned type that nobody supports": {has: []xssh.Signer{ecKey}, pinned: &process.HostKey{Type: "ssh-dss", Fingerprint: "SHA256:x"}, shown: ecKey},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, Config{}, func(m *machine) { m.hostKey = c.has })
+			s.target.Pinned = c.pinned
+			session, err := s.remote.Dial(t.Context(), s.target)
+			if c.ok {
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer session.Close()
+				if session.HostKey() != hostKey(c.shown.PublicKey()) {
+					t.Errorf("shown %v", session.HostKey())
+				}
+				return
+			}
+			var changed *process.KeyChanged
+			if !errors.As(err, &changed) {
+				t.Fatalf("not noticed: %v", err)
+			}
+			if c.shown != nil && changed.Shown != hostKey(c.shown.PublicKey()) {
+				t.Errorf("shown %v", changed.Shown)
+			}
+		})
+	}
+}
+
+func TestAKeyThatTheHostDoesNotTakeIsRefused(t *testing.T) {
+	s := newSite(t, Config{})
+	secret, signer := newLogin(t)
+	s.remote.credentials = keys{"key": secret}
+	_, err := s.remote.Dial(t.Context(), s.target)
+	why := refusal(t, err)
+	if !strings.Contains(why, "root") || !strings.Contains(why, xssh.FingerprintSHA256(signer.PublicKey())) {
+		t.Error(why)
+	}
+	s.remote.credentials = keys{}
+	if _, err = s.remote.Dial(t.Context(), s.target); !strings.Contains(refusal(t, err), "no private key") {
+		t.Error(err)
+	}
+}
+
+func TestWhatCannotBeReachedIsSaid(t *testing.T) {
+	secret, _ := newLogin(t)
+	config := Config{Handshake: 50 * time.Millisecond, Reach: Reach{Loopback: true}}
+	remote := New(config, keys{"key": secret}, slog.New(slog.DiscardHandler))
+	target := process.Target{Host: "127.0.0.1", User: domain.Root, Credential: "key"}
+
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes the connection, nobody speaks
+	if err != nil {
+		t.Fatal(err)
+	}
+	target.Port = silent.Addr().(*net.TCPAddr).Port
+	_, err = remote.Dial(t.Context(), target)
+	if why := unreachable(t, err); !strings.Contains(why, "within 50ms") {
+		t.Error(why)
+	}
+	silent.Close()
+	_, err = remote.Dial(t.Context(), target)
+	if why := unreachable(t, err); !strings.Contains(why, "nothing listens on 127.0.0.1:") {
+		t.Error(why)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err = remote.Dial(ended, target); !errors.Is(err, context.Canceled) {
+		t.Errorf("the context had ended: %v", err)
+	}
+
+	remote.config.Reach = Reach{}
+	_, err = remote.Dial(t.Context(), target)
+	if why := refusal(t, err); !strings.Contains(why, "127.0.0.1 is in a range") {
+		t.Error(why)
+	}
+	target.Host = "localhost" // known only when it is resolved
+	_, err = remote.Dial(t.Context(), target)
+	refusal(t, err)
+}
+
+func TestWorkOutlivesTheConnection(t *testing.T) {
+	s := newSite(t, Config{})
+	s.put(t, "run/do-dnf", "echo upgrading; until [ -e /run/go ]; do sleep 0.01; done; echo Complete!")
+	turn := process.Turn{Name: "claim", Term: 1}
+	work := process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}}
+
+	first := s.dial(t)
+	broken := make(chan error)
+	go func() {
+		_, err := first.Run(t.Context(), turn, work)
+		broken <- err
+	}()
+	within(t, 10*time.Second, "the upgrade begins", func() bool { return len(s.calls()) > 0 })
+	s.server.cut()
+	unreachable(t, <-broken)
+	if _, err := first.BootID(t.Context()); err == nil {
+		t.Error("a broken connection answers")
+	}
+
+	s.put(t, "run/go", "")
+	for range 2 {
+		result, err := s.dial(t).Run(t.Context(), turn, work)
+		if err != nil || result.Exit == nil || *result.Exit != 0 || result.Tail != "upgrading\nComplete!\n" || result.Output.Size != 20 {
+			t.Errorf("%+v, %v", result, err)
+		}
+	}
+	if calls := s.calls(); !slices.Equal(calls, []string{"dnf -y upgrade"}) {
+		t.Errorf("called %q", calls)
+	}
+}
+
+func TestALaterLeaderIsToldApart(t *testing.T) {
+	s := newSite(t, Config{})
+	session := s.dial(t)
+	work := process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}}
+	if _, err := session.Run(t.Context(), process.Turn{Name: "a", Term: 7}, work); err != nil {
+		t.Fatal(err)
+	}
+	_, err := session.Run(t.Context(), process.Turn{Name: "b", Term: 6}, work)
+	var fenced *process.Fenced
+	if !errors.As(err, &fenced) || fenced.Seen != 7 {
+		t.Errorf("%v", err)
+	}
+	if err := session.Reboot(t.Context(), process.Turn{Name: "c", Term: 6}, firstBoot); !errors.As(err, &fenced) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestWhatEachSystemIsTold(t *testing.T) {
+	for os, want := range map[string][]string{
+		"atomic": {"rpm-ostree upgrade", "rpm-ostree deploy -- -v1 $(reboot);'\""},
+		"fedora": {"dnf -y upgrade"},
+		"rhel":   {"yum -y update"},
+		"centos": {"yum -y update"},
+		"debian": {"apt-get update", "apt-get -y -o Dpkg::Options::=--force-confold dist-upgrade"},
+		"ubuntu": {"apt-get update", "apt-get -y -o Dpkg::Options::=--force-confold dist-upgrade"},
+		"plan9":  nil,
+	} {
+		t.Run(os, func(t *testing.T) {
+			s := newSite(t, Config{})
+			session := s.dial(t)
+			facts := event.Facts{OS: os}
+			_, err := session.Run(t.Context(), process.Turn{Name: "u"}, process.Work{Kind: domain.Upgrade, Facts: facts})
+			if want == nil {
+				if why := refusal(t, err); !strings.Contains(why, `"plan9" is not supported`) {
+					t.Error(why)
+				}
+			} else if err != nil {
+				t.Error(err)
+			}
+			_, err = session.Run(t.Context(), process.Turn{Name: "d"}, process.Work{Kind: domain.Deploy, Version: "-v1 $(reboot);'\"", Facts: facts})
+			if os != "atomic" {
+				refusal(t, err)
+			}
+			if calls := s.calls(); !slices.Equal(calls, want) {
+				t.Errorf("called %q", calls)
+			}
+		})
+	}
+}
+
+func TestARebootIsAskedForOverSSH(t *testing.T) {
+	s := newSite(t, Config{})
+	session := s.dial(t)
+	for range 2 {
+		if err := session.Reboot(t.Context(), process.Turn{Name: "r", Term: 1}, firstBoot); err != nil {
+			t.Fatal(err)
+		}
+	}
+	within(t, 10*time.Second, "the reboot", func() bool { return len(s.calls()) > 0 })
+	if calls := s.calls(); !slices.Equal(calls, []string{"systemctl reboot"}) {
+		t.Errorf("called %q", calls)
+	}
+}
+
+const rpmDatabase = `
+[ -e "/run/installed-$2" ] && exit 0
+exit 1`
+
+func TestBootstrapOfAFedoraHost(t *testing.T) {
+	dir := t.TempDir()
+	config := Config{}
+	for name, path := range map[string]*string{"crt": &config.Bootstrap.EtcdCertificate, "key": &config.Bootstrap.EtcdKey, "ca": &config.Bootstrap.EtcdCA} {
+		*path = filepath.Join(dir, name)
+		if err := os.WriteFile(*path, []byte("the "+name+" of etcd\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	config.Bootstrap.RegistryMirror = "https://mirror.example:5000"
+	s := newSite(t, config)
+	s.put(t, "run/do-rpm", rpmDatabase)
+	s.put(t, "run/do-dnf", `[ "$3" = docker ] && exit 1; : >"/run/installed-$3"`)
+	s.put(t, "run/do-systemctl", `[ "$1" != is-enabled ]`)
+	b := process.Bootstrap{Facts: event.Facts{OS: "fedora", OSRelease: "fedora 41"}}
+	session := s.dial(t)
+
+	want := []string{
+		"rpm -q flannel", "dnf install -y flannel",
+		"rpm -q docker", "rpm -q moby-engine", "dnf install -y docker", "dnf install -y moby-engine",
+		"systemctl is-enabled flanneld", "systemctl enable flanneld", "systemctl restart flanneld",
+		"systemctl is-enabled docker", "systemctl enable docker", "systemctl restart docker",
+	}
+	for range 2 { // the second time answers from the record
+		if err := session.Bootstrap(t.Context(), process.Turn{Name: "first", Term: 1}, b); err != nil {
+			t.Fatal(err)
+		}
+		if calls := s.calls(); !slices.Equal(calls, want) {
+			t.Errorf("called %q", calls)
+		}
+	}
+	if err := session.Bootstrap(t.Context(), process.Turn{Name: "second", Term: 1}, b); err != nil {
+		t.Fatal(err)
+	}
+	if more := s.calls()[len(want):]; slices.ContainsFunc(more, func(call string) bool { return strings.HasPrefix(call, "dnf") }) {
+		t.Errorf("installed again: %q", more)
+	}
+
+	for name, text := range map[string]string{
+		"etc/sysconfig/flanneld": `# Written by Commissaire. Changes made here are lost.
+FLANNEL_ETCD="http://127.0.0.1:2379"
+FLANNEL_ETCD_ENDPOINTS="http://127.0.0.1:2379"
+FLANNEL_ETCD_KEY="/atomic01/network"
+FLANNEL_ETCD_PREFIX="/atomic01/network"
+FLANNEL_OPTIONS="--etcd-cafile=/etc/etcd/cacert.pem --etcd-certfile=/etc/etcd/client.crt --etcd-keyfile=/etc/etcd/key.crt"
+`,
+		"etc/sysconfig/docker": `# Written by Commissaire. Changes made here are lost.
+OPTIONS="--selinux-enabled --log-driver=journald --registry-mirror=https://mirror.example:5000"
+DOCKER_CERT_PATH=/etc/docker
+`,
+		"etc/etcd/client.crt": "the crt of etcd\n",
+		"etc/etcd/key.crt":    "the key of etcd\n",
+		"etc/etcd/cacert.pem": "the ca of etcd\n",
+	} {
+		if got := s.get(name); got != text {
+			t.Errorf("%s is %q", name, got)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(s.dir, "etc/etcd/key.crt")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the key's mode is %v, %v", info.Mode(), err)
+	}
+	if strings.Contains(s.log.String(), "the key") {
+		t.Error("the key is in the log")
+	}
+}
+
+func TestBootstrapOfOtherHosts(t *testing.T) {
+	server := json.RawMessage(`{"address":"10.0.0.9:8888"}`)
+	for name, c := range map[string]struct {
+		facts   event.Facts
+		network string
+		options json.RawMessage
+		profile Profile
+		rpm     string
+		why     string
+		calls   []string
+		has     string // in /etc/sysconfig/flanneld
+	}{
+		"ostree hosts carry the packages": {
+			facts: event.Facts{OS: "atomic", OSTree: true}, network: "flannel_server", options: server,
+			calls: []string{"systemctl is-enabled flanneld", "systemctl restart flanneld", "systemctl is-enabled docker", "systemctl restart docker"},
+			has:   `FLANNEL_OPTIONS="--remote=10.0.0.9:8888"` + "\n",
+		},
+		"flannel-docker is not for debian": {
+			facts: event.Facts{OS: "debian", OSRelease: "debian 12"},
+			why:   `flannel-docker is for atomic, fedora, rhel, centos, not for "debian 12"`,
+		},
+		"a system without an entry": {facts: event.Facts{OS: "haiku"}, why: `"haiku" is not supported`},
+		"none does nothing":         {facts: event.Facts{OS: "haiku"}, profile: NoProfile},
+		"an address that is more than one": {
+			facts: event.Facts{OS: "atomic", OSTree: true}, network: "flannel_server", options: json.RawMessage(`{"address":"x\"; reboot; \""}`),
+			why: "the network's address has characters",
+		},
+		"a server without address": {
+			facts: event.Facts{OS: "atomic", OSTree: true}, network: "flannel_server", options: json.RawMessage(`{}`),
+			why: "needs the option address",
+		},
+		"a package that cannot be had": {
+			facts: event.Facts{OS: "centos", OSRelease: "centos 7"}, rpm: "exit 1",
+			why:   "install flannel: exit status 1: no such package",
+			calls: []string{"rpm -q flannel", "yum install -y flannel"},
+		},
+		"a profile of the site": {
+			facts:   event.Facts{OS: "debian"},
+			profile: Profile{Name: "site", Steps: []Step{{Name: "docker", Packages: []string{"docker.io"}}, {Name: "sh", Command: "dnf it"}}},
+			calls:   []string{"dpkg -s docker.io", "dnf it"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, Config{Bootstrap: Bootstrap{Profile: c.profile}})
+			s.put(t, "run/do-rpm", c.rpm)
+			s.put(t, "run/do-yum", "echo some talk; echo no such package; exit 1")
+			err := s.dial(t).Bootstrap(t.Context(), process.Turn{Name: "turn", Term: 1},
+				process.Bootstrap{Facts: c.facts, NetworkType: c.network, NetworkOptions: c.options})
+			if c.why == "" && err != nil {
+				t.Error(err)
+			}
+			if c.why != "" {
+				if why := refusal(t, err); !strings.Contains(why, c.why) {
+					t.Error(why)
+				}
+			}
+			if calls := s.calls(); !slices.Equal(calls, c.calls) {
+				t.Errorf("called %q", calls)
+			}
+			if !strings.Contains(s.get("etc/sysconfig/flanneld"), c.has) {
+				t.Errorf("flanneld: %q", s.get("etc/sysconfig/flanneld"))
+			}
+		})
+	}
+}
+
+// hostile is an SSH server that answers every command as it likes.
+func hostile(t *testing.T, answer func(channel xssh.Channel)) (*Remote, int) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	config := &xssh.ServerConfig{NoClientAuth: true, PublicKeyCallback: func(xssh.ConnMetadata, xssh.PublicKey) (*xssh.Permissions, error) { return nil, nil }}
+	config.AddHostKey(newKey(t))
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, channels, _, err := xssh.NewServerConn(conn, config) // keep-alives are not answered
+				if err != nil {
+					return
+				}
+				for incoming := range channels {
+					channel, requests, err := incoming.Accept()
+					if err != nil {
+						return
+					}
+					(<-requests).Reply(true, nil)
+					go xssh.DiscardRequests(requests)
+					go answer(channel)
+				}
+			}()
+		}
+	}()
+	secret, _ := newLogin(t)
+	remote := New(Config{Reach: Reach{Loopback: true}}, keys{"key": secret}, slog.New(slog.DiscardHandler))
+	return remote, listener.Addr().(*net.TCPAddr).Port
+}
+
+func TestAHostileHostIsNotWaitedForAndNotBelieved(t *testing.T) {
+	marker := func(channel xssh.Channel) string {
+		text, _ := io.ReadAll(channel)
+		words := strings.Split(string(text), "'")
+		return words[len(words)-4]
+	}
+	dial := func(t *testing.T, remote *Remote, port int) process.Session {
+		session, err := remote.Dial(t.Context(), process.Target{Host: "127.0.0.1", Port: port, User: domain.Root, Credential: "key"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { session.Close() })
+		return session
+	}
+	t.Run("talks without end", func(t *testing.T) {
+		remote, port := hostile(t, func(channel xssh.Channel) {
+			for {
+				if _, err := channel.Write(make([]byte, 32<<10)); err != nil {
+					return
+				}
+			}
+		})
+		_, err := dial(t, remote, port).BootID(t.Context())
+		if why := refusal(t, err); !strings.Contains(why, "more than 4194304 bytes") {
+			t.Error(why)
+		}
+	})
+	t.Run("says nothing", func(t *testing.T) {
+		remote, port := hostile(t, func(xssh.Channel) {})
+		remote.config.Answer = 50 * time.Millisecond
+		_, err := dial(t, remote, port).BootID(t.Context())
+		if why := unreachable(t, err); !strings.Contains(why, "no answer within 50ms") {
+			t.Error(why)
+		}
+	})
+	t.Run("gives no sign of life", func(t *testing.T) {
+		remote, port := hostile(t, func(xssh.Channel) {})
+		remote.config.KeepAlive = 20 * time.Millisecond
+		_, err := dial(t, remote, port).BootID(t.Context())
+		if why := unreachable(t, err); !strings.Contains(why, "no sign of life for 20ms") {
+			t.Error(why)
+		}
+	})
+	t.Run("says what cannot be", func(t *testing.T) {
+		remote, port := hostile(t, func(channel xssh.Channel) {
+			m := marker(channel)
+			io.WriteString(channel, "\n"+m+" begin\n\n"+m+" boot-id\n\x1b]0;evil\x07\xff\xfe\n\n"+m+" end\n")
+			channel.Close()
+		})
+		_, err := dial(t, remote, port).BootID(t.Context())
+		if why := refusal(t, err); !strings.Contains(why, "boot id cannot be read") {
+			t.Error(why)
+		}
+	})
+	t.Run("stops in the middle", func(t *testing.T) {
+		remote, port := hostile(t, func(channel xssh.Channel) {
+			io.WriteString(channel, "\n"+marker(channel)+" begin\n")
+			channel.Close()
+		})
+		_, err := dial(t, remote, port).BootID(t.Context())
+		unreachable(t, err)
+	})
+	t.Run("the caller gives up", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		remote, port := hostile(t, func(xssh.Channel) { cancel() })
+		if _, err := dial(t, remote, port).BootID(ctx); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+}

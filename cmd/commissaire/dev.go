@@ -1,0 +1,84 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"commissaire/api/authentication"
+)
+
+// Where serve --dev keeps what it makes, below the working directory.
+const (
+	devDir       = "var"
+	devMasterKey = devDir + "/master-key"
+)
+
+// makeMasterKey makes the development master key where there is none.
+func makeMasterKey() error {
+	if err := os.MkdirAll(devDir, 0o700); err != nil {
+		return fmt.Errorf("make the master key: %w", err)
+	}
+	file, err := os.OpenFile(devMasterKey, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("make the master key: %w", err)
+	}
+	_, err = fmt.Fprintln(file, base64.StdEncoding.EncodeToString(random(32)))
+	if err = errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("make the master key: %w", err)
+	}
+	return nil
+}
+
+// makeUser makes the user admin with a new password and writes how to use it to
+// var/commctl.json and var/curlrc. It returns the password.
+func makeUser(endpoint string) (Plugin, string, error) {
+	password := base64.RawURLEncoding.EncodeToString(random(18))
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
+	if err != nil {
+		return Plugin{}, "", fmt.Errorf("make the user admin: %w", err)
+	}
+	client, err := json.Marshal(map[string]string{"endpoint": endpoint, "username": "admin", "password": password})
+	if err != nil {
+		return Plugin{}, "", fmt.Errorf("make the user admin: %w", err)
+	}
+	for name, text := range map[string]string{
+		"commctl.json": string(client) + "\n",
+		"curlrc":       fmt.Sprintf("user = \"admin:%s\"\nsilent\nshow-error\n", password),
+	} {
+		if err := writePrivate(filepath.Join(devDir, name), text); err != nil {
+			return Plugin{}, "", fmt.Errorf("make the user admin: %w", err)
+		}
+	}
+	users := map[string]authentication.User{"admin": {Hash: string(hash), Roles: []authentication.Role{authentication.Admin}}}
+	return Plugin{Name: "httpbasicauth", Users: users}, password, nil
+}
+
+// writePrivate replaces a file that only its owner may read.
+func writePrivate(path, text string) error {
+	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // 0600
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(text)
+	if err = errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	return os.Rename(file.Name(), path)
+}
+
+func random(n int) []byte {
+	bytes := make([]byte, n)
+	_, _ = rand.Read(bytes) // never fails
+	return bytes
+}

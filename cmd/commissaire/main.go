@@ -1,0 +1,89 @@
+// Command commissaire manages clusters of container hosts: REST in, SSH out.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set when a release is built.
+var version = "0.1.0-dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := &cobra.Command{
+		Use: "commissaire", Short: "Manages clusters of container hosts: REST in, SSH out",
+		Version: version, SilenceUsage: true, SilenceErrors: true,
+	}
+	root.AddCommand(serveCommand(), demoCommand(), userCommand())
+	if err := root.ExecuteContext(ctx); err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "commissaire:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func serveCommand() *cobra.Command {
+	var file string
+	var dev, print bool
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run the service", Args: cobra.NoArgs,
+		Long: `Run the service until it is interrupted.
+
+Configuration is JSON, by default ` + defaultConfigFile + `. The command line wins
+over the environment (COMMISSAIRE_LISTEN_PORT, COMMISSAIRE_CREDENTIALS_MASTER_KEY,
+…), that over the file. --print-config shows every key with its value.`,
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&file, "config", "", "configuration file; - is standard input (default "+defaultConfigFile+")")
+	flags.BoolVar(&dev, "dev", false, "for trying it: loopback only, everything under ./var, a user admin made")
+	flags.BoolVar(&print, "print-config", false, "print the effective configuration, secrets masked, and end")
+	flags.String("listen-interface", "", "address to listen on")
+	flags.Int("listen-port", 0, "port to listen on; 0 is any free one")
+	flags.String("store", "", "where the log is: sqlite:DIR or memory:")
+	flags.String("tls-pemfile", "", "file with certificate and key")
+	flags.String("tls-clientverifyfile", "", "file with the authorities whose client certificates are required")
+	flags.Bool("debug", false, "log more")
+	flags.Bool("insecure", false, "listen beyond loopback without TLS")
+	flags.String("credentials.master-key", "", "file:PATH, env:NAME or exec:COMMAND")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		given := map[string]any{}
+		for _, key := range []string{"listen-interface", "store", "tls-pemfile", "tls-clientverifyfile", "credentials.master-key"} {
+			if flags.Changed(key) {
+				given[key], _ = flags.GetString(key)
+			}
+		}
+		for _, key := range []string{"debug", "insecure"} {
+			if flags.Changed(key) {
+				given[key], _ = flags.GetBool(key)
+			}
+		}
+		if flags.Changed("listen-port") {
+			given["listen-port"], _ = flags.GetInt("listen-port")
+		}
+		config, err := loadConfig(file, cmd.InOrStdin(), os.LookupEnv, given, dev)
+		if err != nil {
+			return err
+		}
+		if print {
+			encoder := json.NewEncoder(cmd.OutOrStdout())
+			encoder.SetIndent("", "  ")
+			return encoder.Encode(config.masked())
+		}
+		level := slog.LevelInfo
+		if config.Debug {
+			level = slog.LevelDebug
+		}
+		logger := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+		return serve(cmd.Context(), config, dev, cmd.OutOrStdout(), logger)
+	}
+	return cmd
+}

@@ -1,0 +1,389 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"commissaire/adapters/containermanager"
+	"commissaire/adapters/credentials"
+	"commissaire/adapters/eventlog"
+	"commissaire/adapters/eventlog/memory"
+	"commissaire/adapters/eventlog/sqlite"
+	"commissaire/adapters/ssh"
+	"commissaire/api"
+	"commissaire/api/authentication"
+	"commissaire/commands"
+	"commissaire/commands/process"
+	"commissaire/domain"
+	"commissaire/domain/event"
+	"commissaire/projections"
+)
+
+// service is everything that serve runs.
+type service struct {
+	config   Config
+	logger   *slog.Logger
+	store    eventlog.Store
+	log      *eventlog.Log
+	secrets  *credentials.Store
+	commands *commands.Handler
+	views    *projections.Views
+	process  *process.Process
+	term     domain.Term
+	failure  atomic.Pointer[error] // why the views stopped
+	metrics  *prometheus.Registry
+	managers func(context.Context, domain.ManagerName, domain.Address) (json.RawMessage, error)
+}
+
+const redeliverAfter = time.Second
+
+// open opens the stores and folds the log up to its head.
+func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, err error) {
+	s := &service{config: config, logger: logger, views: projections.New(), metrics: prometheus.NewRegistry()}
+	s.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	master, err := credentials.MasterKey(ctx, config.Credentials.MasterKey)
+	if err != nil {
+		return s, err
+	}
+	var lease eventlog.Lease
+	kind, dir, _ := strings.Cut(config.Store, ":")
+	if kind == "memory" {
+		store := memory.New()
+		s.store, lease, dir = store, store, ""
+	} else {
+		if err := apart(config.Credentials.MasterKey, dir); err != nil {
+			return s, err
+		}
+		store, err := sqlite.Open(ctx, dir)
+		if err != nil {
+			return s, err
+		}
+		s.store, lease = store, store
+	}
+	if s.secrets, err = credentials.Open(ctx, dir, master, time.Now); err != nil {
+		return s, err
+	}
+	if s.term, err = lease.NextTerm(ctx); err != nil {
+		return s, err
+	}
+	s.log = eventlog.NewLog(s.store)
+	reach := ssh.Reach{Loopback: config.Hosts.AllowLoopback, Deny: config.Hosts.Denied}
+	instance, err := os.Hostname()
+	if err != nil {
+		return s, fmt.Errorf("name this instance: %w", err)
+	}
+	s.commands = commands.New(commands.Config{
+		Log: s.log, Credentials: s.secrets, KeyFingerprint: ssh.ParsePrivateKey, TokenDigest: s.secrets.Digest,
+		Denied: denied(reach), CertificateDir: config.ContainerManagers.CertificateDir,
+		Now: time.Now, NewID: uuid.New, Instance: instance,
+	})
+	profile, err := ssh.LoadProfile(config.Bootstrap.Profile)
+	if err != nil {
+		return s, err
+	}
+	s.process = process.New(process.Config{
+		Commands: s.commands, Credentials: s.secrets, Managers: containermanager.New, Term: s.term, Profile: profile.Name,
+		Remote: ssh.New(ssh.Config{
+			Dial: time.Duration(config.SSH.DialTimeout), Handshake: time.Duration(config.SSH.HandshakeTimeout), Reach: reach,
+			Bootstrap: ssh.Bootstrap{
+				Profile: profile, EtcdURL: config.Bootstrap.EtcdURL, FlannelKey: config.Bootstrap.FlannelKey,
+				RegistryMirror: config.Bootstrap.RegistryMirror, EtcdCertificate: config.Bootstrap.EtcdClientCert,
+				EtcdKey: config.Bootstrap.EtcdClientKey, EtcdCA: config.Bootstrap.EtcdCA,
+			},
+		}, s.secrets, logger),
+		Attempts: config.SSH.Attempts, RetryDelay: time.Duration(config.SSH.RetryDelay), AtOnce: config.SSH.AtOnce,
+		RebootFirstLook: time.Duration(config.Operations.RebootFirstLook), RebootTimeout: time.Duration(config.Operations.RebootTimeout),
+		WatchInterval: time.Duration(config.Watch.Interval), WatchConcurrency: config.Watch.Concurrency, WatchMisses: config.Watch.Misses,
+		NewID: uuid.New, Now: time.Now, Logger: logger,
+	})
+	s.managers = s.nodeStatus
+	return s, s.catchUp(ctx)
+}
+
+// apart refuses a master key that lies with what it seals.
+func apart(masterKey, dir string) error {
+	path, isFile := strings.CutPrefix(masterKey, "file:")
+	if !isFile {
+		return nil
+	}
+	key, err := filepath.Abs(path)
+	if err != nil {
+		return fmt.Errorf("master key: %w", err)
+	}
+	store, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	if strings.HasPrefix(key, store+string(filepath.Separator)) {
+		return fmt.Errorf("master key: %s lies in the store's directory %s; keep it elsewhere, so that a copy of the store opens nothing", key, store)
+	}
+	return nil
+}
+
+func denied(reach ssh.Reach) func(domain.Address) error {
+	return func(address domain.Address) error {
+		if ip, ok := address.IP(); ok && reach.Denied(ip) {
+			return domain.ErrInvalid.At("address", "%s is in a range that this service may not connect to", ip)
+		}
+		return nil
+	}
+}
+
+// catchUp folds straight from the feed, in batches, until the head.
+func (s *service) catchUp(ctx context.Context) error {
+	for batch, err := range s.log.Follow(ctx, 0) {
+		if err != nil {
+			return fmt.Errorf("read the event log: %w", err)
+		}
+		for _, r := range batch {
+			s.views.Apply(r)
+			s.process.Apply(r)
+		}
+		if len(batch) == 0 {
+			break
+		}
+	}
+	s.views.Publish()
+	return ctx.Err()
+}
+
+// follow keeps views and process up to date from the head on, until ctx ends.
+// An event that cannot be read stops them: to leave it out would be to answer
+// wrongly.
+func (s *service) follow(ctx context.Context) error {
+	position := func() event.Position { return s.views.Snapshot().Position }
+	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: 10 * time.Second}, watermill.NewSlogLogger(s.logger))
+	if err != nil {
+		return fmt.Errorf("follow the log: %w", err)
+	}
+	router.AddMiddleware(middleware.Recoverer)
+	subscriber := eventlog.NewSubscriber(s.store, position, redeliverAfter, s.logger)
+	router.AddConsumerHandler("views and process", eventlog.Topic, subscriber, func(m *message.Message) error {
+		r, err := eventlog.FromMessage(m)
+		if err != nil {
+			err = fmt.Errorf("views stand at position %d: %w", position(), err)
+			s.failure.Store(&err)
+			return err
+		}
+		s.views.Apply(r)
+		s.views.Publish()
+		s.process.Apply(r)
+		return nil
+	})
+	if err := router.Run(ctx); err != nil {
+		return fmt.Errorf("follow the log: %w", err)
+	}
+	return nil
+}
+
+func (s *service) close() error {
+	var err error
+	if s.secrets != nil {
+		err = errors.Join(err, s.secrets.Close())
+	}
+	if s.store != nil {
+		err = errors.Join(err, s.store.Close())
+	}
+	return err
+}
+
+// nodeStatus asks the container manager of a name about a host.
+func (s *service) nodeStatus(ctx context.Context, name domain.ManagerName, host domain.Address) (json.RawMessage, error) {
+	manager, err := s.process.Manager(name)
+	if err != nil {
+		return nil, err
+	}
+	return manager.NodeStatus(ctx, host)
+}
+
+func (s *service) history(ctx context.Context, of, name string) ([]api.HistoryEntry, error) {
+	entries, err := s.log.Entries(ctx, s.views.Snapshot().History(of, name))
+	if err != nil {
+		return nil, err
+	}
+	shown := make([]api.HistoryEntry, len(entries))
+	for i, e := range entries {
+		shown[i] = api.HistoryEntry{
+			Position: uint64(e.Position), Time: projections.Time{Time: e.Meta.Time}, Type: e.Type,
+			Actor: e.Meta.Actor, Reason: e.Meta.Reason, RequestID: e.Meta.RequestID, Data: e.Data,
+		}
+	}
+	return shown, nil
+}
+
+func (s *service) status(ctx context.Context) any {
+	kind, _, _ := strings.Cut(s.config.Store, ":")
+	head, err := s.log.Head(ctx)
+	if err != nil {
+		s.logger.Warn("the position of the log is not known", "error", err)
+	}
+	at := s.views.Snapshot().Position
+	return map[string]any{
+		"version": version, "store": kind, "log_position": head, "view_position": at,
+		"lag": uint64(max(head, at) - at), "leader": true, "term": s.term,
+	}
+}
+
+func (s *service) ready(context.Context) error {
+	if err := s.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// authenticator builds the stack of plugins.
+func authenticator(plugins []Plugin) (authentication.Stack, error) {
+	var stack authentication.Stack
+	for _, p := range plugins {
+		plugin, err := authentication.NewHTTPBasicAuth(p.FilePath, p.Users, time.Now)
+		if err != nil {
+			return nil, fmt.Errorf("authentication plugin %s: %w", p.Name, err)
+		}
+		stack = append(stack, plugin)
+	}
+	return stack, nil
+}
+
+// serve runs the service until ctx ends. It says where it listens, and in
+// development how to use it, on out.
+func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *slog.Logger) error {
+	if dev && config.Credentials.MasterKey == "file:"+devMasterKey {
+		if err := makeMasterKey(); err != nil {
+			return err
+		}
+	}
+	if config.Credentials.MasterKey == "" {
+		return errors.New("no master key: set credentials.master-key to file:PATH, env:NAME or exec:COMMAND; make one with: (umask 077; openssl rand -base64 32 > PATH)")
+	}
+	if err := safeToListen(config, dev); err != nil {
+		return err
+	}
+	tlsConfig, err := tlsConfig(config, logger)
+	if err != nil {
+		return err
+	}
+	s, err := open(ctx, config, logger)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := s.close(); err != nil {
+			logger.Error("closing the stores failed", "error", err)
+		}
+	}()
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(config.ListenInterface, strconv.Itoa(config.ListenPort)))
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	scheme := "http"
+	if tlsConfig != nil {
+		scheme = "https"
+		listener = tls.NewListener(listener, tlsConfig)
+	}
+	endpoint := scheme + "://" + listener.Addr().String()
+	plugins := config.AuthenticationPlugins
+	if dev && len(plugins) == 0 {
+		admin, password, err := makeUser(endpoint)
+		if err != nil {
+			return errors.Join(err, listener.Close())
+		}
+		plugins = []Plugin{admin}
+		_, _ = fmt.Fprintf(out, "user admin, password %s (for curl: -K %s/curlrc)\n", password, devDir)
+	}
+	stack, err := authenticator(plugins)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	server := &http.Server{
+		Handler: api.New(api.Config{
+			Commands: s.commands, Views: s.views, History: s.history, NodeStatus: s.managers, Authenticator: stack,
+			Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
+		}),
+		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+	}
+	_, _ = fmt.Fprintf(out, "commissaire listens on %s\n", endpoint)
+	return s.run(ctx, server, listener)
+}
+
+// run serves, follows the log and acts, until ctx ends or one of them fails.
+func (s *service) run(ctx context.Context, server *http.Server, listener net.Listener) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	done := make(chan struct{}, 3)
+	start := func(f func() error) {
+		go func() {
+			if err := f(); err != nil {
+				stop(err)
+			}
+			done <- struct{}{}
+		}()
+	}
+	start(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve: %w", err)
+		}
+		return nil
+	})
+	following, stopFollowing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopFollowing()
+	start(func() error { return s.follow(following) })
+	start(func() error {
+		s.process.Run(ctx)
+		return nil
+	})
+	<-ctx.Done()
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	err := server.Shutdown(grace) // requests under way still see their own events
+	stopFollowing()
+	for range cap(done) {
+		<-done
+	}
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		err = errors.Join(cause, err)
+	}
+	return err
+}
+
+// safeToListen refuses to let everybody on the network in.
+func safeToListen(config Config, dev bool) error {
+	ip := net.ParseIP(config.ListenInterface)
+	if ip != nil && ip.IsLoopback() || config.ListenInterface == "localhost" || config.Insecure {
+		return nil
+	}
+	switch {
+	case dev && len(config.AuthenticationPlugins) == 0:
+		return errors.New("--dev listens on loopback only: configure authentication-plugins and TLS to listen elsewhere")
+	case len(config.AuthenticationPlugins) == 0:
+		return errors.New("nobody could log in: configure authentication-plugins (commissaire user add makes the file), or listen on 127.0.0.1")
+	case config.TLSPEMFile == "":
+		return errors.New("passwords and keys would cross the network in the clear: set tls-pemfile, or listen on 127.0.0.1, or override with --insecure")
+	}
+	return nil
+}
