@@ -1,0 +1,37 @@
+# What is run here is what CI runs. Each target does its own set-up.
+LINT_VERSION := v2.15.0
+LINT := bin/golangci-lint-$(LINT_VERSION)
+
+.PHONY: all run test lint e2e clean test-host
+
+all: lint test
+
+run: ## the service, for trying it: loopback only, everything under ./var
+	go run ./cmd/commissaire serve --dev
+
+test: test-host ## all tests
+	go vet ./...
+	go test -race -shuffle=on -timeout 9m ./...
+
+e2e: test-host ## the whole-service tests alone
+	go test -race -shuffle=on -timeout 9m -v ./test/e2e/...
+
+# Real OpenSSH servers, other shells and sudo to test against.
+test-host:
+	@if command -v /usr/sbin/sshd busybox sudo >/dev/null && [ -x /usr/sbin/sshd ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends openssh-server busybox sudo >/dev/null; \
+	else echo "openssh-server, busybox or sudo is missing and cannot be installed here: the tests against real sshd and busybox are left out"; fi
+
+lint: $(LINT) ## formatting, modules and linters
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+	go mod tidy -diff
+	go mod verify
+	$(LINT) run ./...
+
+$(LINT):
+	GOBIN="$(CURDIR)/bin" go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	mv bin/golangci-lint $(LINT)
+
+clean:
+	rm -rf bin var

@@ -1,0 +1,317 @@
+// Package e2e tests the whole service: the program as it is run, over HTTP, with
+// hosts that it reaches over SSH.
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+	"golang.org/x/crypto/ssh"
+
+	"commissaire/test/fleet"
+)
+
+var program string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "commissaire-e2e-")
+	if err != nil {
+		panic(err)
+	}
+	program = filepath.Join(dir, "commissaire")
+	build := exec.Command("go", "build", "-o", program, "commissaire/cmd/commissaire")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// service is a running program, started anew as often as wanted on one store.
+type service struct {
+	t    *testing.T
+	dir  string
+	base string
+	cmd  *exec.Cmd
+	ends chan struct{}
+}
+
+const password = "correct horse: battery staple"
+
+func newService(t *testing.T) *service {
+	t.Helper()
+	s := &service{t: t, dir: t.TempDir()}
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	users := map[string]any{"admin": map[string]any{"hash": string(hash)}}
+	for _, role := range []string{"viewer", "operator", "auditor", "join"} {
+		users[role] = map[string]any{"hash": string(hash), "roles": []string{role}}
+	}
+	s.write("users.json", users)
+	s.write("config.json", map[string]any{
+		"listen-interface": "127.0.0.1", "listen-port": 0, "store": "sqlite:" + filepath.Join(s.dir, "store"),
+		"hosts":                  map[string]any{"allow-loopback": true},
+		"ssh":                    map[string]any{"retry_delay": "20ms"},
+		"operations":             map[string]any{"reboot-first-look": "50ms", "reboot-timeout": "20s"},
+		"watch":                  map[string]any{"interval": "500ms"},
+		"authentication-plugins": []any{map[string]any{"name": "commissaire_http.authentication.httpbasicauth", "filepath": filepath.Join(s.dir, "users.json")}},
+		"credentials":            map[string]any{"master-key": "env:TEST_MASTER_KEY"},
+	})
+	s.start()
+	t.Cleanup(func() { s.stop(syscall.SIGKILL) })
+	return s
+}
+
+func (s *service) write(name string, value any) {
+	s.t.Helper()
+	text, err := json.Marshal(value)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(s.dir, name), text, 0o600)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *service) start() {
+	s.t.Helper()
+	s.cmd = exec.CommandContext(context.WithoutCancel(s.t.Context()), program, "serve", "--config", filepath.Join(s.dir, "config.json"))
+	s.cmd.Env = append(os.Environ(), "TEST_MASTER_KEY="+base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32)))
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.cmd.Stderr = log
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		if _, url, ok := strings.Cut(lines.Text(), "listens on "); ok {
+			s.base = url
+			break
+		}
+	}
+	s.ends = make(chan struct{})
+	go func(cmd *exec.Cmd, ends chan struct{}) {
+		_, _ = io.Copy(io.Discard, out)
+		_ = cmd.Wait()
+		_ = log.Close()
+		close(ends)
+	}(s.cmd, s.ends)
+	if s.base == "" {
+		<-s.ends
+		text, _ := os.ReadFile(filepath.Join(s.dir, "log"))
+		s.t.Fatalf("the service did not start: %s", text)
+	}
+}
+
+// stop ends the program with a signal and waits until it has ended.
+func (s *service) stop(signal os.Signal) {
+	_ = s.cmd.Process.Signal(signal)
+	<-s.ends
+}
+
+// answer is what the service said.
+type answer struct {
+	t      *testing.T
+	call   string
+	status int
+	header http.Header
+	body   []byte
+}
+
+func (s *service) as(user, method, path string, body any, headers ...string) answer {
+	s.t.Helper()
+	var reader io.Reader
+	switch body := body.(type) {
+	case nil:
+	case string:
+		reader = strings.NewReader(body)
+	default:
+		text, err := json.Marshal(body)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		reader = bytes.NewReader(text)
+	}
+	if strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "//") {
+		path = s.base + "/api/v0" + path
+	} else {
+		path = s.base + strings.TrimPrefix(path, "/")
+	}
+	r, err := http.NewRequestWithContext(s.t.Context(), method, path, reader)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if user != "" {
+		r.SetBasicAuth(user, password)
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		s.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return answer{s.t, method + " " + path, response.StatusCode, response.Header, text}
+}
+
+func (s *service) get(path string, headers ...string) answer {
+	s.t.Helper()
+	return s.as("admin", http.MethodGet, path, nil, headers...)
+}
+
+func (s *service) put(path string, body any, headers ...string) answer {
+	s.t.Helper()
+	return s.as("admin", http.MethodPut, path, body, headers...)
+}
+
+func (s *service) delete(path string) answer {
+	s.t.Helper()
+	return s.as("admin", http.MethodDelete, path, nil)
+}
+
+// is checks the status; a refusal must be a whole problem.
+func (a answer) is(status int) answer {
+	a.t.Helper()
+	if a.status != status {
+		a.t.Fatalf("%s: got %d, want %d: %s", a.call, a.status, status, a.body)
+	}
+	if status >= 400 {
+		if got := a.header.Get("Content-Type"); got != "application/problem+json" {
+			a.t.Errorf("%s: a refusal of type %s", a.call, got)
+		}
+		for _, key := range []string{"type", "title", "status", "instance", "request_id"} {
+			if _, ok := a.object()[key]; !ok {
+				a.t.Errorf("%s: the problem has no %s: %s", a.call, key, a.body)
+			}
+		}
+		if status == http.StatusMethodNotAllowed && a.header.Get("Allow") == "" {
+			a.t.Errorf("%s: 405 without Allow", a.call)
+		}
+	}
+	return a
+}
+
+func (a answer) object() map[string]any {
+	a.t.Helper()
+	var value map[string]any
+	if err := json.Unmarshal(a.body, &value); err != nil {
+		a.t.Fatalf("%s: %v: %s", a.call, err, a.body)
+	}
+	return value
+}
+
+// keys checks that the record has exactly these keys.
+func (a answer) keys(want ...string) answer {
+	a.t.Helper()
+	got := slices.Sorted(maps.Keys(a.object()))
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		a.t.Errorf("%s: keys %v, want %v", a.call, got, want)
+	}
+	return a
+}
+
+// says checks the whole body, as JSON.
+func (a answer) says(want string) answer {
+	a.t.Helper()
+	var x, y any
+	if json.Unmarshal(a.body, &x) != nil || json.Unmarshal([]byte(want), &y) != nil || fmt.Sprint(x) != fmt.Sprint(y) {
+		a.t.Errorf("%s: got %s, want %s", a.call, a.body, want)
+	}
+	return a
+}
+
+// until asks again until the condition holds: each time it waits until the
+// service has recorded something new, or for a moment.
+func (s *service) until(path string, condition func(map[string]any) bool) map[string]any {
+	s.t.Helper()
+	deadline := time.NewTimer(60 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		a := s.get(path)
+		if a.status == http.StatusOK && condition(a.object()) {
+			return a.object()
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			log, _ := os.ReadFile(filepath.Join(s.dir, "log"))
+			s.t.Fatalf("GET %s did not come to what was waited for: %s\n%s", path, a.body, log)
+		}
+	}
+}
+
+func status(want ...string) func(map[string]any) bool {
+	return func(o map[string]any) bool { return slices.Contains(want, fmt.Sprint(o["status"])) }
+}
+
+// hosts starts simulated hosts and returns how they are added.
+func hosts(t *testing.T, specs ...fleet.Spec) (*fleet.Fleet, func() map[string]any) {
+	t.Helper()
+	private, public, err := fleet.NewUserKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := fleet.Start(fleet.Config{Hosts: specs, Authorized: []ssh.PublicKey{public}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Close)
+	return f, func() map[string]any {
+		return map[string]any{"ssh_priv_key": base64.StdEncoding.EncodeToString(private), "ssh_port": f.Port()}
+	}
+}
+
+// on is the service for a subtest.
+func on(t *testing.T, s *service) *service {
+	c := *s
+	c.t = t
+	return &c
+}
+
+func sprint(value any) string { return fmt.Sprint(value) }
+
+// run runs the program to its end.
+func (s *service) run(args ...string) (string, error) {
+	cmd := exec.CommandContext(s.t.Context(), program, args...)
+	cmd.Env = append(os.Environ(), "TEST_MASTER_KEY="+base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32)))
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func fingerprint(h *fleet.Host) string { return ssh.FingerprintSHA256(h.HostKey()) }
