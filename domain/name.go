@@ -14,8 +14,11 @@ import (
 
 // The names people give. Each is 1 to 128 of A-Z a-z 0-9 _ -.
 type (
+	// ClusterName names a cluster.
 	ClusterName string
+	// NetworkName names a network.
 	NetworkName string
+	// ManagerName names a container manager.
 	ManagerName string
 )
 
@@ -110,12 +113,18 @@ func ParseRemoteUser(s string) (RemoteUser, error) {
 // The ids things get when they are made. A host that is removed and added again
 // is another host, so nothing that was under way for the first reaches the second.
 type (
-	HostID       string
-	ClusterID    string
-	ManagerID    string
-	OperationID  string
+	// HostID is a host's.
+	HostID string
+	// ClusterID is a cluster's.
+	ClusterID string
+	// ManagerID is a container manager's.
+	ManagerID string
+	// OperationID is an operation's.
+	OperationID string
+	// CredentialID is a secret's in the credential store.
 	CredentialID string
-	ClaimID      string // one stretch of work on one host
+	// ClaimID is that of one stretch of work on one host.
+	ClaimID string
 )
 
 // ParseID reads an id from a request.
