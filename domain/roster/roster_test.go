@@ -1,0 +1,183 @@
+package roster
+
+import (
+	"encoding/json"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"commissaire/domain"
+	"commissaire/domain/event"
+	"commissaire/test/scenario"
+)
+
+var (
+	created = event.ClusterCreated{ClusterID: "C", Cluster: "c", Network: "default"}
+	other   = event.ClusterCreated{ClusterID: "D", Cluster: "d", Network: "default"}
+	one     = event.HostAdded{HostID: "1", Host: "10.0.0.1", Credential: "k", Fingerprint: "f"}
+	two     = event.HostAdded{HostID: "2", Host: "10.0.0.2", Credential: "k", Fingerprint: "f"}
+	ten     = event.HostAdded{HostID: "10", Host: "10.0.0.10", Credential: "k", Fingerprint: "f"}
+)
+
+func joined(h event.HostAdded) event.HostJoined {
+	return event.HostJoined{HostID: h.HostID, Host: h.Host, ClusterID: "C", Cluster: "c"}
+}
+
+func left(h event.HostAdded) event.HostLeft {
+	return event.HostLeft{HostID: h.HostID, Host: h.Host, ClusterID: "C", Cluster: "c"}
+}
+
+var upgrading = event.UpgradeStarted{Started: event.Started{
+	Operation: "op", ClusterID: "C", Cluster: "c", Policy: event.DefaultPolicy(), Hosts: []event.Member{{HostID: "1", Host: "10.0.0.1"}},
+}}
+
+func given(t *testing.T, events ...event.RosterEvent) *scenario.Scenario[*Roster, event.RosterEvent] {
+	t.Helper()
+	return scenario.Given(t, New(), (*Roster).Evolve, events...)
+}
+
+type decision func(*Roster) ([]event.RosterEvent, error)
+
+func ready(domain.HostID) bool { return true }
+
+func add(h event.HostAdded, cluster ...domain.ClusterName) decision {
+	return func(r *Roster) ([]event.RosterEvent, error) {
+		var c *domain.ClusterName
+		if len(cluster) > 0 {
+			c = &cluster[0]
+		}
+		return r.AddHost(h, c, true)
+	}
+}
+
+func members(old, wanted []domain.Address, ready Ready) decision {
+	return func(r *Roster) ([]event.RosterEvent, error) { return r.PutMembers("c", old, wanted, ready) }
+}
+
+func start(kind domain.OperationKind, id domain.OperationID) decision {
+	return func(r *Roster) ([]event.RosterEvent, error) {
+		_, events, err := r.Start(id, kind, "c", "", event.DefaultPolicy())
+		return events, err
+	}
+}
+
+func TestAHostIsAddedIntoItsCluster(t *testing.T) {
+	given(t, created).When(add(one, "c")).Then(one, joined(one))
+	given(t, created).When(add(one)).Then(one)
+	given(t).When(add(one, "c")).ThenRefused(ErrUnknownCluster)
+}
+
+func TestAKnownHostStaysAsItIs(t *testing.T) {
+	another := one
+	another.Fingerprint = "g"
+	given(t, one).When(add(another)).ThenRefused(ErrOtherKey)
+	given(t, created, one).When(add(one, "c")).ThenRefused(ErrOtherMember)
+	keyless := event.HostAdded{HostID: "3", Host: "10.0.0.3"}
+	given(t).When(add(keyless)).ThenRefused(domain.ErrInvalid)
+}
+
+func TestARemovedHostLeavesItsCluster(t *testing.T) {
+	remove := func(r *Roster) ([]event.RosterEvent, error) { return r.RemoveHost(one.Host) }
+	given(t, created, one, joined(one)).Once(remove).Then(left(one), event.HostRemoved{HostID: "1", Host: one.Host})
+	given(t).When(remove).ThenRefused(ErrNoHost)
+	taken := event.HostTaken{HostID: "1", Host: one.Host, Claim: "x", Operation: "op", Term: 1}
+	given(t, created, one, joined(one), upgrading, taken).When(remove).ThenRefused(ErrHostInHand)
+	given(t, created, one, joined(one), upgrading, taken, event.OperationCompleted{Operation: "op", ClusterID: "C"}).
+		Once(remove).Then(left(one), event.HostRemoved{HostID: "1", Host: one.Host})
+}
+
+func TestMembersAreReplacedAllOrNothing(t *testing.T) {
+	base := []event.RosterEvent{created, other, one, two, joined(one)}
+	given(t, base...).Once(members([]domain.Address{one.Host}, []domain.Address{two.Host}, ready)).Then(left(one), joined(two))
+	given(t, base...).When(members([]domain.Address{one.Host}, []domain.Address{one.Host, one.Host}, ready)).Then()
+	given(t, base...).When(members(nil, []domain.Address{two.Host}, ready)).ThenRefused(ErrMembersChanged)
+	given(t, base...).When(members([]domain.Address{one.Host}, []domain.Address{"10.0.0.9"}, ready)).ThenRefused(ErrNoHost)
+	given(t, base...).When(members([]domain.Address{one.Host}, []domain.Address{two.Host}, func(domain.HostID) bool { return false })).
+		ThenRefused(ErrHostNotReady)
+	away := event.HostJoined{HostID: "2", Host: two.Host, ClusterID: "D", Cluster: "d"}
+	given(t, append(base, away)...).When(members([]domain.Address{one.Host}, []domain.Address{two.Host}, ready)).ThenRefused(ErrOtherMember)
+}
+
+func TestAClusterRunsOneOperation(t *testing.T) {
+	base := []event.RosterEvent{created, one, joined(one), ten, joined(ten), two, joined(two)}
+	given(t, base...).When(start(domain.Upgrade, "op")).Then(event.UpgradeStarted{Started: event.Started{
+		Operation: "op", ClusterID: "C", Cluster: "c", Policy: event.DefaultPolicy(),
+		Hosts: []event.Member{{HostID: "1", Host: one.Host}, {HostID: "2", Host: two.Host}, {HostID: "10", Host: ten.Host}},
+	}})
+	running := append(base, upgrading)
+	given(t, running...).When(start(domain.Upgrade, "another")).Then()
+	given(t, running...).When(start(domain.Restart, "another")).ThenRefused(ErrRunning)
+	given(t, running...).When(start(domain.Restart, "op")).ThenRefused(ErrKeyUsed)
+	given(t, running...).When(func(r *Roster) ([]event.RosterEvent, error) { return r.DeleteCluster("c") }).ThenRefused(ErrRunning)
+	network := "other"
+	given(t, append(running, event.NetworkDefined{Network: "other"})...).
+		When(func(r *Roster) ([]event.RosterEvent, error) { return r.PutCluster("E", "c", &network, nil) }).ThenRefused(ErrRunning)
+	given(t, running...).When(func(r *Roster) ([]event.RosterEvent, error) { return r.End("op", "") }).
+		Then(event.OperationCompleted{Operation: "op", ClusterID: "C", Cluster: "c"})
+}
+
+func TestAHostIsTakenByOne(t *testing.T) {
+	take := func(claim domain.ClaimID, term domain.Term) decision {
+		return func(r *Roster) ([]event.RosterEvent, error) { return r.TakeHost("1", claim, "", term) }
+	}
+	taken := event.HostTaken{HostID: "1", Host: one.Host, Claim: "x", Term: 2}
+	given(t, one).When(take("x", 2)).Then(taken)
+	given(t, one, taken).When(take("y", 2)).ThenRefused(ErrTaken)
+	given(t, one, taken).When(take("y", 1)).ThenRefused(ErrOldTerm)
+	given(t, one, taken).When(take("y", 3)).Then(event.HostTaken{HostID: "1", Host: one.Host, Claim: "y", Term: 3})
+	given(t, one, taken).When(func(r *Roster) ([]event.RosterEvent, error) { return r.ReleaseHost("1", "y") }).Then()
+	given(t, one, taken).When(func(r *Roster) ([]event.RosterEvent, error) { return r.ReleaseHost("1", "x") }).
+		Then(event.HostReleased{HostID: "1", Host: one.Host, Claim: "x"})
+}
+
+func TestWhatIsInUseStays(t *testing.T) {
+	manager := event.ContainerManagerDefined{ManagerID: "M", Manager: "m", Type: Trivial, Options: json.RawMessage("{}")}
+	managed := event.ClusterCreated{ClusterID: "C", Cluster: "c", Network: "n", ManagerID: "M", Manager: "m"}
+	network := event.NetworkDefined{Network: "n", Type: FlannelEtcd, Options: json.RawMessage("{}")}
+	given(t, manager, network, managed).When(func(r *Roster) ([]event.RosterEvent, error) { return r.RemoveManager("m") }).ThenRefused(ErrInUse)
+	given(t, manager, network, managed).When(func(r *Roster) ([]event.RosterEvent, error) { return r.RemoveNetwork("n") }).ThenRefused(ErrInUse)
+	given(t).When(func(r *Roster) ([]event.RosterEvent, error) { return r.RemoveNetwork("default") }).ThenRefused(ErrInUse)
+}
+
+// TestAHostIsNeverInTwoClusters tries any sequence of requests (rule 1).
+func TestAHostIsNeverInTwoClusters(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r := New()
+		for _, e := range []event.RosterEvent{created, other, one, two, ten} {
+			r.Evolve(e)
+		}
+		cluster := rapid.SampledFrom([]domain.ClusterName{"c", "d"})
+		address := rapid.SampledFrom([]domain.Address{one.Host, two.Host, ten.Host})
+		for range rapid.IntRange(1, 40).Draw(t, "requests") {
+			name, host := cluster.Draw(t, "cluster"), address.Draw(t, "host")
+			var events []event.RosterEvent
+			switch rapid.IntRange(0, 3).Draw(t, "request") {
+			case 0:
+				events, _ = r.Join(name, host, ready)
+			case 1:
+				events, _ = r.Leave(name, host)
+			case 2:
+				id, _ := r.names.Get(name)
+				var present []domain.Address
+				for _, m := range r.Members(id) {
+					present = append(present, m.Host)
+				}
+				events, _ = r.PutMembers(name, present, rapid.SliceOf(address).Draw(t, "new"), ready)
+			case 3:
+				events, _ = r.AddHost(event.HostAdded{HostID: "n", Host: host, Fingerprint: "f"}, &name, true)
+			}
+			for _, e := range events {
+				r.Evolve(e)
+			}
+			seen := map[domain.HostID]bool{}
+			for _, id := range []domain.ClusterID{"C", "D"} {
+				for _, m := range r.Members(id) {
+					if h, ok := r.Host(m.HostID); seen[m.HostID] || !ok || h.Cluster != id {
+						t.Fatalf("host %s is in two clusters, or its cluster is not known", m.Host)
+					}
+					seen[m.HostID] = true
+				}
+			}
+		}
+	})
+}
