@@ -12,15 +12,21 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/getkin/kin-openapi/routers"
+	"github.com/getkin/kin-openapi/routers/gorillamux"
 	"golang.org/x/crypto/bcrypt"
 	"golang.org/x/crypto/ssh"
 
@@ -184,8 +190,43 @@ func (s *service) as(user, method, path string, body any, headers ...string) ans
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	s.documented(r, response, text)
 	return answer{s.t, method + " " + path, response.StatusCode, response.Header, text}
 }
+
+// documented holds an answer against the API document. What is no route may be
+// asked for too: that is answered with a problem, which `is` checks.
+func (s *service) documented(r *http.Request, response *http.Response, body []byte) {
+	s.t.Helper()
+	r.URL = &url.URL{Path: strings.TrimSuffix(r.URL.Path, "/")} // one slash at the end is as good as none
+	route, params, err := document().FindRoute(r)
+	if err != nil {
+		if response.StatusCode < 400 {
+			s.t.Errorf("%s %s is answered, and not in the API document", r.Method, r.URL.Path)
+		}
+		return
+	}
+	input := &openapi3filter.ResponseValidationInput{
+		RequestValidationInput: &openapi3filter.RequestValidationInput{Request: r, PathParams: params, Route: route},
+		Status:                 response.StatusCode, Header: response.Header, Body: io.NopCloser(bytes.NewReader(body)),
+		Options: &openapi3filter.Options{IncludeResponseStatus: true, MultiError: true},
+	}
+	if err := openapi3filter.ValidateResponse(s.t.Context(), input); err != nil {
+		s.t.Errorf("%s %s is not answered as documented: %v", r.Method, r.URL.Path, err)
+	}
+}
+
+var document = sync.OnceValue(func() routers.Router {
+	doc, err := openapi3.NewLoader().LoadFromFile("../../api/openapi.yaml")
+	if err != nil {
+		panic(err)
+	}
+	router, err := gorillamux.NewRouter(doc)
+	if err != nil {
+		panic(err)
+	}
+	return router
+})
 
 func (s *service) get(path string, headers ...string) answer {
 	s.t.Helper()

@@ -1,0 +1,73 @@
+package eventlog_test
+
+import (
+	"fmt"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+
+	"commissaire/adapters/eventlog"
+	"commissaire/adapters/eventlog/memory"
+	"commissaire/domain/event"
+)
+
+func appendN(t *testing.T, store eventlog.Store, from, n int) {
+	t.Helper()
+	for i := from; i < from+n; i++ {
+		raw, err := eventlog.Encode("roster", event.Decided{ID: uuid.New(), Event: event.NetworkRemoved{Network: "n"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := store.Append(t.Context(), "roster", event.Revision(i-1), []eventlog.Raw{raw}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestMessagesComeInOrderAndAgainUntilAcknowledged refuses every third message
+// once: it comes again, and nothing comes before it.
+func TestMessagesComeInOrderAndAgainUntilAcknowledged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memory.New()
+		appendN(t, store, 0, 10)
+		s := eventlog.NewSubscriber(store, func() event.Position { return 2 }, time.Second, slog.New(slog.DiscardHandler))
+		messages, err := s.Subscribe(t.Context(), eventlog.Topic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var seen []event.Position
+		for i := 0; len(seen) < 20; i++ {
+			if len(seen) == 5 {
+				appendN(t, store, 10, 12)
+			}
+			m := <-messages
+			r, err := eventlog.FromMessage(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i%3 == 0 {
+				m.Nack()
+				continue
+			}
+			seen = append(seen, r.Position)
+			m.Ack()
+		}
+		for i, at := range seen {
+			if at != event.Position(i+3) {
+				t.Fatalf("came in the order %v", seen)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if m, open := <-messages; open {
+			t.Errorf("message %v after Close", fmt.Sprint(m))
+		}
+	})
+}
