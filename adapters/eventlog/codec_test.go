@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
-
 	"commissaire/domain/event"
+
+	"github.com/google/uuid"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -56,8 +56,8 @@ func fill(t *testing.T, v reflect.Value) {
 		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
 		fill(t, v.Index(0))
 	case reflect.Struct:
-		for i := range v.NumField() {
-			fill(t, v.Field(i))
+		for _, field := range v.Fields() {
+			fill(t, field)
 		}
 	default:
 		t.Fatalf("no way to fill a %s", v.Type())

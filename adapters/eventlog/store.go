@@ -7,10 +7,10 @@ import (
 	"context"
 	"iter"
 
-	"github.com/google/uuid"
-
 	"commissaire/domain"
 	"commissaire/domain/event"
+
+	"github.com/google/uuid"
 )
 
 // Raw is an event as a store keeps it. Data and Meta are JSON objects; a store

@@ -8,10 +8,10 @@ import (
 	"sync"
 	"time"
 
+	"commissaire/domain/event"
+
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
-
-	"commissaire/domain/event"
 )
 
 // Topic is the one topic there is: all events.

@@ -7,11 +7,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/uuid"
-
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/eventlog/memory"
 	"commissaire/domain/event"
+
+	"github.com/google/uuid"
 )
 
 func appendN(t *testing.T, store eventlog.Store, from, n int) {

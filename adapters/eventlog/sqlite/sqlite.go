@@ -13,6 +13,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"net/url"
@@ -59,6 +60,8 @@ var (
 	_ eventlog.Store = (*Store)(nil)
 	_ eventlog.Lease = (*Store)(nil)
 )
+
+var errClosed = errors.New("the event log is closed")
 
 type appending struct {
 	stream   event.Stream
@@ -142,10 +145,17 @@ func checkHeader(path string) error {
 		return err
 	}
 	defer func() { _ = file.Close() }() // it was only read
-	head := make([]byte, 16)
-	n, _ := file.Read(head)
-	if n > 0 && string(head[:n]) != "SQLite format 3\x00" {
+	head := make([]byte, 100)
+	n, err := file.Read(head)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if n > 0 && (n < len(head) || string(head[:16]) != "SQLite format 3\x00") {
 		return errors.New("events.db is no SQLite database")
+	}
+	const wal = 2 // what is ours was made with a write-ahead log
+	if n > 0 && head[18] != wal {
+		return errors.New("events.db is no event log")
 	}
 	return nil
 }
@@ -243,7 +253,7 @@ func (s *Store) commit(batch []*appending, heads map[event.Stream]event.Revision
 	defer s.mu.Unlock()
 	if position != s.head {
 		s.head = position
-		close(s.grown)
+		close(s.grown) // Close does so too, after the last of these
 		s.grown = make(chan struct{})
 	}
 }
@@ -316,7 +326,7 @@ func repeated(ctx context.Context, tx *sql.Tx, a *appending) (at event.Position,
 }
 
 // Append implements eventlog.Store.
-func (s *Store) Append(ctx context.Context, stream event.Stream, expected event.Revision, events []eventlog.Raw) (event.Position, error) {
+func (s *Store) Append(_ context.Context, stream event.Stream, expected event.Revision, events []eventlog.Raw) (event.Position, error) {
 	if len(events) == 0 {
 		return 0, fmt.Errorf("append to %s: no events", stream)
 	}
@@ -329,11 +339,7 @@ func (s *Store) Append(ctx context.Context, stream event.Stream, expected event.
 	s.mu.Unlock()
 	defer s.adding.Done()
 	a := &appending{stream: stream, expected: expected, events: events, done: make(chan struct{})}
-	select {
-	case s.queue <- a:
-	case <-ctx.Done():
-		return 0, fmt.Errorf("append to %s: %w: %w", stream, commands.ErrUnavailable, ctx.Err())
-	}
+	s.queue <- a
 	<-a.done
 	return a.at, a.err
 }
@@ -342,6 +348,11 @@ const columns = "SELECT pos, stream, rev, type, id, data, meta FROM events "
 
 // read returns what a query finds; it holds no transaction afterwards.
 func (s *Store) read(ctx context.Context, query string, arguments ...any) (events []eventlog.Raw, err error) {
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = ctx.Err() // SQLite only says that it was interrupted
+		}
+	}()
 	rows, err := s.readers.QueryContext(ctx, columns+query, arguments...)
 	if err != nil {
 		return nil, err
@@ -417,8 +428,12 @@ func (s *Store) Follow(ctx context.Context, after event.Position) iter.Seq2[[]ev
 	return func(yield func([]eventlog.Raw, error) bool) {
 		for ctx.Err() == nil {
 			s.mu.Lock()
-			head, grown := s.head, s.grown
+			head, grown, closed := s.head, s.grown, s.closed
 			s.mu.Unlock()
+			if closed {
+				yield(nil, fmt.Errorf("follow after position %d: %w", after, errClosed))
+				return
+			}
 			if after >= head {
 				if !yield(nil, nil) {
 					return
@@ -452,6 +467,9 @@ func (s *Store) Follow(ctx context.Context, after event.Position) iter.Seq2[[]ev
 func (s *Store) Head(context.Context) (event.Position, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return 0, fmt.Errorf("read the head: %w", errClosed)
+	}
 	return s.head, nil
 }
 
@@ -477,6 +495,7 @@ func (s *Store) Close() error {
 	s.adding.Wait()
 	close(s.queue)
 	<-s.stopped
+	close(s.grown) // followers see that it is closed
 	return s.release()
 }
 
