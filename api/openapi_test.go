@@ -7,11 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	"commissaire/projections"
+
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
-
-	"commissaire/projections"
 )
 
 // TestTheDocumentHasEveryRoute holds the document against the router, both ways.

@@ -11,11 +11,11 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/agnivade/levenshtein"
-	"github.com/go-chi/chi/v5"
-
 	"commissaire/api/authentication"
 	"commissaire/domain"
+
+	"github.com/agnivade/levenshtein"
+	"github.com/go-chi/chi/v5"
 )
 
 // request is what is known of a request before its route.

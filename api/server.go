@@ -8,7 +8,7 @@ package api
 
 import (
 	"context"
-	_ "embed" // the API document
+	_ "embed"
 	"encoding/json"
 	"log/slog"
 	"net/http"
@@ -17,15 +17,15 @@ import (
 	"strings"
 	"time"
 
+	"commissaire/api/authentication"
+	"commissaire/commands" // the API document
+	"commissaire/domain"
+	"commissaire/projections"
+
 	"github.com/go-chi/chi/v5"
 	"github.com/klauspost/compress/gzhttp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	"commissaire/api/authentication"
-	"commissaire/commands"
-	"commissaire/domain"
-	"commissaire/projections"
 )
 
 //go:embed openapi.yaml
@@ -209,7 +209,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	r = r.WithContext(withRequest(contextWithRoute(r.Context(), context), request{id: id}))
 	defer func() {
 		if panicked := recover(); panicked != nil {
-			if panicked == http.ErrAbortHandler {
+			if panicked == http.ErrAbortHandler { //nolint:errorlint // net/http compares it like that, too
 				panic(panicked)
 			}
 			s.problem(w, r, &panicError{panicked})

@@ -8,16 +8,17 @@ package commands
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
-
-	"github.com/google/uuid"
 
 	"commissaire/domain"
 	"commissaire/domain/event"
 	"commissaire/domain/host"
 	"commissaire/domain/operation"
 	"commissaire/domain/roster"
+
+	"github.com/google/uuid"
 )
 
 // Config is what a Handler needs.
@@ -66,9 +67,7 @@ func New(config Config) *Handler {
 			zero: func() operation.Turns { return operation.Turns{} },
 			clone: func(t operation.Turns) operation.Turns {
 				c := make(operation.Turns, len(t))
-				for id, turn := range t {
-					c[id] = turn
-				}
+				maps.Copy(c, t)
 				return c
 			},
 			evolve: operation.Turns.Evolve,

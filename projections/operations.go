@@ -91,7 +91,6 @@ func (s *Snapshot) Operation(id domain.OperationID) (*Operation, bool) {
 // Operations calls f with every operation that was started before a position (0:
 // all), newest first, until it returns false.
 func (s *Snapshot) Operations(before uint64, f func(uint64, *Operation) bool) {
-
 	if before == 0 {
 		s.operations.Reverse(f)
 		return

@@ -11,10 +11,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/tidwall/btree"
-
 	"commissaire/domain"
 	"commissaire/domain/event"
+
+	"github.com/tidwall/btree"
 )
 
 // The words of the API for how things are.

@@ -2,8 +2,9 @@
 // nothing. Each secret is sealed (XChaCha20-Poly1305) with a data key of its
 // own, and that with the master key; the credential's id is bound to both.
 // Destroying a secret deletes its row, overwrites it in the file
-// (secure_delete) and empties the write-ahead log, so that what remains of
-// older copies of the log of events opens nothing.
+// (secure_delete) and empties the write-ahead log. What a disk or a backup
+// keeps of the file beneath that is still sealed with the master key, which
+// lies elsewhere; a copy of the log of events opens nothing.
 package credentials
 
 import (
@@ -22,11 +23,11 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/crypto/chacha20poly1305"
-	_ "modernc.org/sqlite" // the driver
-
 	"commissaire/commands"
 	"commissaire/domain"
+
+	"golang.org/x/crypto/chacha20poly1305"
+	_ "modernc.org/sqlite" // the driver
 )
 
 // Store keeps credentials in a SQLite file of its own, or in memory.
@@ -41,8 +42,12 @@ var _ commands.Credentials = (*Store)(nil)
 // checkID names the sealed value by which a wrong master key is noticed.
 const checkID = "master-key-check"
 
+// errDamaged says that what is kept does not open; it tells nothing of it.
+var errDamaged = errors.New("what is kept was damaged, or sealed with another key")
+
 // Open opens DIR/credentials.db, made where there is none; with dir "" all is
 // kept in memory. A master key other than the one it was made with is refused.
+// What a process that was killed had deleted, but not yet wiped, is wiped.
 func Open(ctx context.Context, dir string, master []byte, now func() time.Time) (*Store, error) {
 	if len(master) != chacha20poly1305.KeySize {
 		return nil, fmt.Errorf("open credentials: the master key has %d bytes, not %d", len(master), chacha20poly1305.KeySize)
@@ -50,11 +55,7 @@ func Open(ctx context.Context, dir string, master []byte, now func() time.Time) 
 	name := "file::memory:"
 	if dir != "" {
 		path := filepath.Join(dir, "credentials.db")
-		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-		if err != nil {
-			return nil, fmt.Errorf("open credentials: %w", err)
-		}
-		if err := file.Close(); err != nil {
+		if err := makePrivate(path); err != nil {
 			return nil, fmt.Errorf("open credentials: %w", err)
 		}
 		name = "file:" + (&url.URL{Path: path}).EscapedPath()
@@ -63,35 +64,63 @@ func Open(ctx context.Context, dir string, master []byte, now func() time.Time) 
 	if err != nil {
 		return nil, fmt.Errorf("open credentials: %w", err)
 	}
-	db.SetMaxOpenConns(1)
+	db.SetMaxOpenConns(1) // none reads while the write-ahead log is emptied
 	db.SetMaxIdleConns(1)
 	s := &Store{db: db, master: bytes.Clone(master), now: now}
-	if err := s.prepare(ctx); err != nil {
+	if err := s.prepare(ctx, dir != ""); err != nil {
 		return nil, errors.Join(fmt.Errorf("open credentials: %w", err), db.Close())
 	}
 	return s, nil
 }
 
-func (s *Store) prepare(ctx context.Context) error {
-	var secure int
-	if err := s.db.QueryRowContext(ctx, "PRAGMA secure_delete").Scan(&secure); err != nil {
+// makePrivate makes a file that only its owner may read, or makes the one that
+// is there so. SQLite gives the files beside it the same mode.
+func makePrivate(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
+	}
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Chmod(0o600), file.Close())
+}
+
+func (s *Store) prepare(ctx context.Context, durable bool) error {
+	var secure, synchronous int
+	var journal string
+	for pragma, value := range map[string]any{"secure_delete": &secure, "synchronous": &synchronous, "journal_mode": &journal} {
+		if err := s.db.QueryRowContext(ctx, "PRAGMA "+pragma).Scan(value); err != nil {
+			return err
+		}
 	}
 	if secure != 1 {
 		return errors.New("SQLite does not overwrite what is deleted")
+	}
+	if durable && (journal != "wal" || synchronous != 2) {
+		return fmt.Errorf("SQLite runs with journal_mode %s and synchronous %d; wal and 2 are needed (a local disk?)", journal, synchronous)
 	}
 	if _, err := s.db.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS credentials
 		(id TEXT PRIMARY KEY, wrapped_key BLOB NOT NULL, sealed BLOB NOT NULL, made_at TEXT NOT NULL)`); err != nil {
 		return err
 	}
+	if err := s.wipe(ctx); err != nil {
+		return err
+	}
 	_, err := s.Read(ctx, checkID)
-	if errors.Is(err, commands.ErrNoCredential) {
-		return s.Store(ctx, checkID, commands.Secret(checkID))
+	switch {
+	case errors.Is(err, errDamaged):
+		return errors.New("the master key is not the one that the credentials were sealed with: give that one")
+	case !errors.Is(err, commands.ErrNoCredential):
+		return err
 	}
-	if err != nil {
-		return errors.New("the master key is not the one that the credentials were sealed with")
+	switch kept, err := s.List(ctx); {
+	case err != nil:
+		return err
+	case len(kept) > 0:
+		return errors.New("what tells a wrong master key is missing: restore credentials.db from a backup")
 	}
-	return nil
+	return s.Store(ctx, checkID, commands.Secret(checkID))
 }
 
 // Store implements commands.Credentials.
@@ -134,13 +163,26 @@ func (s *Store) Read(ctx context.Context, id domain.CredentialID) (commands.Secr
 	return secret, nil
 }
 
-// Destroy implements commands.Credentials.
+// Destroy implements commands.Credentials. Once begun it is not cancelled.
 func (s *Store) Destroy(ctx context.Context, id domain.CredentialID) error {
+	ctx = context.WithoutCancel(ctx)
 	if _, err := s.db.ExecContext(ctx, "DELETE FROM credentials WHERE id = ?", string(id)); err != nil {
 		return fmt.Errorf("destroy credential %s: %w", id, err)
 	}
-	if _, err := s.db.ExecContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
-		return fmt.Errorf("destroy credential %s: empty the write-ahead log: %w", id, err)
+	if err := s.wipe(ctx); err != nil {
+		return fmt.Errorf("destroy credential %s: %w", id, err)
+	}
+	return nil
+}
+
+// wipe empties the write-ahead log, in which older pages are, into the file.
+func (s *Store) wipe(ctx context.Context) error {
+	var busy, pages, moved int
+	if err := s.db.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &pages, &moved); err != nil {
+		return fmt.Errorf("empty the write-ahead log: %w", err)
+	}
+	if busy != 0 {
+		return errors.New("empty the write-ahead log: another program has credentials.db open; end it")
 	}
 	return nil
 }
@@ -164,7 +206,10 @@ func (s *Store) List(ctx context.Context) (all map[domain.CredentialID]time.Time
 		}
 		all[domain.CredentialID(id)] = at
 	}
-	return all, rows.Err()
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("list credentials: %w", err)
+	}
+	return all, nil
 }
 
 // Digest tells secrets apart without giving them away: a hash keyed with what is
@@ -198,11 +243,11 @@ func open(key, sealed []byte, id domain.CredentialID) ([]byte, error) {
 		return nil, err
 	}
 	if len(sealed) < aead.NonceSize() {
-		return nil, errors.New("what is kept is too short")
+		return nil, errDamaged
 	}
 	plain, err := aead.Open(nil, sealed[:aead.NonceSize()], sealed[aead.NonceSize():], []byte(id))
 	if err != nil {
-		return nil, errors.New("what is kept was damaged, or sealed with another key")
+		return nil, errDamaged
 	}
 	return plain, nil
 }

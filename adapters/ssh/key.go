@@ -5,9 +5,9 @@ import (
 	"slices"
 	"strings"
 
-	xssh "golang.org/x/crypto/ssh"
-
 	"commissaire/commands/process"
+
+	xssh "golang.org/x/crypto/ssh"
 )
 
 // What is wrong with a private key. None of these holds a part of it.
@@ -32,8 +32,7 @@ func ParsePrivateKey(text []byte) (fingerprint string, err error) {
 func parseKey(text []byte) (xssh.Signer, error) {
 	signer, err := xssh.ParsePrivateKey(text)
 	if err != nil {
-		var locked *xssh.PassphraseMissingError
-		if errors.As(err, &locked) {
+		if _, ok := errors.AsType[*xssh.PassphraseMissingError](err); ok {
 			return nil, errPassphrase
 		}
 		if _, _, _, _, err := xssh.ParseAuthorizedKey(text); err == nil || strings.Contains(string(text), "-----BEGIN PUBLIC KEY-----") {

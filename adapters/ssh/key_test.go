@@ -9,6 +9,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -83,7 +84,7 @@ func TestPrivateKeysThatAreNotTaken(t *testing.T) {
 		"-----BEGIN PUBLIC KEY-----\nAAAA\n":         errPublicKey,
 		"password: hunter2, which must not be shown": errNoKey,
 	} {
-		if _, err := ParsePrivateKey([]byte(text)); err != want {
+		if _, err := ParsePrivateKey([]byte(text)); !errors.Is(err, want) {
 			t.Errorf("%.40q: %v", text, err)
 		}
 	}

@@ -13,11 +13,11 @@ import (
 	"testing"
 	"time"
 
-	xssh "golang.org/x/crypto/ssh"
-
 	"commissaire/commands/process"
 	"commissaire/domain"
 	"commissaire/domain/event"
+
+	xssh "golang.org/x/crypto/ssh"
 )
 
 // sshd puts OpenSSH's own server in front of m.

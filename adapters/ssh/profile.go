@@ -186,7 +186,7 @@ func (s Step) applies(b process.Bootstrap) bool {
 	_, version, _ := strings.Cut(b.Facts.OSRelease, " ")
 	return (len(s.OS) == 0 || slices.Contains(s.OS, b.Facts.OS)) &&
 		(s.Release == "" || version == s.Release || strings.HasPrefix(version, s.Release+".")) &&
-		!(s.SkipOSTree && b.Facts.OSTree)
+		(!s.SkipOSTree || !b.Facts.OSTree)
 }
 
 func (f File) render(v Values) (string, error) {

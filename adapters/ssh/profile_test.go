@@ -6,10 +6,10 @@ import (
 	"strings"
 	"testing"
 
-	"mvdan.cc/sh/v3/syntax"
-
 	"commissaire/commands/process"
 	"commissaire/domain/event"
+
+	"mvdan.cc/sh/v3/syntax"
 )
 
 func TestProfilesOfASite(t *testing.T) {

@@ -28,10 +28,10 @@ import (
 	"syscall"
 	"time"
 
-	xssh "golang.org/x/crypto/ssh"
-
 	"commissaire/commands"
 	"commissaire/commands/process"
+
+	xssh "golang.org/x/crypto/ssh"
 )
 
 // Config says how hosts are reached. Its zero value is usable.
@@ -143,16 +143,16 @@ func (r *Remote) connect(ctx context.Context, target process.Target, signer xssh
 			return nil
 		},
 	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	limit := time.AfterFunc(r.config.Handshake, func() { conn.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	limit := time.AfterFunc(r.config.Handshake, func() { _ = conn.Close() })
 	client, channels, requests, err := xssh.NewClientConn(conn, address, config)
 	ended, late := !stop(), !limit.Stop()
 	if err == nil && (ended || late) {
 		err = net.ErrClosed
-		client.Close()
+		_ = client.Close()
 	}
 	if err != nil {
-		conn.Close()
+		_ = conn.Close()
 		if ended {
 			return nil, fmt.Errorf("connect to %s: %w", address, context.Cause(ctx))
 		}

@@ -18,11 +18,11 @@ import (
 	"sync"
 	"time"
 
-	xssh "golang.org/x/crypto/ssh"
-
 	"commissaire/commands/process"
 	"commissaire/domain"
 	"commissaire/domain/event"
+
+	xssh "golang.org/x/crypto/ssh"
 )
 
 const (
@@ -75,7 +75,7 @@ func (s *Session) keepAlive(interval time.Duration) {
 			case <-answered:
 			default:
 				s.end(fmt.Errorf("it gave no sign of life for %s", interval))
-				s.Close()
+				_ = s.Close()
 				return
 			}
 		}
@@ -94,7 +94,7 @@ func (s *Session) HostKey() process.HostKey { return s.key }
 // Close ends the connection. What was begun on the host goes on. It may be
 // repeated.
 func (s *Session) Close() error {
-	s.once.Do(func() { s.client.Close() })
+	s.once.Do(func() { _ = s.client.Close() })
 	s.end(errors.New("the connection was closed"))
 	return nil
 }
@@ -137,7 +137,7 @@ func (s *Session) Run(ctx context.Context, turn process.Turn, work process.Work)
 	if !known {
 		return process.Result{}, s.refused("%s is not supported", osName(work.Facts))
 	}
-	switch work.Kind {
+	switch work.Kind { //nolint:exhaustive // a restart is Reboot
 	case domain.Upgrade:
 		return s.run(ctx, turn, family.upgrade, "")
 	case domain.Deploy:
@@ -201,8 +201,7 @@ func (s *Session) Bootstrap(ctx context.Context, turn process.Turn, b process.Bo
 			continue
 		}
 		if err := s.step(ctx, turn, i+1, step, family, values); err != nil {
-			var refused *process.Refused
-			if errors.As(err, &refused) {
+			if refused, ok := errors.AsType[*process.Refused](err); ok {
 				return &process.Refused{Reason: step.Name + ": " + refused.Reason}
 			}
 			return err
@@ -396,15 +395,14 @@ func (s *Session) ask(ctx context.Context, r request) (answer, error) {
 // exchange is one channel: the script goes in, the answer comes out.
 func (s *Session) exchange(ctx context.Context, command, marker, text string) (answer, error) {
 	session, err := s.client.NewSession()
-	var closed *xssh.OpenChannelError
-	if errors.As(err, &closed) {
+	if closed, ok := errors.AsType[*xssh.OpenChannelError](err); ok {
 		return nil, s.refused("it opens no channel: %s", line(closed.Message, maxReason))
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer session.Close()
-	stop := context.AfterFunc(ctx, func() { session.Close() })
+	defer func() { _ = session.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = session.Close() })
 	defer stop()
 
 	stdout, err := session.StdoutPipe()

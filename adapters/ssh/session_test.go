@@ -21,12 +21,12 @@ import (
 	"testing"
 	"time"
 
-	xssh "golang.org/x/crypto/ssh"
-
 	"commissaire/commands"
 	"commissaire/commands/process"
 	"commissaire/domain"
 	"commissaire/domain/event"
+
+	xssh "golang.org/x/crypto/ssh"
 )
 
 // keys is a credential store of one key each.

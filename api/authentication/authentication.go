@@ -27,7 +27,8 @@ type Permission int
 // The permissions.
 const (
 	Read       Permission = iota // GET of records
-	ReadAudit                    // history
+	ReadAudit                    // history and events
+	ReadOutput                   // what hosts printed
 	Operate                      // operations and membership
 	Administer                   // PUT and DELETE of hosts, clusters, networks, container managers; credentials; host keys
 	AddSelf                      // PUT /host
@@ -35,9 +36,9 @@ const (
 
 var grants = map[Role][]Permission{
 	Viewer:   {Read},
-	Operator: {Read, ReadAudit, Operate},
+	Operator: {Read, ReadAudit, ReadOutput, Operate},
 	Auditor:  {Read, ReadAudit},
-	Admin:    {Read, ReadAudit, Operate, Administer, AddSelf},
+	Admin:    {Read, ReadAudit, ReadOutput, Operate, Administer, AddSelf},
 	Join:     {AddSelf},
 }
 

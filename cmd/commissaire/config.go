@@ -1,14 +1,18 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"math"
 	"net/netip"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -30,6 +34,7 @@ type Config struct {
 	TLSPEMFile            string             `json:"tls-pemfile"`
 	TLSClientVerifyFile   string             `json:"tls-clientverifyfile"`
 	AuthenticationPlugins []Plugin           `json:"authentication-plugins"`
+	SelfAuths             []string           `json:"self-auths"` // taken from files of the old service; no route here does without authentication
 	Debug                 bool               `json:"debug"`
 	Insecure              bool               `json:"insecure"`
 	Store                 string             `json:"store"`
@@ -42,11 +47,20 @@ type Config struct {
 	ContainerManagers     certificatesConfig `json:"container-managers"`
 }
 
-// Plugin is a way of knowing who asks. httpbasicauth is the one there is.
+// Plugin is a way of knowing who asks. httpbasicauth is the one there is, also
+// under the name of the module that it used to be in.
 type Plugin struct {
 	Name     string                         `json:"name"`
-	FilePath string                         `json:"filepath"`
-	Users    map[string]authentication.User `json:"users"`
+	FilePath string                         `json:"filepath,omitempty"`
+	Users    map[string]authentication.User `json:"users,omitempty"`
+}
+
+// UnmarshalJSON refuses keywords that the plugin does not have.
+func (p *Plugin) UnmarshalJSON(data []byte) error {
+	type plain Plugin
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	return decoder.Decode((*plain)(p))
 }
 
 type sshConfig struct {
@@ -96,18 +110,25 @@ type Duration time.Duration
 
 // UnmarshalJSON reads "90s" or 90.
 func (d *Duration) UnmarshalJSON(data []byte) error {
+	bad := fmt.Errorf("%s is no duration: write \"90s\", \"5m\" or a number of seconds", data)
 	var seconds float64
 	if json.Unmarshal(data, &seconds) == nil {
+		if math.Abs(seconds) > math.MaxInt32 {
+			return bad
+		}
 		*d = Duration(seconds * float64(time.Second))
 		return nil
 	}
 	var text string
-	if err := json.Unmarshal(data, &text); err != nil {
-		return fmt.Errorf("a duration is a string such as \"90s\" or a number of seconds")
+	if json.Unmarshal(data, &text) != nil {
+		return bad
 	}
 	value, err := time.ParseDuration(text)
+	if err != nil {
+		return bad
+	}
 	*d = Duration(value)
-	return err
+	return nil
 }
 
 // MarshalJSON writes "1m30s".
@@ -135,25 +156,27 @@ func defaults(dev bool) Config {
 
 // loadConfig reads the configuration. path "" is the default file, which may be
 // missing; "-" is standard input. given are the keys of the command line, dotted.
+// dev changes defaults and nothing else.
 func loadConfig(path string, stdin io.Reader, environment func(string) (string, bool), given map[string]any, dev bool) (Config, error) {
+	fail := func(err error) (Config, error) { return Config{}, fmt.Errorf("read the configuration: %w", err) }
 	c := defaults(dev)
-	text, err := readConfig(path, stdin)
+	fields := map[string]any{}
+	addFields(fields, "", reflect.ValueOf(&c).Elem())
+	file, err := readConfig(path, stdin)
 	if err != nil {
-		return c, fmt.Errorf("read the configuration: %w", err)
+		return fail(err)
 	}
-	keys := knownKeys("", reflect.TypeFor[Config]())
-	layers := []map[string]any{text, fromEnvironment(keys, environment), given}
-	for _, layer := range layers {
-		layer = normal(layer)
-		if err := onlyKnown("", layer, keys); err != nil {
-			return c, err
+	settings := map[string]any{} // of all layers, by key
+	for _, layer := range []map[string]any{file, fromEnvironment(fields, environment), given} {
+		flat := map[string]any{}
+		if err := flatten(flat, "", layer, fields); err != nil {
+			return fail(err)
 		}
-		data, err := json.Marshal(layer)
-		if err != nil {
-			return c, fmt.Errorf("read the configuration: %w", err)
-		}
-		if err := json.Unmarshal(data, &c); err != nil {
-			return c, fmt.Errorf("read the configuration: %w", err)
+		maps.Copy(settings, flat)
+	}
+	for _, key := range slices.Sorted(maps.Keys(settings)) {
+		if err := set(fields[key], settings[key]); err != nil {
+			return fail(fmt.Errorf("%s: %w", key, err))
 		}
 	}
 	return c, c.check()
@@ -164,9 +187,11 @@ func readConfig(path string, stdin io.Reader) (map[string]any, error) {
 	var err error
 	switch path {
 	case "-":
+		path = "standard input"
 		text, err = io.ReadAll(stdin)
 	case "":
-		text, err = os.ReadFile(defaultConfigFile)
+		path = defaultConfigFile
+		text, err = os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, nil
 		}
@@ -178,58 +203,44 @@ func readConfig(path string, stdin io.Reader) (map[string]any, error) {
 	}
 	var layer map[string]any
 	if err := json.Unmarshal(text, &layer); err != nil {
-		return nil, fmt.Errorf("it must be a JSON object: %w", err)
+		return nil, fmt.Errorf("%s must have a JSON object: %w", path, err)
 	}
 	return layer, nil
 }
 
-// normal writes all keys with -, and dotted ones as nested objects.
-func normal(layer map[string]any) map[string]any {
-	out := map[string]any{}
-	for key, value := range layer {
-		key = strings.ReplaceAll(key, "_", "-")
-		if nested, ok := value.(map[string]any); ok && key != "users" {
-			value = normal(nested)
-		}
-		outer, inner, dotted := strings.Cut(key, ".")
-		if !dotted {
-			out[key] = value
+// addFields adds a pointer to all that can be set, by dotted key.
+func addFields(fields map[string]any, prefix string, v reflect.Value) {
+	for i := range v.NumField() {
+		key := prefix + v.Type().Field(i).Tag.Get("json")
+		if v.Field(i).Kind() == reflect.Struct {
+			addFields(fields, key+".", v.Field(i))
 			continue
 		}
-		section, ok := out[outer].(map[string]any)
-		if !ok {
-			section = map[string]any{}
-			out[outer] = section
-		}
-		section[inner] = value
+		fields[key] = v.Field(i).Addr().Interface()
 	}
-	return out
 }
 
-// knownKeys lists all keys, dotted; sections too.
-func knownKeys(prefix string, t reflect.Type) []string {
-	var keys []string
-	for i := range t.NumField() {
-		key := prefix + t.Field(i).Tag.Get("json")
-		keys = append(keys, key)
-		if t.Field(i).Type.Kind() == reflect.Struct {
-			keys = append(keys, knownKeys(key+".", t.Field(i).Type)...)
-		}
-	}
-	return keys
-}
-
-func onlyKnown(prefix string, layer map[string]any, keys []string) error {
-	for key, value := range layer {
-		key = prefix + key
-		if !slices.Contains(keys, key) {
-			nearest := slices.MinFunc(keys, func(a, b string) int {
-				return levenshtein.ComputeDistance(a, key) - levenshtein.ComputeDistance(b, key)
-			})
-			return fmt.Errorf("read the configuration: there is no key %q; the nearest is %q", key, nearest)
-		}
-		if section, ok := value.(map[string]any); ok {
-			if err := onlyKnown(key+".", section, keys); err != nil {
+// flatten adds the settings of an object by dotted key; the object may have them
+// dotted or nested, with - or _. A null is as if it were not there. What is not
+// one of fields is refused, and what is there twice.
+func flatten(flat map[string]any, prefix string, object, fields map[string]any) error {
+	for _, written := range slices.Sorted(maps.Keys(object)) {
+		key, value := prefix+strings.ReplaceAll(written, "_", "-"), object[written]
+		section := func(known string) bool { return strings.HasPrefix(known, key+".") }
+		_, known := fields[key]
+		_, twice := flat[key]
+		switch nested, isObject := value.(map[string]any); {
+		case value == nil:
+		case twice:
+			return fmt.Errorf("%s is there twice", key)
+		case known:
+			flat[key] = value
+		case !slices.ContainsFunc(slices.Collect(maps.Keys(fields)), section):
+			return fmt.Errorf("there is no key %q; the nearest is %q", key, nearest(key, fields))
+		case !isObject:
+			return fmt.Errorf("%s must be an object", key)
+		default:
+			if err := flatten(flat, key+".", nested, fields); err != nil {
 				return err
 			}
 		}
@@ -237,16 +248,46 @@ func onlyKnown(prefix string, layer map[string]any, keys []string) error {
 	return nil
 }
 
-func fromEnvironment(keys []string, environment func(string) (string, bool)) map[string]any {
+// nearest is the key most like one that is not there.
+func nearest(key string, fields map[string]any) string {
+	return slices.MinFunc(slices.Sorted(maps.Keys(fields)), func(a, b string) int {
+		return levenshtein.ComputeDistance(a, key) - levenshtein.ComputeDistance(b, key)
+	})
+}
+
+// set puts a value, as JSON gives it, into a field.
+func set(field, value any) error {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	reflect.ValueOf(field).Elem().SetZero() // a list replaces the default one
+	err = json.Unmarshal(data, field)
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) {
+		if in := wrong.Field; in != "" {
+			return fmt.Errorf("%s: it is a %s and must be a %s", in, wrong.Value, wrong.Type)
+		}
+		return fmt.Errorf("it is a %s and must be a %s", wrong.Value, wrong.Type)
+	}
+	return err
+}
+
+// variable is the environment's name of a key.
+func variable(key string) string {
+	return "COMMISSAIRE_" + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(key))
+}
+
+// fromEnvironment reads text as it is, and all else as JSON.
+func fromEnvironment(fields map[string]any, environment func(string) (string, bool)) map[string]any {
 	layer := map[string]any{}
-	for _, key := range keys {
-		name := "COMMISSAIRE_" + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(key))
-		text, ok := environment(name)
+	for key, field := range fields {
+		text, ok := environment(variable(key))
 		if !ok {
 			continue
 		}
 		var value any
-		if json.Unmarshal([]byte(text), &value) != nil {
+		if _, isText := field.(*string); isText || json.Unmarshal([]byte(text), &value) != nil {
 			value = text
 		}
 		layer[key] = value
@@ -264,13 +305,19 @@ func (c Config) check() error {
 	kind, where, _ := strings.Cut(c.Store, ":")
 	switch {
 	case kind != "sqlite" && kind != "memory":
-		return fail("store must be sqlite:DIR or memory:, not %q", c.Store)
+		return fail("store must be sqlite:DIR or memory:, not %s:", kind)
 	case kind == "sqlite" && where == "":
 		return fail("store sqlite: needs a directory, as in sqlite:/var/lib/commissaire")
 	case c.SSH.Attempts < 1 || c.SSH.AtOnce < 1:
 		return fail("ssh.attempts and ssh.at-once must be at least 1")
+	case c.SSH.DialTimeout <= 0 || c.SSH.HandshakeTimeout <= 0 || c.SSH.RetryDelay < 0:
+		return fail("ssh.dial-timeout and ssh.handshake-timeout must be more than 0, ssh.retry-delay not less")
+	case c.Operations.RebootFirstLook < 0 || c.Operations.RebootTimeout <= c.Operations.RebootFirstLook:
+		return fail("operations.reboot-timeout must be more than operations.reboot-first-look, and that not less than 0")
 	case c.Watch.Concurrency < 1 || c.Watch.Misses < 1 || c.Watch.Interval <= 0:
 		return fail("watch.interval, watch.concurrency and watch.misses must be more than 0")
+	case (c.Bootstrap.EtcdClientCert == "") != (c.Bootstrap.EtcdClientKey == ""):
+		return fail("bootstrap.etcd-client-cert and bootstrap.etcd-client-key need each other")
 	case c.TLSClientVerifyFile != "" && c.TLSPEMFile == "":
 		return fail("tls-clientverifyfile needs tls-pemfile too")
 	}
@@ -278,21 +325,26 @@ func (c Config) check() error {
 		if p.shortName() != "httpbasicauth" {
 			return fail("authentication-plugins: %q is not there; httpbasicauth is", p.Name)
 		}
-		if p.FilePath == "" && len(p.Users) == 0 {
-			return fail("authentication-plugins: httpbasicauth needs filepath or users")
+		if (p.FilePath == "") == (len(p.Users) == 0) {
+			return fail("authentication-plugins: httpbasicauth needs filepath or users, and not both")
 		}
 	}
 	return nil
 }
 
 // shortName is the plugin's name without the module that it used to be in.
-func (p Plugin) shortName() string { return p.Name[strings.LastIndex(p.Name, ".")+1:] }
+func (p Plugin) shortName() string {
+	return strings.TrimPrefix(p.Name, "commissaire_http.authentication.")
+}
+
+// passwordInURL is what stands between the user and the host of a URL.
+var passwordInURL = regexp.MustCompile(`(://[^:/@]*):[^/]*@`)
 
 // masked is the configuration as it may be shown.
 func (c Config) masked() Config {
 	plugins := slices.Clone(c.AuthenticationPlugins)
 	for i, p := range plugins {
-		users := map[string]authentication.User{}
+		users := make(map[string]authentication.User, len(p.Users))
 		for name, user := range p.Users {
 			users[name] = authentication.User{Hash: "********", Roles: user.Roles}
 		}
@@ -301,6 +353,9 @@ func (c Config) masked() Config {
 	c.AuthenticationPlugins = plugins
 	if strings.HasPrefix(c.Credentials.MasterKey, "exec:") {
 		c.Credentials.MasterKey = "exec:********"
+	}
+	for _, url := range []*string{&c.Store, &c.Bootstrap.EtcdURL, &c.Bootstrap.RegistryMirror} {
+		*url = passwordInURL.ReplaceAllString(*url, "$1:********@")
 	}
 	return c
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/crypto/bcrypt"
 
@@ -26,15 +27,10 @@ func makeMasterKey() error {
 	if err := os.MkdirAll(devDir, 0o700); err != nil {
 		return fmt.Errorf("make the master key: %w", err)
 	}
-	file, err := os.OpenFile(devMasterKey, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
+	if _, err := os.Lstat(devMasterKey); err == nil {
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("make the master key: %w", err)
-	}
-	_, err = fmt.Fprintln(file, base64.StdEncoding.EncodeToString(random(32)))
-	if err = errors.Join(err, file.Close()); err != nil {
+	if err := writePrivate(devMasterKey, base64.StdEncoding.EncodeToString(random(32))+"\n"); err != nil {
 		return fmt.Errorf("make the master key: %w", err)
 	}
 	return nil
@@ -64,14 +60,30 @@ func makeUser(endpoint string) (Plugin, string, error) {
 	return Plugin{Name: "httpbasicauth", Users: users}, password, nil
 }
 
-// writePrivate replaces a file that only its owner may read.
-func writePrivate(path, text string) error {
-	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // 0600
+// writePrivate replaces a file by one that only its owner may read.
+func writePrivate(path, text string) error { return replaceFile(path, text, nil) }
+
+// replaceFile replaces a file whole or not at all, by one that only its owner may
+// read or, unless like is nil, that has the owner and mode of like, but nothing
+// for others than its group.
+func replaceFile(path, text string, like fs.FileInfo) (err error) {
+	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // 0600
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(file.Name()))
+		}
+	}()
 	_, err = file.WriteString(text)
-	if err = errors.Join(err, file.Close()); err != nil {
+	if like != nil {
+		if owner, ok := like.Sys().(*syscall.Stat_t); ok && (int(owner.Uid) != os.Geteuid() || int(owner.Gid) != os.Getegid()) {
+			err = errors.Join(err, file.Chown(int(owner.Uid), int(owner.Gid)))
+		}
+		err = errors.Join(err, file.Chmod(like.Mode()&0o640))
+	}
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
 		return err
 	}
 	return os.Rename(file.Name(), path)

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"time"
 )
 
 // tlsConfig is nil where no certificate is configured. The file has certificate
@@ -40,23 +39,43 @@ type certificate struct {
 	logger *slog.Logger
 
 	mu   sync.Mutex
-	read time.Time
+	seen os.FileInfo // of the file, when it was last looked into; nil: it could not be
 	pair *tls.Certificate
 }
 
+// get gives the certificate of the file, or that of before where the file is bad
+// by now, which is logged once.
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	info, err := os.Stat(c.path)
-	if err == nil && !info.ModTime().Equal(c.read) {
-		var pair tls.Certificate
-		if pair, err = tls.LoadX509KeyPair(c.path, c.path); err == nil {
-			c.pair, c.read = &pair, info.ModTime()
-		}
+	switch {
+	case err != nil && c.seen == nil && c.pair != nil:
+		return c.pair, nil
+	case err != nil:
+		c.seen = nil
+	case c.seen != nil && os.SameFile(info, c.seen) && info.ModTime().Equal(c.seen.ModTime()) && info.Size() == c.seen.Size():
+		return c.pair, nil
+	default:
+		c.seen = info // before it is read: what changes meanwhile is seen the next time
+		err = c.load()
 	}
 	if err != nil && c.pair != nil {
-		c.logger.Warn("the certificate could not be read again; the one before stays", "error", err)
-		return c.pair, nil
+		c.logger.Error("the certificate could not be read again; the one before stays", "error", err)
+		err = nil
 	}
 	return c.pair, err
+}
+
+func (c *certificate) load() error {
+	text, err := os.ReadFile(c.path)
+	if err != nil {
+		return err
+	}
+	pair, err := tls.X509KeyPair(text, text)
+	if err != nil {
+		return fmt.Errorf("read certificate and key from %s: %w", c.path, err)
+	}
+	c.pair = &pair
+	return nil
 }

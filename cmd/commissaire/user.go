@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,46 +11,42 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+	"unicode/utf8"
 
+	"github.com/gofrs/flock"
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/bcrypt"
+	"golang.org/x/term"
 
 	"commissaire/api/authentication"
 )
 
+// usersFile is the file of the plugin httpbasicauth, to be edited. A service that
+// uses it sees every change at once.
+type usersFile string
+
+type users map[string]authentication.User
+
 func userCommand() *cobra.Command {
-	var file string
+	var file, format string
 	var roles []string
 	cmd := &cobra.Command{Use: "user", Short: "Edit a users file for the plugin httpbasicauth"}
 	cmd.PersistentFlags().StringVar(&file, "file", "/etc/commissaire/users.json", "the users file")
-	edit := func(use, short string, f func(*cobra.Command, map[string]authentication.User, string) error) *cobra.Command {
+	edit := func(use, short string, f func(*cobra.Command, users, string) error) *cobra.Command {
 		one := &cobra.Command{Use: use + " NAME", Short: short, Args: cobra.ExactArgs(1)}
 		one.RunE = func(cmd *cobra.Command, args []string) error {
-			users, err := readUsers(file)
-			if err != nil {
-				return err
-			}
-			if err := f(cmd, users, args[0]); err != nil {
-				return err
-			}
-			text, err := json.MarshalIndent(users, "", "  ")
-			if err != nil {
-				return fmt.Errorf("write %s: %w", file, err)
-			}
-			if err := writePrivate(file, string(text)+"\n"); err != nil {
-				return fmt.Errorf("write %s: %w", file, err)
-			}
-			return nil
+			return usersFile(file).edit(cmd.Context(), func(all users) error { return f(cmd, all, args[0]) })
 		}
 		cmd.AddCommand(one)
 		return one
 	}
-	add := edit("add", "Add a user; the password is read from standard input", func(cmd *cobra.Command, users map[string]authentication.User, name string) error {
-		if _, known := users[name]; known || name == "" || strings.Contains(name, ":") {
-			return fmt.Errorf("user %q is there already, or is no name: it may not be empty or have a colon", name)
-		}
+	add := edit("add", "Add a user; the password is read from the terminal or standard input", func(cmd *cobra.Command, all users, name string) error {
 		user := authentication.User{}
 		for _, role := range roles {
 			if !authentication.KnownRole(authentication.Role(role)) {
@@ -56,70 +54,194 @@ func userCommand() *cobra.Command {
 			}
 			user.Roles = append(user.Roles, authentication.Role(role))
 		}
+		_, known := all[name]
+		switch {
+		case name == "" || len(name) > 128 || !utf8.ValidString(name) || strings.ContainsRune(name, ':') || strings.ContainsFunc(name, unicode.IsControl):
+			return fmt.Errorf("%q is no name: it must have from 1 to 128 bytes, and no colon", name)
+		case known:
+			return fmt.Errorf("there is a user %q already; commissaire user password changes the password", name)
+		case len(user.Roles) == 0:
+			return errors.New("--role must name at least one role")
+		}
 		var err error
-		user.Hash, err = readPassword(cmd.InOrStdin())
-		users[name] = user
+		user.Hash, err = readPassword(cmd)
+		all[name] = user
 		return err
 	})
 	add.Flags().StringSliceVar(&roles, "role", []string{"viewer"}, "viewer, operator, auditor, admin or join; may be repeated")
-	edit("password", "Change a password; it is read from standard input", func(cmd *cobra.Command, users map[string]authentication.User, name string) error {
-		user, known := users[name]
+	edit("password", "Change a password; it is read from the terminal or standard input", func(cmd *cobra.Command, all users, name string) error {
+		user, known := all[name]
 		if !known {
 			return fmt.Errorf("there is no user %q", name)
 		}
 		var err error
-		user.Hash, err = readPassword(cmd.InOrStdin())
-		users[name] = user
+		user.Hash, err = readPassword(cmd)
+		all[name] = user
 		return err
 	})
-	edit("remove", "Remove a user", func(_ *cobra.Command, users map[string]authentication.User, name string) error {
-		if _, known := users[name]; !known {
+	edit("remove", "Remove a user", func(_ *cobra.Command, all users, name string) error {
+		if _, known := all[name]; !known {
 			return fmt.Errorf("there is no user %q", name)
 		}
-		delete(users, name)
+		delete(all, name)
 		return nil
 	})
-	cmd.AddCommand(&cobra.Command{Use: "list", Short: "List users and roles", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		users, err := readUsers(file)
+	list := &cobra.Command{Use: "list", Short: "List users and roles", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		all, err := usersFile(file).read()
 		if err != nil {
 			return err
 		}
-		for _, name := range slices.Sorted(maps.Keys(users)) {
-			_, _ = fmt.Fprintln(cmd.OutOrStdout(), name, users[name].Roles)
-		}
-		return nil
-	}})
+		return all.print(cmd.OutOrStdout(), format)
+	}}
+	list.Flags().StringVarP(&format, "output", "o", "table", "table or json")
+	cmd.AddCommand(list)
 	return cmd
 }
 
-func readUsers(file string) (map[string]authentication.User, error) {
-	users := map[string]authentication.User{}
-	text, err := os.ReadFile(file)
+// print shows who there is and what they may, without the hashes.
+func (all users) print(out io.Writer, format string) error {
+	type row struct {
+		Name  string                `json:"name"`
+		Roles []authentication.Role `json:"roles"`
+	}
+	rows := []row{}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		rows = append(rows, row{name, all[name].Held()})
+	}
+	switch format {
+	case "json":
+		encoder := json.NewEncoder(out)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(rows)
+	case "table":
+		table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		_, _ = fmt.Fprintln(table, "NAME\tROLES") // Flush says whether it could be written
+		for _, r := range rows {
+			_, _ = fmt.Fprintf(table, "%s\t%s\n", r.Name, strings.Trim(fmt.Sprint(r.Roles), "[]"))
+		}
+		return table.Flush()
+	default:
+		return fmt.Errorf("there is no output %q: use table or json", format)
+	}
+}
+
+// read gives the users; none where there is no file.
+func (f usersFile) read() (users, error) {
+	all := users{}
+	text, err := os.ReadFile(string(f))
 	if errors.Is(err, fs.ErrNotExist) {
-		return users, nil
+		return all, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read users: %w", err)
 	}
-	if err := json.Unmarshal(text, &users); err != nil {
-		return nil, fmt.Errorf("read users from %s: %w", file, err)
+	if err := json.Unmarshal(text, &all); err != nil {
+		return nil, fmt.Errorf("read users from %s: %w", f, err)
 	}
-	return users, nil
+	return all, nil
 }
 
-// readPassword reads a line and returns its bcrypt hash.
-func readPassword(in io.Reader) (string, error) {
-	line, err := bufio.NewReader(in).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return "", fmt.Errorf("read the password: %w", err)
+// edit changes the users, one after the other where several do so. The file keeps
+// its owner and mode, but that others than its group may not read it; a new one
+// is for its owner alone. Where change fails, nothing changes.
+func (f usersFile) edit(ctx context.Context, change func(users) error) (err error) {
+	path := string(f)
+	if led, err := filepath.EvalSymlinks(path); err == nil {
+		path = led
 	}
-	password := strings.TrimRight(line, "\r\n")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("write users: %w", err)
+	}
+	lock := flock.New(path+".lock", flock.SetPermissions(0o600))
+	if _, err := lock.TryLockContext(ctx, 20*time.Millisecond); err != nil {
+		return fmt.Errorf("lock %s: %w", f, err)
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	all, err := f.read()
+	if err != nil {
+		return err
+	}
+	if err := change(all); err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(all, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", f, err)
+	}
+	before, err := os.Stat(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("write %s: %w", f, err)
+	}
+	if err := replaceFile(path, string(text)+"\n", before); err != nil {
+		return fmt.Errorf("write %s: %w", f, err)
+	}
+	return nil
+}
+
+// readPassword reads a password, from a terminal twice and unseen, else a line of
+// the input, and returns its bcrypt hash.
+func readPassword(cmd *cobra.Command) (string, error) {
+	ctx, in := cmd.Context(), cmd.InOrStdin()
+	ask := func() ([]byte, error) { return readLine(in) }
+	restore := func() error { return nil }
+	if file, ok := in.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		state, err := term.GetState(int(file.Fd()))
+		if err != nil {
+			return "", fmt.Errorf("read the password: %w", err)
+		}
+		ask = func() ([]byte, error) { return askTwice(int(file.Fd()), cmd.ErrOrStderr()) }
+		restore = func() error { return term.Restore(int(file.Fd()), state) }
+	}
+	type answer struct {
+		password []byte
+		err      error
+	}
+	given := make(chan answer, 1)
+	go func() {
+		password, err := ask()
+		given <- answer{password, err}
+	}()
+	var password []byte
+	select {
+	case a := <-given:
+		if a.err != nil {
+			return "", fmt.Errorf("read the password: %w", a.err)
+		}
+		password = a.password
+	case <-ctx.Done(): // interrupted, which a read is not
+		return "", errors.Join(fmt.Errorf("read the password: %w", ctx.Err()), restore())
+	}
 	if len(password) < 8 || len(password) > 72 {
 		return "", errors.New("the password must have from 8 to 72 bytes")
 	}
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
+	hash, err := bcrypt.GenerateFromPassword(password, bcrypt.DefaultCost)
 	if err != nil {
 		return "", fmt.Errorf("hash the password: %w", err)
 	}
 	return string(hash), nil
+}
+
+func readLine(in io.Reader) ([]byte, error) {
+	line, err := bufio.NewReader(io.LimitReader(in, 4096)).ReadBytes('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return bytes.TrimRight(line, "\r\n"), nil
+}
+
+func askTwice(terminal int, out io.Writer) ([]byte, error) {
+	var given [2][]byte
+	for i, prompt := range []string{"Password: ", "Again: "} {
+		_, _ = fmt.Fprint(out, prompt)
+		password, err := term.ReadPassword(terminal)
+		_, _ = fmt.Fprintln(out)
+		if err != nil {
+			return nil, err
+		}
+		given[i] = password
+	}
+	if !bytes.Equal(given[0], given[1]) {
+		return nil, errors.New("the two are not the same")
+	}
+	return given[0], nil
 }

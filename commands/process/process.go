@@ -16,14 +16,14 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-
 	"commissaire/commands"
 	"commissaire/domain"
 	"commissaire/domain/event"
 	"commissaire/domain/host"
 	"commissaire/domain/operation"
 	"commissaire/domain/roster"
+
+	"github.com/google/uuid"
 )
 
 // Manager is a container manager. Registering twice and unregistering what is

@@ -93,8 +93,7 @@ func (p *Process) look(ctx context.Context, h roster.Host) (looked, answers bool
 	if ctx.Err() != nil {
 		return false, false
 	}
-	var changed *KeyChanged
-	if errors.As(err, &changed) {
+	if _, ok := errors.AsType[*KeyChanged](err); ok {
 		return true, false // on record by now
 	}
 	if err != nil {

@@ -12,9 +12,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
-
 	"commissaire/domain"
+
+	"github.com/google/uuid"
 )
 
 // Event is a fact of any family.

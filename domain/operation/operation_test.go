@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"testing"
 
-	"pgregory.net/rapid"
-
 	"commissaire/domain"
 	"commissaire/domain/event"
 	"commissaire/test/scenario"
+
+	"pgregory.net/rapid"
 )
 
 var turn = event.Turn{Operation: "op", HostID: "1", Host: "10.0.0.1", Claim: "x"}
@@ -26,7 +26,9 @@ func TestATurnIsBegunExaminedAndEndedOnce(t *testing.T) {
 	given(t, begun).When(func(s Turns) ([]event.OperationEvent, error) { return s.Examine(turn, "b", "v"), nil }).Then(examined)
 	given(t, begun, examined).When(func(s Turns) ([]event.OperationEvent, error) { return s.End("1", succeeded), nil }).Then(succeeded)
 	given(t, begun, examined, succeeded).
-		When(func(s Turns) ([]event.OperationEvent, error) { return s.End("1", event.HostTurnFailed{Turn: turn}), nil }).Then()
+		When(func(s Turns) ([]event.OperationEvent, error) {
+			return s.End("1", event.HostTurnFailed{Turn: turn}), nil
+		}).Then()
 }
 
 func operationOf(n int, policy event.Policy) *Operation {

@@ -120,7 +120,7 @@ func (r *Roster) PutMembers(name domain.ClusterName, old, wanted []domain.Addres
 		if !ready(h.HostID) {
 			return nil, notReady(h)
 		}
-		events = append(events, event.HostJoined{HostID: h.HostID, Host: h.HostAdded.Host, ClusterID: c.ID, Cluster: name})
+		events = append(events, event.HostJoined{HostID: h.HostID, Host: h.Host, ClusterID: c.ID, Cluster: name})
 	}
 	return events, nil
 }
@@ -163,11 +163,11 @@ func (r *Roster) Leave(name domain.ClusterName, address domain.Address) ([]event
 
 func (r *Roster) elsewhere(h Host) error {
 	c, _ := r.clusters.Get(h.Cluster)
-	return ErrOtherMember.With("host %s is a member of cluster %s; remove it there first", h.HostAdded.Host, c.Name)
+	return ErrOtherMember.With("host %s is a member of cluster %s; remove it there first", h.Host, c.Name)
 }
 
 func notReady(h Host) error {
-	return ErrHostNotReady.With("host %s is neither active nor disassociated yet; GET /host/%s says how far it is", h.HostAdded.Host, h.HostAdded.Host)
+	return ErrHostNotReady.With("host %s is neither active nor disassociated yet; GET /host/%s says how far it is", h.Host, h.Host)
 }
 
 func running(c Cluster) error {

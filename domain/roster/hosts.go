@@ -71,9 +71,9 @@ func (r *Roster) TakeHost(id domain.HostID, claim domain.ClaimID, by domain.Oper
 	case h.Claim == claim && h.Term == term:
 		return nil, nil
 	case h.Claim != "" && h.Claim != claim && h.Term == term:
-		return nil, ErrTaken.With("host %s is being worked on", h.HostAdded.Host)
+		return nil, ErrTaken.With("host %s is being worked on", h.Host)
 	}
-	return []event.RosterEvent{event.HostTaken{HostID: id, Host: h.HostAdded.Host, Claim: claim, Operation: by, Term: term}}, nil
+	return []event.RosterEvent{event.HostTaken{HostID: id, Host: h.Host, Claim: claim, Operation: by, Term: term}}, nil
 }
 
 // ReleaseHost ends a claim. Releasing what is not held changes nothing.
@@ -82,7 +82,7 @@ func (r *Roster) ReleaseHost(id domain.HostID, claim domain.ClaimID) ([]event.Ro
 	if !ok || h.Claim != claim {
 		return nil, nil
 	}
-	return []event.RosterEvent{event.HostReleased{HostID: id, Host: h.HostAdded.Host, Claim: claim}}, nil
+	return []event.RosterEvent{event.HostReleased{HostID: id, Host: h.Host, Claim: claim}}, nil
 }
 
 // InHand tells whether an operation that has not ended has the host in hand.
@@ -100,9 +100,9 @@ func (r *Roster) leave(h Host) []event.RosterEvent {
 	if !ok {
 		return nil
 	}
-	return []event.RosterEvent{event.HostLeft{HostID: h.HostID, Host: h.HostAdded.Host, ClusterID: c.ID, Cluster: c.Name}}
+	return []event.RosterEvent{event.HostLeft{HostID: h.HostID, Host: h.Host, ClusterID: c.ID, Cluster: c.Name}}
 }
 
 func inHand(h Host) error {
-	return ErrHostInHand.With("operation %s has host %s in hand; wait until its turn ends", h.By, h.HostAdded.Host)
+	return ErrHostInHand.With("operation %s has host %s in hand; wait until its turn ends", h.By, h.Host)
 }

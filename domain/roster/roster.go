@@ -9,10 +9,10 @@ import (
 	"encoding/json"
 	"strings"
 
-	"github.com/tidwall/btree"
-
 	"commissaire/domain"
 	"commissaire/domain/event"
+
+	"github.com/tidwall/btree"
 )
 
 // DefaultNetwork exists from the start.

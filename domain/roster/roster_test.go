@@ -4,11 +4,11 @@ import (
 	"encoding/json"
 	"testing"
 
-	"pgregory.net/rapid"
-
 	"commissaire/domain"
 	"commissaire/domain/event"
 	"commissaire/test/scenario"
+
+	"pgregory.net/rapid"
 )
 
 var (

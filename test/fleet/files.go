@@ -60,10 +60,10 @@ func (n *node) read() []byte {
 
 // allows says whether a user may do what the bits say: 4 read, 2 write, 1 search or execute.
 func (n *node) allows(uid int, bits fs.FileMode) bool {
-	switch {
-	case uid == 0:
+	switch uid {
+	case 0:
 		return bits&1 == 0 || n.isDir() || n.mode&0o111 != 0
-	case uid == n.uid:
+	case n.uid:
 		return n.mode>>6&bits == bits
 	default:
 		return n.mode&bits == bits

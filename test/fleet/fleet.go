@@ -200,7 +200,8 @@ func (f *Fleet) Host(address string) *Host { return f.byAddr[address] }
 
 // bind starts to listen for a host.
 func (f *Fleet) bind(address string) (net.Listener, error) {
-	listener, err := net.Listen("tcp4", net.JoinHostPort(address, strconv.Itoa(f.port)))
+	var config net.ListenConfig
+	listener, err := config.Listen(f.ctx, "tcp4", net.JoinHostPort(address, strconv.Itoa(f.port)))
 	if err != nil {
 		return nil, err
 	}

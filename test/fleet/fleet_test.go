@@ -119,7 +119,7 @@ func TestAHostRunsWhatAShellRuns(t *testing.T) {
 		{"sha256sum", `printf '' | sha256sum`, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  -\n"},
 		{"nested shells", `printf 'a\nb\n' | sh -c 'read -r x; read -r y; echo "$y$x$1"' name arg`, "baarg\n"},
 		{"an unknown program", `gcc -v 2>&1; echo $?; command -v gcc || echo none; command -v mv`, "sh: gcc: command not found\n127\nnone\n/usr/bin/mv\n"},
-		{"the machine's own files", `cat /etc/hostname /proc/self/status 2>&1; [ -e /usr/bin/env ] || echo no`, "cat: /etc/hostname: No such file or directory\ncat: /proc/self/status: No such file or directory\nno\n"},
+		{"the machine's own files", `cat /etc/hostname /proc/self/status 2>&1; [ -e /usr/bin/perl ] || echo no`, "cat: /etc/hostname: No such file or directory\ncat: /proc/self/status: No such file or directory\nno\n"},
 		{"the simulation's variables", `echo "${HOME} ${GOPATH-unset} ${TMPDIR-unset}"`, "/root unset unset\n"},
 		{"each shell has its id", `a=$$; b=$(sh -c 'echo $$'); [ "$a" != "$b" ] && echo differ`, "differ\n"},
 		{"exec and exit", `(exec sh -c 'exit 3'); echo $?; sh -c 'kill $$'; echo $?`, "3\n143\n"},
@@ -384,7 +384,8 @@ func TestFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := ssh.Dial("tcp", net.JoinHostPort(h.Address(), fmt.Sprint(r.Port())), &ssh.ClientConfig{
-			User: "root", Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer)}, HostKeyCallback: ssh.FixedHostKey(before)})
+			User: "root", Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer)}, HostKeyCallback: ssh.FixedHostKey(before),
+		})
 		if err == nil || !strings.Contains(err.Error(), "host key") {
 			t.Errorf("with the key of before: %v", err)
 		}
@@ -488,7 +489,8 @@ func TestAHostForwardsToTheFleetOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, channels, requests, err := ssh.NewClientConn(conn, behind.Address(), &ssh.ClientConfig{
-		User: "root", Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer)}, HostKeyCallback: ssh.FixedHostKey(behind.HostKey())})
+		User: "root", Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer)}, HostKeyCallback: ssh.FixedHostKey(behind.HostKey()),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

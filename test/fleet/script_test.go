@@ -162,21 +162,23 @@ func TestTheScriptWritesAFile(t *testing.T) {
 // BenchmarkCheck connects anew for every look at a host, as a watch does.
 func BenchmarkCheck(b *testing.B) {
 	r := start(b, Config{Hosts: Mixed(500)})
-	text := call(b, "bootid")
+	text, hosts := call(b, "bootid"), r.Hosts()
 	var turn atomic.Int64
 	b.SetParallelism(32)
 	b.ReportAllocs()
 	began := time.Now()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			h := r.Hosts()[int(turn.Add(1))%500]
+			h := hosts[int(turn.Add(1))%len(hosts)]
 			conn, err := net.Dial("tcp", net.JoinHostPort(h.Address(), fmt.Sprint(r.Port())))
 			if err != nil {
 				b.Error(err)
 				return
 			}
-			c, channels, requests, err := ssh.NewClientConn(conn, "", &ssh.ClientConfig{User: "root",
-				Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer)}, HostKeyCallback: ssh.FixedHostKey(h.HostKey())})
+			c, channels, requests, err := ssh.NewClientConn(conn, "", &ssh.ClientConfig{
+				User: "root",
+				Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer)}, HostKeyCallback: ssh.FixedHostKey(h.HostKey()),
+			})
 			if err != nil {
 				b.Error(err)
 				return
@@ -200,7 +202,7 @@ func BenchmarkScript(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				p := &process{host: h, boot: h.boot, user: "root", dir: "/root", stdin: strings.NewReader(text), stdout: io.Discard, stderr: io.Discard}
-				if exit := p.shell(b.Context(), "/bin/sh -s", []string{"--"}); exit != 0 {
+				if exit := p.run(b.Context(), []string{"/bin/sh", "-s"}); exit != 0 {
 					b.Fatalf("exit status %d", exit)
 				}
 			}

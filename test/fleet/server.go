@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -140,17 +142,27 @@ func (h *Host) logIn(b *boot, user, command string, channel ssh.Channel) int {
 	if user == "root" {
 		p.uid, p.dir = 0, "/root"
 	}
-	p.env = []string{"HOME=" + p.dir, "USER=" + user, "LOGNAME=" + user, "SHELL=/bin/sh",
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	p.env = []string{
+		"HOME=" + p.dir, "USER=" + user, "LOGNAME=" + user, "SHELL=/bin/sh",
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+	}
 	stdout := &pump{to: channel, broken: cancel}
 	stderr := &pump{to: channel.Stderr(), broken: cancel}
 	p.stdout, p.stderr = stdout, stderr
 	io.WriteString(stdout, h.fault().Noise)
-	exit := p.shell(ctx, command, []string{"--"})
+	var exit int
+	if plain.MatchString(command) { // as shells do, without another process
+		exit = p.run(ctx, strings.Fields(command))
+	} else {
+		exit = p.shell(ctx, command, []string{"--"})
+	}
 	stdout.flush()
 	stderr.flush()
 	return exit
 }
+
+// plain is a command that a shell would not change.
+var plain = regexp.MustCompile(`^/?(usr/)?(bin/sh|sudo)( [A-Za-z0-9/-]+)*$`)
 
 // A pump is a pipe to the other side of a connection: what is written in quick
 // succession goes there together.
@@ -227,7 +239,8 @@ func (h *Host) forward(offered ssh.NewChannel) {
 		offered.Reject(ssh.Prohibited, "only hosts of the fleet")
 		return
 	}
-	conn, err := net.Dial("tcp4", net.JoinHostPort(want.Host, strconv.Itoa(int(want.Port))))
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(h.fleet.ctx, "tcp4", net.JoinHostPort(want.Host, strconv.Itoa(int(want.Port))))
 	if err != nil {
 		offered.Reject(ssh.ConnectionFailed, err.Error())
 		return

@@ -84,7 +84,7 @@ func (p *process) input(ctx context.Context) (in io.Reader, done func()) {
 // machine the simulation runs on.
 func (p *process) startVariables(pid int) []string {
 	uid := strconv.Itoa(p.uid)
-	return append(p.env[:len(p.env):len(p.env)], "UID="+uid, "EUID="+uid, "GID="+uid,
+	return append(slices.Clip(p.env), "UID="+uid, "EUID="+uid, "GID="+uid,
 		umaskVariable+"="+strconv.FormatInt(int64(p.umask), 8), pidVariable+"="+strconv.Itoa(pid))
 }
 
@@ -139,10 +139,16 @@ func (p *process) interpret(ctx context.Context, script *script, args []string) 
 		interp.OpenHandler(open),
 		interp.StatHandler(func(ctx context.Context, name string, _ bool) (fs.FileInfo, error) {
 			q := current(ctx)
+			if q.host.hasFile(name) {
+				return info{name: path.Base(name), node: node{mode: 0o755}}, nil
+			}
 			return q.host.files.stat(q.who(ctx), q.path(name))
 		}),
 		interp.AccessHandler(func(ctx context.Context, name string, mode interp.AccessMode) error {
 			q := current(ctx)
+			if q.host.hasFile(name) && mode&interp.AccessWrite == 0 {
+				return nil
+			}
 			return q.host.files.access(q.who(ctx), q.path(name), fs.FileMode(mode))
 		}),
 		interp.ReadDirHandler2(func(ctx context.Context, name string) ([]fs.DirEntry, error) {
@@ -198,43 +204,6 @@ func (j *jobs) end() {
 	}
 }
 
-// These count jobs; see countJobs.
-const (
-	jobBegins = "job begins"
-	jobEnds   = "job ends"
-)
-
-// countJobs turns each "command &" into
-//
-//	{ job begins; { (command); job ends; } & }
-//
-// because a command in the background runs in its own time, and may not have
-// begun when its shell has ended.
-func countJobs(file *syntax.File) {
-	var stmts []*syntax.Stmt
-	syntax.Walk(file, func(n syntax.Node) bool {
-		if s, ok := n.(*syntax.Stmt); ok && s.Background && s.Cmd != nil {
-			stmts = append(stmts, s)
-		}
-		return true
-	})
-	call := func(name string) *syntax.Stmt {
-		return &syntax.Stmt{Cmd: &syntax.CallExpr{Args: []*syntax.Word{{Parts: []syntax.WordPart{&syntax.Lit{Value: name}}}}}}
-	}
-	for _, s := range stmts {
-		command := *s
-		command.Background = false
-		s.Background, s.Negated, s.Redirs = false, false, nil
-		s.Cmd = &syntax.Block{Stmts: []*syntax.Stmt{
-			call(jobBegins),
-			{Background: true, Cmd: &syntax.Block{Stmts: []*syntax.Stmt{
-				{Cmd: &syntax.Subshell{Stmts: []*syntax.Stmt{&command}}},
-				call(jobEnds),
-			}}},
-		}}
-	}
-}
-
 // current is the process that a handler of the interpreter acts for: the shell,
 // as it is at this point of its script.
 func current(ctx context.Context) *process {
@@ -259,10 +228,10 @@ func beforeCall(ctx context.Context, args []string) ([]string, error) {
 		if len(args) == 1 {
 			return []string{"printf", "%04o\n", "0" + interp.HandlerCtx(ctx).Env.Get(umaskVariable).Str}, nil
 		}
-		if _, err := strconv.ParseUint(args[1], 8, 9); err != nil {
-			return []string{"false"}, nil
+		if strings.Trim(args[1], "01234567") == "" {
+			return []string{"eval", umaskVariable + "=" + args[1]}, nil
 		}
-		return []string{"eval", umaskVariable + "=" + args[1]}, nil
+		return []string{"false"}, nil
 	case "command":
 		if len(args) > 2 && (args[1] == "-v" || args[1] == "-V") {
 			return append([]string{"/bin/which"}, args[2:]...), nil
@@ -333,6 +302,9 @@ func execute(ctx context.Context, args []string) error {
 func open(ctx context.Context, name string, flag int, perm fs.FileMode) (io.ReadWriteCloser, error) {
 	p := current(ctx)
 	if flag&(os.O_WRONLY|os.O_RDWR) == 0 {
+		if name == os.DevNull {
+			return os.Open(os.DevNull) // is as good as one of ours, and faster
+		}
 		text, err := p.text(ctx, name)
 		if err != nil {
 			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
@@ -386,145 +358,6 @@ func (p *process) text(ctx context.Context, name string) ([]byte, error) {
 	return p.host.files.read(p.who(ctx), p.path(name))
 }
 
-// A script is a parsed text. Many shells interpret it at the same time, so it
-// is not changed any more.
-type script struct {
-	file  *syntax.File
-	reads bool // has a builtin that reads standard input
-}
-
-// parsed holds scripts by their text, because hosts are told the same again and again.
-var parsed struct {
-	sync.Mutex
-	texts map[string]*script
-	heads []knownHead // of texts that begin alike and end differently
-	last  []*whole    // texts a head may come from
-}
-
-type knownHead struct {
-	text  string
-	stmts []*syntax.Stmt
-}
-
-type whole struct {
-	text string
-	file *syntax.File
-}
-
-const (
-	mostTexts = 256
-	mostHeads = 8
-	leastHead = 1024 // bytes: parsing less is no work
-)
-
-// parse parses a script, or knows it already.
-func parse(text string) (*script, error) {
-	parsed.Lock()
-	known := parsed.texts[text]
-	parsed.Unlock()
-	if known != nil {
-		return known, nil
-	}
-	file, err := parseNew(text)
-	if err != nil {
-		return nil, err
-	}
-	s := &script{file: file, reads: reads(file)}
-	parsed.Lock()
-	defer parsed.Unlock()
-	if parsed.texts == nil || len(parsed.texts) >= mostTexts {
-		parsed.texts = map[string]*script{}
-	}
-	parsed.texts[text] = s
-	return s, nil
-}
-
-// parseInput parses what a shell reads on standard input: a long text that is
-// always the same, with a few words at its end that are always others. The long
-// part is parsed once. Nothing is left on standard input for what it starts.
-func parseInput(text string) (*syntax.File, error) {
-	parsed.Lock()
-	heads := parsed.heads
-	parsed.Unlock()
-	for _, h := range heads {
-		if rest, ok := strings.CutPrefix(text, h.text); ok {
-			file, err := parseNew(rest)
-			if err != nil {
-				return nil, err
-			}
-			file.Stmts = append(h.stmts[:len(h.stmts):len(h.stmts)], file.Stmts...)
-			return file, nil
-		}
-	}
-	file, err := parseNew(text)
-	if err != nil || len(text) < leastHead {
-		return file, err
-	}
-	parsed.Lock()
-	defer parsed.Unlock()
-	for _, w := range parsed.last {
-		if h, ok := commonHead(w, text); ok {
-			if len(parsed.heads) >= mostHeads {
-				parsed.heads = nil
-			}
-			parsed.heads = append(parsed.heads[:len(parsed.heads):len(parsed.heads)], h)
-			return file, nil
-		}
-	}
-	if len(parsed.last) >= mostHeads {
-		parsed.last = nil
-	}
-	parsed.last = append(parsed.last, &whole{text, file})
-	return file, nil
-}
-
-// commonHead finds the statements that both texts begin with. It ends where a
-// statement begins that is not on the line where the one before it ends.
-func commonHead(w *whole, text string) (h knownHead, ok bool) {
-	same := 0
-	for same < len(text) && same < len(w.text) && text[same] == w.text[same] {
-		same++
-	}
-	for i, stmt := range w.file.Stmts {
-		at := int(stmt.Pos().Offset())
-		if at > same {
-			break
-		}
-		if strings.HasSuffix(w.text[:at], "\n") {
-			h = knownHead{text: w.text[:at], stmts: w.file.Stmts[:i]}
-		}
-	}
-	return h, len(h.text) >= leastHead
-}
-
-func parseNew(text string) (*syntax.File, error) {
-	file, err := syntax.NewParser().Parse(strings.NewReader(text), "") // in POSIX mode it does not know export
-	if err != nil {
-		return nil, err
-	}
-	syntax.Walk(file, func(n syntax.Node) bool {
-		if p, ok := n.(*syntax.ParamExp); ok && p.Param != nil && p.Param.Value == "$" {
-			p.Param.Value = pidVariable // $$ would be the simulation's own
-		}
-		return true
-	})
-	countJobs(file)
-	return file, nil
-}
-
-func reads(file *syntax.File) (found bool) {
-	syntax.Walk(file, func(n syntax.Node) bool {
-		if c, ok := n.(*syntax.CallExpr); ok && len(c.Args) > 0 {
-			switch c.Args[0].Lit() {
-			case "read", "eval", ".", "command":
-				found = true
-			}
-		}
-		return !found
-	})
-	return found
-}
-
 // sh is the program: sh -s [ARGUMENT…], sh -c TEXT [NAME [ARGUMENT…]], sh FILE [ARGUMENT…].
 func sh(ctx context.Context, p *process, args []string) int {
 	options := []string{}
@@ -549,11 +382,14 @@ func sh(ctx context.Context, p *process, args []string) int {
 
 	in, done := p.input(ctx)
 	defer done()
-	var text bytes.Buffer
-	if _, err := text.ReadFrom(io.LimitReader(in, mostInput)); err != nil {
-		return p.complain("sh", err) + 1
+	text := inputs.Get().(*bytes.Buffer)
+	text.Reset()
+	var file *syntax.File
+	_, err := text.ReadFrom(io.LimitReader(in, mostInput))
+	if err == nil {
+		file, err = parseInput(text.Bytes())
 	}
-	file, err := parseInput(text.String())
+	inputs.Put(text)
 	if err != nil {
 		fmt.Fprintf(p.stderr, "sh: %v\n", err)
 		return 2
@@ -569,16 +405,19 @@ func sh(ctx context.Context, p *process, args []string) int {
 	return q.interpret(ctx, &script{file: file}, append(options, args...))
 }
 
+var inputs = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
 const mostInput = 16 << 20 // bytes of a script
 
 // run runs one program to its end and gives its exit status.
 func (p *process) run(ctx context.Context, args []string) int {
 	name := args[0]
-	if dir := path.Dir(name); strings.Contains(name, "/") && !strings.HasSuffix(dir, "bin") {
-		return p.runFile(ctx, args)
-	}
 	base := path.Base(name)
-	if !p.host.has(base) {
+	switch {
+	case name == base && p.host.has(base), p.host.hasFile(name):
+	case name != base:
+		return p.runFile(ctx, args)
+	default:
 		fmt.Fprintf(p.stderr, "sh: %s: command not found\n", name)
 		return 127
 	}

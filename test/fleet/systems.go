@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -48,18 +49,18 @@ var families = map[OS]family{
 		release:  "12",
 		about:    "NAME=\"Debian GNU/Linux\"\nID=debian\n",
 		packages: map[string]string{"docker.io": "docker"},
-		programs: []string{"apt-get"},
+		programs: []string{"apt-get", "dpkg"},
 	},
 	Ubuntu: {
 		release:  "24.04",
 		about:    "NAME=\"Ubuntu\"\nID=ubuntu\nID_LIKE=debian\n",
 		packages: map[string]string{"docker.io": "docker"},
-		programs: []string{"apt-get"},
+		programs: []string{"apt-get", "dpkg"},
 	},
 }
 
 // own are the programs that not every host has.
-var own = map[string]bool{"apt-get": true, "dnf": true, "rpm": true, "rpm-ostree": true, "subscription-manager": true, "yum": true}
+var own = map[string]bool{"apt-get": true, "dnf": true, "dpkg": true, "rpm": true, "rpm-ostree": true, "subscription-manager": true, "yum": true}
 
 // has says whether the host has a program.
 func (h *Host) has(name string) bool {
@@ -72,6 +73,16 @@ func (h *Host) has(name string) bool {
 		return slices.Contains(h.family.programs, name) && (name == "rpm" || !h.spec.OSTree)
 	}
 	return true
+}
+
+// hasFile says whether a path is that of a program of the host. Programs are
+// not in its file system.
+func (h *Host) hasFile(name string) bool {
+	switch path.Dir(name) {
+	case "/bin", "/sbin", "/usr/bin", "/usr/sbin":
+		return h.has(path.Base(name))
+	}
+	return false
 }
 
 // layFiles makes the files a host is installed with.
@@ -296,6 +307,22 @@ func subscription(_ context.Context, p *process, _ []string) int {
 	return 0
 }
 
+// dpkg knows -s NAME….
+func dpkg(_ context.Context, p *process, args []string) int {
+	if len(args) < 2 || args[0] != "-s" {
+		return p.complain("dpkg", errors.New("only -s is known"))
+	}
+	exit := 0
+	for _, name := range args[1:] {
+		if !slices.Contains(p.host.Installed(), name) {
+			exit = p.complain("dpkg", fmt.Errorf("package '%s' is not installed", name))
+			continue
+		}
+		fmt.Fprintf(p.stdout, "Package: %s\nStatus: install ok installed\n", name)
+	}
+	return exit
+}
+
 // deployment is an element of what rpm-ostree status --json prints.
 type deployment struct {
 	ID       string `json:"id"`
@@ -376,8 +403,10 @@ func (p *process) deployments(asJSON bool) int {
 	for i, version := range []string{pending, booted, rollback} {
 		if version != "" {
 			checksum := fmt.Sprintf("%x", sha256.Sum256([]byte(version)))
-			all = append(all, deployment{"fedora-atomic-" + checksum + ".0", "fedora-atomic", checksum, version,
-				i == 1, i == 0})
+			all = append(all, deployment{
+				"fedora-atomic-" + checksum + ".0", "fedora-atomic", checksum, version,
+				i == 1, i == 0,
+			})
 		}
 	}
 	if asJSON {
@@ -514,8 +543,10 @@ func systemdRun(_ context.Context, p *process, args []string) int {
 	if exists {
 		return p.complain("systemd-run", fmt.Errorf("unit %s.service already exists", unit))
 	}
-	q := &process{host: p.host, boot: b, user: "root", dir: "/", umask: 0o022,
-		env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"}, stdout: sink{io.Discard}, stderr: sink{io.Discard}}
+	q := &process{
+		host: p.host, boot: b, user: "root", dir: "/", umask: 0o022,
+		env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"}, stdout: sink{io.Discard}, stderr: sink{io.Discard},
+	}
 	done := q.detached(args)
 	p.host.fleet.start(func() {
 		<-done

@@ -1,0 +1,114 @@
+package fleet_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	xssh "golang.org/x/crypto/ssh"
+
+	"commissaire/adapters/ssh"
+	"commissaire/commands"
+	"commissaire/commands/process"
+	"commissaire/domain"
+	"commissaire/test/fleet"
+)
+
+// theKey is a credential store that has one key, for every host.
+type theKey commands.Secret
+
+func (k theKey) Read(context.Context, domain.CredentialID) (commands.Secret, error) {
+	return commands.Secret(k), nil
+}
+func (theKey) Store(context.Context, domain.CredentialID, commands.Secret) error { return nil }
+func (theKey) Destroy(context.Context, domain.CredentialID) error                { return nil }
+func (theKey) List(context.Context) (map[domain.CredentialID]time.Time, error)   { return nil, nil }
+
+// TestCommissaireWorksOnTheFleet takes one host of each sort through what
+// Commissaire does with a host, over its own SSH adapter.
+func TestCommissaireWorksOnTheFleet(t *testing.T) {
+	private, public, err := fleet.NewUserKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := fleet.Start(fleet.Config{Hosts: fleet.Mixed(5), User: "core", Authorized: []xssh.PublicKey{public}, Second: 10 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Close)
+	remote := ssh.New(ssh.Config{Reach: ssh.Reach{Loopback: true}}, theKey(private), slog.New(slog.DiscardHandler))
+
+	for _, h := range f.Hosts() {
+		t.Run(string(h.Spec().OS), func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			t.Cleanup(cancel)
+			dial := func() process.Session {
+				session, err := remote.Dial(ctx, process.Target{
+					Host: domain.Address(h.Address()), Port: f.Port(), User: "core",
+					Pinned: &process.HostKey{Type: h.HostKey().Type(), Fingerprint: xssh.FingerprintSHA256(h.HostKey())},
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { session.Close() })
+				return session
+			}
+
+			session := dial()
+			facts, err := session.Facts(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if spec := h.Spec(); facts.OS != string(spec.OS) || facts.CPUs != spec.CPUs || facts.Memory != spec.Memory ||
+				facts.Space != spec.Disk || facts.BootID != h.BootID() || facts.OSTree != spec.OSTree || !strings.HasSuffix(facts.Version, h.Version()) {
+				t.Errorf("facts %+v of %+v", facts, spec)
+			}
+
+			err = session.Bootstrap(ctx, process.Turn{Name: "bootstrap", Term: 1}, process.Bootstrap{Facts: facts})
+			var refused *process.Refused
+			if debian := h.Spec().OS == fleet.Debian; debian != errors.As(err, &refused) || !debian && err != nil {
+				t.Fatalf("bootstrap: %v", err)
+			}
+
+			work := process.Work{Kind: domain.Upgrade, Facts: facts}
+			for range 2 {
+				result, err := session.Run(ctx, process.Turn{Name: "upgrade", Term: 1}, work)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if result.Exit == nil || *result.Exit != 0 {
+					t.Fatalf("upgrade: %+v", result)
+				}
+			}
+			if h.Pending() != h.Spec().Next {
+				t.Errorf("pending is %q, want %q", h.Pending(), h.Spec().Next)
+			}
+			if err := session.Reboot(ctx, process.Turn{Name: "reboot", Term: 1}, facts.BootID); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.Await(ctx, func(h *fleet.Host) bool { return h.BootID() != facts.BootID && h.Listening() }); err != nil {
+				t.Fatal(err)
+			}
+			after, err := dial().Facts(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if after.BootID != h.BootID() || !strings.HasSuffix(after.Version, h.Spec().Next) || after.Pending != "" {
+				t.Errorf("after the reboot: %+v", after)
+			}
+			upgrades := 0
+			for _, c := range h.Commands() {
+				if strings.HasSuffix(c.Line, "upgrade") || strings.HasSuffix(c.Line, "update") && !strings.HasPrefix(c.Line, "apt-get") {
+					upgrades++
+				}
+			}
+			if upgrades != 1 {
+				t.Errorf("upgraded %d times: %+v", upgrades, h.Commands())
+			}
+		})
+	}
+}

@@ -1,0 +1,174 @@
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// The programs that read texts.
+
+func cat(ctx context.Context, p *process, args []string) int {
+	_, names, err := options(args, "u")
+	if err != nil {
+		return p.complain("cat", err)
+	}
+	return p.eachInput(ctx, "cat", names, func(_ string, in io.Reader) error {
+		_, err := io.Copy(p.stdout, in)
+		return err
+	})
+}
+
+func head(ctx context.Context, p *process, args []string) int {
+	given, names, err := options(lines(args), "n:c:")
+	if err != nil {
+		return p.complain("head", err)
+	}
+	n, err := strconv.Atoi(orElse(given, "nc", "10"))
+	if err != nil || n < 0 {
+		return p.complain("head", errors.New("invalid number"))
+	}
+	return p.eachInput(ctx, "head", names, func(_ string, in io.Reader) error {
+		if has(given, 'c') {
+			_, err := io.Copy(p.stdout, io.LimitReader(in, int64(n)))
+			return err
+		}
+		text, err := io.ReadAll(in)
+		end := 0
+		for range n {
+			line := bytes.IndexByte(text[end:], '\n')
+			if line < 0 {
+				end = len(text)
+				break
+			}
+			end += line + 1
+		}
+		p.stdout.Write(text[:end])
+		return err
+	})
+}
+
+func tail(ctx context.Context, p *process, args []string) int {
+	given, names, err := options(lines(args), "n:c:")
+	if err != nil {
+		return p.complain("tail", err)
+	}
+	number := orElse(given, "nc", "10")
+	fromStart := strings.HasPrefix(number, "+")
+	n, err := strconv.Atoi(strings.TrimLeft(number, "+-"))
+	if err != nil {
+		return p.complain("tail", errors.New("invalid number"))
+	}
+	return p.eachInput(ctx, "tail", names, func(_ string, in io.Reader) error {
+		text, err := io.ReadAll(in)
+		parts := bytes.SplitAfter(text, []byte("\n"))
+		if has(given, 'c') {
+			parts = nil
+			for i := range text {
+				parts = append(parts, text[i:i+1])
+			}
+		} else if len(parts[len(parts)-1]) == 0 {
+			parts = parts[:len(parts)-1]
+		}
+		if fromStart {
+			parts = parts[min(max(n-1, 0), len(parts)):]
+		} else {
+			parts = parts[max(len(parts)-n, 0):]
+		}
+		p.stdout.Write(bytes.Join(parts, nil))
+		return err
+	})
+}
+
+// lines turns -5 into -n 5.
+func lines(args []string) []string {
+	if len(args) > 0 && len(args[0]) > 1 && args[0][0] == '-' && args[0][1] >= '0' && args[0][1] <= '9' {
+		return append([]string{"-n", args[0][1:]}, args[1:]...)
+	}
+	return args
+}
+
+func orElse(given map[byte]string, letters, otherwise string) string {
+	for i := range len(letters) {
+		if value, ok := given[letters[i]]; ok {
+			return value
+		}
+	}
+	return otherwise
+}
+
+func wc(ctx context.Context, p *process, args []string) int {
+	given, names, err := options(args, "clw")
+	if err != nil {
+		return p.complain("wc", err)
+	}
+	return p.eachInput(ctx, "wc", names, func(name string, in io.Reader) error {
+		text, err := io.ReadAll(in)
+		var counts []string
+		for _, c := range []struct {
+			letter byte
+			count  int
+		}{{'l', bytes.Count(text, []byte("\n"))}, {'w', len(bytes.Fields(text))}, {'c', len(text)}} {
+			if len(given) == 0 || has(given, c.letter) {
+				counts = append(counts, strconv.Itoa(c.count))
+			}
+		}
+		if name != "-" {
+			counts = append(counts, name)
+		}
+		fmt.Fprintln(p.stdout, strings.Join(counts, " "))
+		return err
+	})
+}
+
+func sha256sum(ctx context.Context, p *process, args []string) int {
+	_, names, err := options(args, "b")
+	if err != nil {
+		return p.complain("sha256sum", err)
+	}
+	return p.eachInput(ctx, "sha256sum", names, func(name string, in io.Reader) error {
+		digest := sha256.New()
+		if _, err := io.Copy(digest, in); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintf(p.stdout, "%x  %s\n", digest.Sum(nil), name)
+		return err
+	})
+}
+
+func encode(ctx context.Context, p *process, args []string) int {
+	given, names, err := options(args, "diw:")
+	if err != nil {
+		return p.complain("base64", err)
+	}
+	width, err := strconv.Atoi(orElse(given, "w", "76"))
+	if err != nil || len(names) > 1 {
+		return p.complain("base64", errors.New("invalid argument"))
+	}
+	return p.eachInput(ctx, "base64", names, func(_ string, in io.Reader) error {
+		if has(given, 'd') {
+			_, err := io.Copy(p.stdout, base64.NewDecoder(base64.StdEncoding, in))
+			if err != nil {
+				return errors.New("invalid input")
+			}
+			return nil
+		}
+		text, err := io.ReadAll(in)
+		coded := []byte(base64.StdEncoding.EncodeToString(text))
+		if width > 0 {
+			for line := range slices.Chunk(coded, width) {
+				p.stdout.Write(append(slices.Clone(line), '\n'))
+			}
+			return err
+		}
+		p.stdout.Write(coded)
+		return err
+	})
+}
