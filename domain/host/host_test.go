@@ -1,0 +1,100 @@
+package host
+
+import (
+	"testing"
+
+	"commissaire/domain"
+	"commissaire/domain/event"
+	"commissaire/test/scenario"
+)
+
+const at = domain.Address("10.0.0.1")
+
+var (
+	facts        = event.Facts{OS: "fedora", BootID: "b"}
+	pinned       = event.HostKeyPinned{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:a", AddedBy: "ann"}
+	investigated = event.HostInvestigated{Host: at, Facts: facts}
+	bootstrapped = event.HostBootstrapped{Host: at, Profile: "none"}
+	registered   = event.HostRegistered{Host: at, ManagerID: "M", Manager: "m"}
+	silent       = event.HostWentSilent{Host: at, Reason: "timeout"}
+	answered     = event.HostAnswered{Host: at}
+	changed      = event.HostKeyChanged{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:b"}
+	accepted     = event.HostKeyAccepted{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:b"}
+)
+
+func given(t *testing.T, events ...event.HostEvent) *scenario.Scenario[*Host, event.HostEvent] {
+	t.Helper()
+	return scenario.Given(t, &Host{}, (*Host).Evolve, events...)
+}
+
+type decision = func(*Host) ([]event.HostEvent, error)
+
+func TestWhatAHostNeedsNext(t *testing.T) {
+	for name, c := range map[string]struct {
+		history []event.HostEvent
+		wanted  domain.ManagerID
+		next    Step
+		ready   bool
+	}{
+		"a new host":                 {nil, "", Investigate, false},
+		"facts are known":            {[]event.HostEvent{pinned, investigated}, "", Bootstrap, false},
+		"it is fit":                  {[]event.HostEvent{pinned, investigated, bootstrapped}, "", Nothing, true},
+		"its cluster is managed":     {[]event.HostEvent{investigated, bootstrapped}, "M", Register, true},
+		"its manager knows it":       {[]event.HostEvent{investigated, bootstrapped, registered}, "M", Nothing, true},
+		"it left the cluster":        {[]event.HostEvent{investigated, bootstrapped, registered}, "", Unregister, true},
+		"another manager":            {[]event.HostEvent{investigated, bootstrapped, registered}, "N", Unregister, true},
+		"it is silent":               {[]event.HostEvent{investigated, bootstrapped, silent}, "M", Nothing, false},
+		"it answers again":           {[]event.HostEvent{investigated, bootstrapped, silent, answered}, "", Investigate, true},
+		"it showed another host key": {[]event.HostEvent{pinned, investigated, bootstrapped, changed}, "M", Nothing, false},
+		"that was accepted":          {[]event.HostEvent{pinned, investigated, bootstrapped, changed, accepted}, "", Investigate, true},
+		"its bootstrap failed":       {[]event.HostEvent{investigated, event.HostBootstrapFailed{Host: at, Reason: "r"}}, "", Bootstrap, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := &Host{}
+			for _, e := range c.history {
+				h.Evolve(e)
+			}
+			if got := h.Next(c.wanted); got != c.next {
+				t.Errorf("next is %d, want %d", got, c.next)
+			}
+			if h.Ready() != c.ready {
+				t.Errorf("ready is %t", h.Ready())
+			}
+		})
+	}
+}
+
+func TestTheFirstKeyIsPinnedAndAnotherStopsAllWork(t *testing.T) {
+	show := func(fingerprint string) decision {
+		return func(h *Host) ([]event.HostEvent, error) {
+			return h.KeyShown(at, Key{"ssh-ed25519", fingerprint}, "ann"), nil
+		}
+	}
+	given(t).When(show("SHA256:a")).Then(pinned)
+	given(t, pinned).When(show("SHA256:a")).Then()
+	given(t, pinned).When(show("SHA256:b")).Then(changed)
+}
+
+func TestOnlyTheKeyThatWasShownIsAccepted(t *testing.T) {
+	accept := func(fingerprint string) decision {
+		return func(h *Host) ([]event.HostEvent, error) { return h.AcceptKey(at, fingerprint) }
+	}
+	given(t, pinned, changed).When(accept("SHA256:b")).Then(accepted)
+	given(t, pinned, changed).When(accept("SHA256:c")).ThenRefused(ErrKeyNotShown)
+	given(t, pinned, changed).When(accept("")).ThenRefused(domain.ErrInvalid)
+	given(t, pinned).When(accept("SHA256:b")).ThenRefused(ErrKeyNotShown)
+}
+
+func TestOnlyChangesAreRecorded(t *testing.T) {
+	same := func(f func(h *Host) []event.HostEvent) decision {
+		return func(h *Host) ([]event.HostEvent, error) { return f(h), nil }
+	}
+	failed := event.HostInvestigationFailed{Host: at, Reason: "no route"}
+	given(t).When(same(func(h *Host) []event.HostEvent { return h.InvestigationFailed(at, "no route") })).Then(failed)
+	given(t, failed).When(same(func(h *Host) []event.HostEvent { return h.Investigated(at, facts) })).Then(investigated)
+	given(t, investigated).When(same(func(h *Host) []event.HostEvent { return h.Seen(at, "b") })).Then()
+	given(t, investigated).When(same(func(h *Host) []event.HostEvent { return h.Seen(at, "c") })).
+		Then(event.HostRebooted{Host: at, Before: "b", BootID: "c"})
+	given(t, investigated, silent).When(same(func(h *Host) []event.HostEvent { return h.Seen(at, "b") })).Then(answered)
+	given(t, silent).When(same(func(h *Host) []event.HostEvent { return h.WentSilent(at, "timeout") })).Then()
+}
