@@ -100,7 +100,7 @@ fi
 settle='
 read -r boot <boot
 read -r now </proc/sys/kernel/random/boot_id
-if [ -e exit ] || [ -e ended ]; then
+if [ -s exit ] || [ -e ended ]; then
 	:
 elif [ "$boot" != "$now" ]; then
 	echo "interrupted by a reboot" >ended
@@ -172,7 +172,7 @@ report() {
 	section state
 	if [ -e ended ]; then
 		printf 'ended %s\n' "$(cat ended)"
-	elif [ -e exit ]; then
+	elif [ -s exit ]; then
 		printf 'exit %s\n' "$(cat exit)"
 	else
 		printf 'running\n'

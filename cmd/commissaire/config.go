@@ -263,8 +263,7 @@ func set(field, value any) error {
 	}
 	reflect.ValueOf(field).Elem().SetZero() // a list replaces the default one
 	err = json.Unmarshal(data, field)
-	var wrong *json.UnmarshalTypeError
-	if errors.As(err, &wrong) {
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		if in := wrong.Field; in != "" {
 			return fmt.Errorf("%s: it is a %s and must be a %s", in, wrong.Value, wrong.Type)
 		}

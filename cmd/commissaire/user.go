@@ -209,7 +209,7 @@ func readPassword(cmd *cobra.Command) (string, error) {
 		}
 		password = a.password
 	case <-ctx.Done(): // interrupted, which a read is not
-		return "", errors.Join(fmt.Errorf("read the password: %w", ctx.Err()), restore())
+		return "", errors.Join(errors.New("read the password: interrupted"), restore())
 	}
 	if len(password) < 8 || len(password) > 72 {
 		return "", errors.New("the password must have from 8 to 72 bytes")

@@ -474,7 +474,7 @@ func readFrom(t *testing.T, s suite) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var last error
-	for _, last = range store.ReadStream(ctx, to, 0) { //nolint:revive // only the last matters
+	for _, last = range store.ReadStream(ctx, to, 0) {
 	}
 	if !errors.Is(last, context.Canceled) {
 		t.Errorf("ReadStream with a cancelled context ended with %v", last)
@@ -614,7 +614,7 @@ func followEnds(t *testing.T, s suite) {
 			t.Errorf("Follow with a cancelled context: %d events, %v", len(batch), err)
 		}
 	}
-	for range store.Follow(t.Context(), start) {
+	for range store.Follow(t.Context(), start) { //nolint:errcheck // it is left at once
 		break // a reader may leave
 	}
 }
@@ -857,7 +857,7 @@ func closed(t *testing.T, s suite) {
 		t.Error("ReadAt of a closed store gave no error")
 	}
 	var last error
-	for _, last = range store.ReadStream(t.Context(), to, 0) { //nolint:revive // only the last matters
+	for _, last = range store.ReadStream(t.Context(), to, 0) {
 	}
 	if last == nil {
 		t.Error("ReadStream of a closed store gave no error")

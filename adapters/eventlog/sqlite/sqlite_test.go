@@ -96,7 +96,7 @@ func appendForEver(dir string) {
 				if _, err := store.Append(context.Background(), stream, last, one(`{}`)); err != nil {
 					return
 				}
-				_, _ = os.Stdout.WriteString(fmt.Sprintf("%s %d\n", stream, last+1))
+				_, _ = fmt.Fprintf(os.Stdout, "%s %d\n", stream, last+1)
 			}
 		})
 	}

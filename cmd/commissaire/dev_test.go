@@ -1,0 +1,65 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"testing"
+
+	"commissaire/adapters/credentials"
+)
+
+func TestDevelopmentMakesAUserThatCurlCanBe(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := makeMasterKey(); err != nil {
+		t.Fatal(err)
+	}
+	key, err := credentials.MasterKey(t.Context(), "file:"+devMasterKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := makeMasterKey(); err != nil { // again: that of before stays
+		t.Fatal(err)
+	}
+	if again, err := credentials.MasterKey(t.Context(), "file:"+devMasterKey); err != nil || string(again) != string(key) {
+		t.Errorf("the master key became another, %v", err)
+	}
+
+	var answer http.HandlerFunc
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, r) }))
+	defer server.Close()
+	plugin, password, err := makeUser(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stack, err := authenticator([]Plugin{plugin})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer = func(w http.ResponseWriter, r *http.Request) {
+		if who, err := stack.Authenticate(r); err != nil || who.Name != "admin" {
+			w.WriteHeader(http.StatusForbidden)
+		}
+	}
+	for _, name := range []string{"master-key", "commctl.json", "curlrc"} {
+		if info, err := os.Stat(devDir + "/" + name); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: mode %v, %v", name, info.Mode(), err)
+		}
+	}
+	text, err := os.ReadFile(devDir + "/commctl.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var client struct{ Endpoint, Username, Password string }
+	if err := json.Unmarshal(text, &client); err != nil || client.Endpoint != server.URL || client.Username != "admin" || client.Password != password {
+		t.Errorf("commctl.json: %+v, %v", client.Endpoint, err)
+	}
+	if _, err := exec.LookPath("curl"); err != nil {
+		t.Skip("curl is not installed: var/curlrc is not tried")
+	}
+	if out, err := exec.CommandContext(t.Context(), "curl", "--fail", "-K", devDir+"/curlrc", server.URL).CombinedOutput(); err != nil {
+		t.Errorf("curl: %v: %s", err, out)
+	}
+}
