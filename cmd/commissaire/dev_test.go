@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -27,22 +28,23 @@ func TestDevelopmentMakesAUserThatCurlCanBe(t *testing.T) {
 		t.Errorf("the master key became another, %v", err)
 	}
 
-	var answer http.HandlerFunc
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, r) }))
+	server := httptest.NewUnstartedServer(nil)
 	defer server.Close()
-	plugin, password, err := makeUser(server.URL)
+	endpoint := "http://" + server.Listener.Addr().String()
+	plugin, password, err := makeUser(endpoint)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stack, err := authenticator([]Plugin{plugin})
+	stack, err := authenticator([]Plugin{plugin}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer = func(w http.ResponseWriter, r *http.Request) {
+	server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if who, err := stack.Authenticate(r); err != nil || who.Name != "admin" {
 			w.WriteHeader(http.StatusForbidden)
 		}
-	}
+	})
+	server.Start()
 	for _, name := range []string{"master-key", "commctl.json", "curlrc"} {
 		if info, err := os.Stat(devDir + "/" + name); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: mode %v, %v", name, info.Mode(), err)
@@ -53,13 +55,13 @@ func TestDevelopmentMakesAUserThatCurlCanBe(t *testing.T) {
 		t.Fatal(err)
 	}
 	var client struct{ Endpoint, Username, Password string }
-	if err := json.Unmarshal(text, &client); err != nil || client.Endpoint != server.URL || client.Username != "admin" || client.Password != password {
+	if err := json.Unmarshal(text, &client); err != nil || client.Endpoint != endpoint || client.Username != "admin" || client.Password != password {
 		t.Errorf("commctl.json: %+v, %v", client.Endpoint, err)
 	}
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("curl is not installed: var/curlrc is not tried")
 	}
-	if out, err := exec.CommandContext(t.Context(), "curl", "--fail", "-K", devDir+"/curlrc", server.URL).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "curl", "--fail", "-K", devDir+"/curlrc", endpoint).CombinedOutput(); err != nil {
 		t.Errorf("curl: %v: %s", err, out)
 	}
 }

@@ -257,13 +257,14 @@ func (s *service) ready(context.Context) error {
 }
 
 // authenticator builds the stack of plugins.
-func authenticator(plugins []Plugin) (authentication.Stack, error) {
+func authenticator(plugins []Plugin, logger *slog.Logger) (authentication.Stack, error) {
 	var stack authentication.Stack
 	for _, p := range plugins {
 		plugin, err := authentication.NewHTTPBasicAuth(p.FilePath, p.Users, time.Now)
 		if err != nil {
 			return nil, fmt.Errorf("authentication plugin %s: %w", p.Name, err)
 		}
+		plugin.Logger = logger
 		stack = append(stack, plugin)
 	}
 	return stack, nil
@@ -315,7 +316,7 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 		plugins = []Plugin{admin}
 		_, _ = fmt.Fprintf(out, "user admin, password %s (for curl: -K %s/curlrc)\n", password, devDir)
 	}
-	stack, err := authenticator(plugins)
+	stack, err := authenticator(plugins, logger)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
