@@ -69,11 +69,7 @@ func (s *Server) putCluster(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	who, err := s.who(r)
-	if err != nil {
-		return err
-	}
-	b, err := readBody(r)
+	who, b, err := s.change(r)
 	if err != nil {
 		return err
 	}
@@ -139,11 +135,7 @@ func (s *Server) putMembers(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	who, err := s.who(r)
-	if err != nil {
-		return err
-	}
-	b, err := readBody(r)
+	who, b, err := s.change(r)
 	if err != nil {
 		return err
 	}
@@ -200,11 +192,8 @@ func (s *Server) putMember(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	who, err := s.who(r)
+	who, _, err := s.change(r)
 	if err != nil {
-		return err
-	}
-	if _, err := readBody(r); err != nil {
 		return err
 	}
 	receipt, err := s.config.Commands.JoinHost(r.Context(), who, name, host)

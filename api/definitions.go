@@ -85,11 +85,7 @@ func (s *Server) putDefinition(
 	if err != nil {
 		return err
 	}
-	who, err := s.who(r)
-	if err != nil {
-		return err
-	}
-	b, err := readBody(r)
+	who, b, err := s.change(r)
 	if err != nil {
 		return err
 	}

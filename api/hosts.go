@@ -73,11 +73,7 @@ func (s *Server) putSelf(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) addHost(w http.ResponseWriter, r *http.Request, at domain.Address) error {
-	who, err := s.who(r)
-	if err != nil {
-		return err
-	}
-	b, err := readBody(r)
+	who, b, err := s.change(r)
 	if err != nil {
 		return err
 	}
@@ -209,11 +205,7 @@ func (s *Server) putHostKey(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	who, err := s.who(r)
-	if err != nil {
-		return err
-	}
-	b, err := readBody(r)
+	who, b, err := s.change(r)
 	if err != nil {
 		return err
 	}

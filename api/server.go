@@ -347,3 +347,13 @@ func (s *Server) who(r *http.Request) (commands.Who, error) {
 	}
 	return commands.Who{Actor: of.identity.Name, Reason: strings.ToValidUTF8(of.reason, "�"), RequestID: of.id, Remote: r.RemoteAddr}, nil
 }
+
+// change is who asks for a change, and what they send.
+func (s *Server) change(r *http.Request) (commands.Who, body, error) {
+	who, err := s.who(r)
+	if err != nil {
+		return commands.Who{}, nil, err
+	}
+	b, err := readBody(r)
+	return who, b, err
+}

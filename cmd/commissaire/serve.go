@@ -52,7 +52,6 @@ type service struct {
 	term     domain.Term
 	failure  atomic.Pointer[error] // why the views stopped
 	metrics  *prometheus.Registry
-	managers func(context.Context, domain.ManagerName, domain.Address) (json.RawMessage, error)
 }
 
 const redeliverAfter = time.Second
@@ -121,7 +120,6 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 		WatchInterval: time.Duration(config.Watch.Interval), WatchConcurrency: config.Watch.Concurrency, WatchMisses: config.Watch.Misses,
 		NewID: uuid.New, Now: time.Now, Logger: logger,
 	})
-	s.managers = s.nodeStatus
 	return s, s.catchUp(ctx)
 }
 
@@ -322,7 +320,7 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 	}
 	server := &http.Server{
 		Handler: api.New(api.Config{
-			Commands: s.commands, Views: s.views, History: s.history, NodeStatus: s.managers, Authenticator: stack,
+			Commands: s.commands, Views: s.views, History: s.history, NodeStatus: s.nodeStatus, Authenticator: stack,
 			Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
 		}),
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,

@@ -13,7 +13,6 @@ var (
 	ErrHostInHand  = domain.Refuse(domain.Conflict, "host-in-hand")
 	ErrTaken       = domain.Refuse(domain.Conflict, "host-taken")
 	ErrOldTerm     = domain.Refuse(domain.Conflict, "old-term")
-	ErrKeyNeeded   = domain.ErrInvalid
 )
 
 // AddHost makes a host known, and a member of a cluster where one is named. For
@@ -37,7 +36,7 @@ func (r *Roster) AddHost(host event.HostAdded, cluster *domain.ClusterName, comp
 		return nil, nil
 	}
 	if host.Fingerprint == "" {
-		return nil, ErrKeyNeeded.At("ssh_priv_key", "a new host needs the base64 of an unencrypted private key")
+		return nil, domain.ErrInvalid.At("ssh_priv_key", "a new host needs the base64 of an unencrypted private key")
 	}
 	events := []event.RosterEvent{host}
 	if cluster != nil {

@@ -19,6 +19,19 @@ func commands(h *fleet.Host, begin string) (n int) {
 	return n
 }
 
+// join makes a fleet's hosts the members of the cluster c and waits until they
+// are ready.
+func (s *service) join(f *fleet.Fleet, body func() map[string]any) {
+	s.t.Helper()
+	s.put("/cluster/c", nil).is(201)
+	for _, h := range f.Hosts() {
+		b := body()
+		b["cluster"] = "c"
+		s.put("/host/"+h.Address(), b).is(201)
+		s.until("/host/"+h.Address(), status("disassociated"))
+	}
+}
+
 // TestAKilledServiceFinishesItsOperation kills the service while a host is being
 // upgraded, and again while it reboots: each was asked for once.
 func TestAKilledServiceFinishesItsOperation(t *testing.T) {
@@ -27,13 +40,7 @@ func TestAKilledServiceFinishesItsOperation(t *testing.T) {
 		fleet.Spec{Address: "127.0.12.2", OS: fleet.Atomic, Version: "41.1", Next: "41.2"},
 	)
 	s := newService(t)
-	s.put("/cluster/c", nil).is(201)
-	for _, h := range f.Hosts() {
-		b := body()
-		b["cluster"] = "c"
-		s.put("/host/"+h.Address(), b).is(201)
-		s.until("/host/"+h.Address(), status("disassociated"))
-	}
+	s.join(f, body)
 	for kind, command := range map[string]string{"upgrade": "dnf -y upgrade", "restart": "systemctl reboot"} {
 		first := f.Host("127.0.12.1")
 		first.Slow(command, 1e9)
@@ -61,13 +68,7 @@ func TestAHostThatFailsStopsTheOperation(t *testing.T) {
 		fleet.Spec{Address: "127.0.13.2", OS: fleet.Fedora, Version: "6.1", Next: "6.2"},
 	)
 	s := newService(t)
-	s.put("/cluster/c", nil).is(201)
-	for _, h := range f.Hosts() {
-		b := body()
-		b["cluster"] = "c"
-		s.put("/host/"+h.Address(), b).is(201)
-		s.until("/host/"+h.Address(), status("disassociated"))
-	}
+	s.join(f, body)
 	f.Host("127.0.13.1").FailNext("dnf -y upgrade", 3)
 	location := s.put("/cluster/c/upgrade", nil).is(201).header.Get("Location")
 	o := s.until(strings.TrimPrefix(location, "/api/v0"), status("failed"))

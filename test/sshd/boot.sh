@@ -18,6 +18,9 @@ mount --bind "$host/root" /root
 mount --bind "$host/home" /home
 mount -t tmpfs tmpfs /var/log
 mount -t tmpfs -o mode=1777 tmpfs /var/tmp
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+[ ! -d /sys/fs/cgroup ] || mount -t tmpfs -o ro tmpfs /sys/fs/cgroup
+[ ! -e /proc/sysrq-trigger ] || mount --bind /dev/null /proc/sysrq-trigger
 
 mount -t tmpfs -o mode=755 tmpfs "$host/run"
 mkdir "$host/run/sshd" "$host/run/lock" "$host/run/stand-ins"

@@ -114,7 +114,7 @@ var Available = sync.OnceValues(func() (why string, ok bool) {
 	}
 	// With the very mounts that a host needs, read-only and gone at once.
 	try := "mount -t overlay -o lowerdir=/usr/sbin:/usr/bin overlay /usr/bin && mount -o remount,ro,bind /"
-	if err := exec.Command("unshare", "--mount", "--pid", "--fork", "--mount-proc", "/bin/bash", "-c", try).Run(); err != nil {
+	if err := exec.Command("unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "/bin/bash", "-c", try).Run(); err != nil {
 		return "no mount and PID namespaces with overlays", false
 	}
 	return "", true
@@ -343,7 +343,7 @@ func (s *Server) start() error {
 	if s.host.Systemd {
 		manager = "systemd"
 	}
-	holder := exec.Command("unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child",
+	holder := exec.Command("unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--kill-child",
 		"/bin/bash", filepath.Join(s.dir, "boot.sh"), s.dir, kind, manager)
 	holder.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	holder.Stdout, holder.Stderr = log, log
