@@ -48,6 +48,7 @@ var Programs = []string{
 // OS is ID and VERSION_ID in /etc/os-release.
 type OS struct{ ID, Version string }
 
+// Some operating systems.
 var (
 	Fedora41   = OS{"fedora", "41"}
 	RHEL7      = OS{"rhel", "7.9"}
@@ -152,12 +153,12 @@ func Start(t testing.TB, host Host) *Server {
 		t.Fatalf("%s is no loopback address", host.Address)
 	}
 	if host.Port == 0 {
-		listener, err := net.Listen("tcp", net.JoinHostPort(host.Address, "0"))
+		listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", net.JoinHostPort(host.Address, "0"))
 		if err != nil {
 			t.Fatalf("find a free port: %v", err)
 		}
 		host.Port = listener.Addr().(*net.TCPAddr).Port
-		listener.Close()
+		_ = listener.Close() // its port is all that was wanted
 	}
 	s := &Server{
 		Address: host.Address, Port: host.Port, User: host.User,
@@ -335,7 +336,7 @@ func (s *Server) start() error {
 	if err != nil {
 		return err
 	}
-	defer log.Close()
+	defer func() { _ = log.Close() }() // the host has its own handle
 	kind, manager := "", ""
 	if s.host.OSTree {
 		kind = "ostree"
@@ -343,7 +344,7 @@ func (s *Server) start() error {
 	if s.host.Systemd {
 		manager = "systemd"
 	}
-	holder := exec.Command("unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--kill-child",
+	holder := exec.Command("unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--kill-child", //nolint:noctx // it outlives the context of its test until the clean-up
 		"/bin/bash", filepath.Join(s.dir, "boot.sh"), s.dir, kind, manager)
 	holder.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	holder.Stdout, holder.Stderr = log, log
@@ -361,7 +362,7 @@ func (s *Server) start() error {
 
 // watch boots the host again where it ended in a reboot.
 func (s *Server) watch(holder *exec.Cmd, over chan struct{}) {
-	holder.Wait()
+	_ = holder.Wait() // its state says how it ended
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.knobs[knob{"hold", "boot"}] != "" && !s.stopped {
@@ -384,7 +385,7 @@ func (s *Server) Stop() {
 	s.turned.Broadcast()
 	over := s.over
 	if s.life != nil {
-		s.life.Close()
+		_ = s.life.Close() // it may have ended by itself
 	}
 	holder := s.holder
 	s.mu.Unlock()
@@ -394,19 +395,21 @@ func (s *Server) Stop() {
 	select {
 	case <-over:
 	case <-time.After(10 * time.Second):
-		holder.Process.Kill() // --kill-child takes the rest with it
+		_ = holder.Process.Kill() // --kill-child takes the rest with it
 		<-over
 	}
 }
 
 // answers says whether sshd greets.
 func (s *Server) answers() bool {
-	conn, err := net.DialTimeout("tcp", net.JoinHostPort(s.Address, strconv.Itoa(s.Port)), time.Second)
+	conn, err := net.DialTimeout("tcp", net.JoinHostPort(s.Address, strconv.Itoa(s.Port)), time.Second) //nolint:noctx // it has a limit
 	if err != nil {
 		return false
 	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(time.Second))
+	defer func() { _ = conn.Close() }()
+	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return false
+	}
 	greeting := make([]byte, 4)
 	_, err = io.ReadFull(conn, greeting)
 	return err == nil && string(greeting) == "SSH-"
