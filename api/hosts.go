@@ -26,27 +26,18 @@ func (s *Server) getHosts(w http.ResponseWriter, r *http.Request) error {
 	return s.answer(w, r, http.StatusOK, snapshot.Hosts())
 }
 
-// hostOf is the host of the request's path.
-func (s *Server) hostOf(w http.ResponseWriter, r *http.Request) (*projections.Snapshot, projections.Host, error) {
+func (s *Server) getHost(w http.ResponseWriter, r *http.Request) error {
 	at, err := address(r)
 	if err != nil {
-		return nil, projections.Host{}, err
+		return err
 	}
 	snapshot, err := s.snapshot(w, r)
 	if err != nil {
-		return nil, projections.Host{}, err
-	}
-	h, ok := snapshot.Host(at)
-	if !ok {
-		return nil, h, errNoHost.With("there is no host %s", at)
-	}
-	return snapshot, h, nil
-}
-
-func (s *Server) getHost(w http.ResponseWriter, r *http.Request) error {
-	_, h, err := s.hostOf(w, r)
-	if err != nil {
 		return err
+	}
+	h, ok := snapshot.HostAnswer(at)
+	if !ok {
+		return errNoHost.With("there is no host %s", at)
 	}
 	return s.answer(w, r, http.StatusOK, h)
 }
@@ -175,9 +166,17 @@ func (s *Server) getCredentials(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) getHostStatus(w http.ResponseWriter, r *http.Request) error {
-	snapshot, h, err := s.hostOf(w, r)
+	at, err := address(r)
 	if err != nil {
 		return err
+	}
+	snapshot, err := s.snapshot(w, r)
+	if err != nil {
+		return err
+	}
+	h, ok := snapshot.Host(at)
+	if !ok {
+		return errNoHost.With("there is no host %s", at)
 	}
 	type status struct {
 		LastCheck projections.Time `json:"last_check"`

@@ -18,21 +18,34 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
-// request is what is known of a request before its route.
+// request is what is known of a request beside what it says itself: its id, its
+// route and, once that is established, who asks.
 type request struct {
+	context.Context
+	route    *chi.Context
 	id       string
 	identity authentication.Identity
-	reason   string
 }
 
 type requestKey struct{}
 
-func withRequest(ctx context.Context, r request) context.Context {
-	return context.WithValue(ctx, requestKey{}, r)
+// Value implements context.Context. One context holds it all, because every
+// request pays for each.
+func (r *request) Value(key any) any {
+	switch key {
+	case requestKey{}:
+		return r
+	case chi.RouteCtxKey:
+		return r.route
+	}
+	return r.Context.Value(key)
 }
 
-func requestOf(r *http.Request) request {
-	of, _ := r.Context().Value(requestKey{}).(request)
+func requestOf(r *http.Request) *request {
+	of, ok := r.Context().Value(requestKey{}).(*request)
+	if !ok {
+		return &request{} // a problem before anything was known
+	}
 	return of
 }
 

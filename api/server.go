@@ -198,15 +198,15 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Request-Id", id)
 	counted := &counting{ResponseWriter: w, code: http.StatusOK}
 	w = counted
-	context := chi.NewRouteContext()
+	of := &request{Context: r.Context(), route: chi.NewRouteContext(), id: id}
 	defer func() {
-		route := context.RoutePattern()
+		route := of.route.RoutePattern()
 		if route == "" {
 			route = "none"
 		}
 		s.requests.WithLabelValues(route, r.Method, strconv.Itoa(counted.code)).Observe(s.config.Now().Sub(began).Seconds())
 	}()
-	r = r.WithContext(withRequest(contextWithRoute(r.Context(), context), request{id: id}))
+	r = r.WithContext(of)
 	defer func() {
 		if panicked := recover(); panicked != nil {
 			if panicked == http.ErrAbortHandler { //nolint:errorlint // net/http compares it like that, too
@@ -228,18 +228,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		s.problem(w, r, err)
 		return
 	}
-	reason := r.Header.Get("X-Commissaire-Reason")
-	r = r.WithContext(withRequest(r.Context(), request{id: id, identity: who, reason: reason}))
+	of.identity = who
 	for _, path := range []*string{&r.URL.Path, &r.URL.RawPath} {
 		if len(*path) > 1 {
 			*path = strings.TrimSuffix(*path, "/")
 		}
 	}
 	s.router.ServeHTTP(w, r)
-}
-
-func contextWithRoute(ctx context.Context, route *chi.Context) context.Context {
-	return context.WithValue(ctx, chi.RouteCtxKey, route)
 }
 
 func (s *Server) plain(w http.ResponseWriter, r *http.Request, err error) {
@@ -309,11 +304,13 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, status int, valu
 		header.Set("Cache-Control", "private, no-cache")
 		if r.Method == http.MethodGet {
 			header.Set("Vary", "Accept-Encoding")
-			header.Set("ETag", `"`+etag+`"`)
-			if match, ok := matches(r.Header.Get("If-None-Match"), etag); ok {
-				header.Set("ETag", match)
-				w.WriteHeader(http.StatusNotModified)
-				return nil
+			header.Set("ETag", etag)
+			if given := r.Header.Get("If-None-Match"); given != "" {
+				if match, ok := matches(given, etag); ok {
+					header.Set("ETag", match)
+					w.WriteHeader(http.StatusNotModified)
+					return nil
+				}
 			}
 		}
 	}
@@ -329,7 +326,7 @@ func matches(header, etag string) (string, bool) {
 	for i := range given {
 		given[i] = strings.TrimPrefix(strings.TrimSpace(given[i]), "W/")
 	}
-	for _, form := range []string{`"` + etag + `"`, `"` + etag + `-gzip"`} {
+	for _, form := range []string{etag, strings.TrimSuffix(etag, `"`) + `-gzip"`} {
 		if slices.Contains(given, form) || header == "*" {
 			return form, true
 		}
@@ -341,11 +338,11 @@ func matches(header, etag string) (string, bool) {
 func ignore(error) error { return nil }
 
 func (s *Server) who(r *http.Request) (commands.Who, error) {
-	of := requestOf(r)
-	if len(of.reason) > maxReason {
+	of, reason := requestOf(r), r.Header.Get("X-Commissaire-Reason")
+	if len(reason) > maxReason {
 		return commands.Who{}, domain.ErrInvalid.At("X-Commissaire-Reason", "longer than 1024 bytes")
 	}
-	return commands.Who{Actor: of.identity.Name, Reason: strings.ToValidUTF8(of.reason, "�"), RequestID: of.id, Remote: r.RemoteAddr}, nil
+	return commands.Who{Actor: of.identity.Name, Reason: strings.ToValidUTF8(reason, "�"), RequestID: of.id, Remote: r.RemoteAddr}, nil
 }
 
 // change is who asks for a change, and what they send.

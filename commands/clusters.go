@@ -30,8 +30,9 @@ type ClusterReceipt struct {
 
 // PutCluster creates or changes a cluster. It may be repeated.
 func (h *Handler) PutCluster(ctx context.Context, who Who, cmd PutCluster) (ClusterReceipt, error) {
+	id := newID[domain.ClusterID](h)
 	return h.changeCluster(ctx, who, cmd.Name, func(r *roster.Roster) ([]event.RosterEvent, error) {
-		return r.PutCluster(newID[domain.ClusterID](h), cmd.Name, cmd.Network, cmd.Manager)
+		return r.PutCluster(id, cmd.Name, cmd.Network, cmd.Manager)
 	})
 }
 
@@ -48,22 +49,11 @@ func (h *Handler) PutMembers(ctx context.Context, who Who, cmd PutMembers) (Clus
 }
 
 func (h *Handler) changeCluster(ctx context.Context, who Who, name domain.ClusterName, decide func(*roster.Roster) ([]event.RosterEvent, error)) (ClusterReceipt, error) {
-	var after ClusterReceipt
-	receipt, err := h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) {
-		events, err := decide(r)
-		if err != nil {
-			return nil, err
-		}
-		changed := r.Clone()
-		for _, e := range events {
-			changed.Evolve(e)
-		}
-		c, err := changed.ClusterNamed(name)
-		after.Network, after.Manager = c.Network, c.Manager
-		return events, err
+	var c roster.Cluster
+	at, err := h.roster.transactThen(ctx, recordBy[event.RosterEvent](h, who), decide, func(r *roster.Roster) {
+		c, _ = r.ClusterNamed(name) // it is there: the decision says so
 	})
-	after.Receipt = receipt
-	return after, err
+	return ClusterReceipt{Receipt{at}, c.Network, c.Manager}, err
 }
 
 // DeleteCluster deletes a cluster; its members are let go.

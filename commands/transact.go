@@ -42,6 +42,7 @@ type fold[S any, E event.Event] struct {
 
 type decision[S any, E event.Event] struct {
 	decide func(S) ([]E, error)
+	then   func(S)
 	record func(E) event.Decided
 
 	err  error
@@ -55,7 +56,13 @@ type decision[S any, E event.Event] struct {
 // last known one of the stream. When ctx ends before the append does, the
 // outcome is unknown.
 func (h *history[S, E]) transact(ctx context.Context, record func(E) event.Decided, decide func(S) ([]E, error)) (event.Position, error) {
-	d := &decision[S, E]{decide: decide, record: record, done: make(chan struct{})}
+	return h.transactThen(ctx, record, decide, func(S) {})
+}
+
+// transactThen is transact, and shows what the state is after what was decided,
+// as often as it decides.
+func (h *history[S, E]) transactThen(ctx context.Context, record func(E) event.Decided, decide func(S) ([]E, error), then func(S)) (event.Position, error) {
+	d := &decision[S, E]{decide: decide, then: then, record: record, done: make(chan struct{})}
 	h.mu.Lock()
 	h.queue = append(h.queue, d)
 	if !h.running {
@@ -122,6 +129,7 @@ func (h *history[S, E]) attempt(ctx context.Context, batch []*decision[S, E]) er
 			h.fold.evolve(tried, fact)
 			events = append(events, d.record(fact))
 		}
+		d.then(tried)
 	}
 	if len(events) > 0 {
 		position, err := h.log.Append(ctx, h.stream, h.revision, events)

@@ -51,27 +51,26 @@ type Address string
 // RFC 5952 writes them, IPv4-mapped ones as IPv4, names in lower case without
 // the final dot. A zone or a port is refused.
 func ParseAddress(s string) (Address, error) {
-	bad := ErrBadAddress.With("%q is neither an IP address nor a DNS name", clip(s))
-	if ip, err := netip.ParseAddr(s); err == nil {
-		if ip.Zone() != "" {
-			return "", bad
-		}
-		return Address(ip.Unmap().String()), nil
-	}
+	ip, err := netip.ParseAddr(s)
 	name := strings.ToLower(strings.TrimSuffix(s, "."))
-	if len(name) == 0 || len(name) > 253 {
-		return "", bad
+	switch {
+	case err == nil && ip.Zone() == "":
+		return Address(ip.Unmap().String()), nil
+	case err == nil, !isName(name):
+		return "", ErrBadAddress.With("%q is neither an IP address nor a DNS name", clip(s))
 	}
+	return Address(name), nil
+}
+
+func isName(name string) bool {
 	labels := strings.Split(name, ".")
 	for _, label := range labels {
 		if !labelForm.MatchString(label) {
-			return "", bad
+			return false
 		}
 	}
-	if last := labels[len(labels)-1]; strings.Trim(last, "0123456789") == "" {
-		return "", bad // 10.0.0.256 is a mistyped address, not a name
-	}
-	return Address(name), nil
+	last := labels[len(labels)-1] // 10.0.0.256 is a mistyped address, not a name
+	return len(name) <= 253 && strings.Trim(last, "0123456789") != ""
 }
 
 // IP is the address as an IP address; false for a DNS name.

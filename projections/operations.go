@@ -13,9 +13,11 @@ func (s *Snapshot) start(r event.Recorded, kind domain.OperationKind, version st
 	o := &Operation{
 		ID: e.Operation, Kind: kind, Cluster: e.Cluster, Version: version, Policy: e.Policy, Actor: r.Meta.Actor,
 		Reason: r.Meta.Reason, Status: InProcess, StartedAt: Time{r.Meta.Time}, Hosts: make([]Turn, len(e.Hosts)),
+		place: make(map[domain.HostID]int, len(e.Hosts)), generation: s.generation,
 	}
 	for i, m := range e.Hosts {
 		o.Hosts[i] = Turn{Address: m.Host, State: "waiting"}
+		o.place[m.HostID] = i
 	}
 	s.operations.Set(uint64(r.Position), o)
 	s.started.Set(o.ID, uint64(r.Position))
@@ -33,19 +35,22 @@ func (s *Snapshot) changeOperation(id domain.OperationID, change func(*Operation
 	if !ok {
 		return
 	}
-	old, _ := s.operations.Get(at)
-	o := *old
-	o.Hosts = slices.Clone(old.Hosts)
-	change(&o)
-	s.operations.Set(at, &o)
+	o, _ := s.operations.Get(at)
+	if o.generation != s.generation {
+		copied := *o
+		copied.Hosts, copied.generation = slices.Clone(o.Hosts), s.generation
+		o = &copied
+		s.operations.Set(at, o)
+	}
+	change(o)
 }
 
 // applyTurn shows how far a turn is. The host is frozen as it is at that moment.
 func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 	change := func(t event.Turn, state string, f func(*Turn)) {
 		s.changeOperation(t.Operation, func(o *Operation) {
-			i := slices.IndexFunc(o.Hosts, func(one Turn) bool { return one.Address == t.Host })
-			if i < 0 {
+			i, ok := o.place[t.HostID]
+			if !ok {
 				return
 			}
 			turn := &o.Hosts[i]
@@ -117,7 +122,9 @@ func (s *Snapshot) Latest(name domain.ClusterName, kind domain.OperationKind) (*
 }
 
 // Record is the operation in the form that clients of its kind know.
-func (o *Operation) Record() *Answer {
+func (o *Operation) Record() *Answer { return NewAnswer(o.record()) }
+
+func (o *Operation) record() any {
 	done, now := []Host{}, []Host{}
 	for _, t := range o.Hosts {
 		switch t.State {
@@ -131,10 +138,10 @@ func (o *Operation) Record() *Answer {
 	}
 	switch o.Kind {
 	case domain.Deploy:
-		return NewAnswer(Deploy{o.Cluster, o.Status, o.Version, done, now, o.StartedAt, o.FinishedAt})
+		return Deploy{o.Cluster, o.Status, o.Version, done, now, o.StartedAt, o.FinishedAt}
 	case domain.Upgrade:
-		return NewAnswer(Upgrade{o.Cluster, o.Status, done, now, o.StartedAt, o.FinishedAt})
+		return Upgrade{o.Cluster, o.Status, done, now, o.StartedAt, o.FinishedAt}
 	case domain.Restart:
 	}
-	return NewAnswer(Restart{o.Cluster, o.Status, done, now, o.StartedAt, o.FinishedAt})
+	return Restart{o.Cluster, o.Status, done, now, o.StartedAt, o.FinishedAt}
 }

@@ -18,35 +18,60 @@ func (s *Snapshot) record(h *hostState) Host {
 	}
 }
 
-// Host is the host that is known under an address.
-func (s *Snapshot) Host(address domain.Address) (Host, bool) {
+// answer is a host's record in JSON.
+func (s *Snapshot) answer(h *hostState) *Answer {
+	h.shown.mu.Lock()
+	defer h.shown.mu.Unlock()
+	if h.shown.answer == nil || !h.shown.sweep.Equal(s.sweep) {
+		h.shown.answer, h.shown.sweep = NewAnswer(s.record(h)), s.sweep
+	}
+	return h.shown.answer
+}
+
+func (s *Snapshot) host(address domain.Address) (*hostState, bool) {
 	id, ok := s.addresses.Get(address)
 	if !ok {
-		return Host{}, false
+		return nil, false
 	}
-	h, ok := s.hosts.Get(id)
+	return s.hosts.Get(id)
+}
+
+// Host is the host that is known under an address.
+func (s *Snapshot) Host(address domain.Address) (Host, bool) {
+	h, ok := s.host(address)
 	if !ok {
 		return Host{}, false
 	}
 	return s.record(h), true
 }
 
-// Hosts are all hosts, by address.
-func (s *Snapshot) Hosts() []Host {
-	all := make([]Host, 0, s.addresses.Len())
-	s.addresses.Scan(func(address domain.Address, _ domain.HostID) bool {
-		h, _ := s.Host(address)
+// HostAnswer is Host in JSON.
+func (s *Snapshot) HostAnswer(address domain.Address) (*Answer, bool) {
+	h, ok := s.host(address)
+	if !ok {
+		return nil, false
+	}
+	return s.answer(h), true
+}
+
+// Hosts are all hosts in JSON, by address.
+func (s *Snapshot) Hosts() *Answer {
+	all := make([]*hostState, 0, s.hosts.Len())
+	s.hosts.Scan(func(_ domain.HostID, h *hostState) bool {
 		all = append(all, h)
 		return true
 	})
-	slices.SortFunc(all, func(a, b Host) int { return compare(a.Address, b.Address) })
-	return all
+	slices.SortFunc(all, func(a, b *hostState) int { return compare(a.address, b.address) })
+	answers := make([]*Answer, len(all))
+	for i, h := range all {
+		answers[i] = s.answer(h)
+	}
+	return listOf(answers)
 }
 
 // Managed is the container manager that knows a host as a member; "" when none does.
 func (s *Snapshot) Managed(address domain.Address) domain.ManagerName {
-	id, _ := s.addresses.Get(address)
-	h, ok := s.hosts.Get(id)
+	h, ok := s.host(address)
 	if !ok {
 		return ""
 	}

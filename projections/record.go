@@ -1,6 +1,7 @@
 package projections
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -13,24 +14,44 @@ import (
 // Answer is a record as GET serves it. Its JSON is made once, when it is first
 // asked for.
 type Answer struct {
-	value any
-	once  sync.Once
-	body  []byte
-	etag  string
+	make func() []byte
+	once sync.Once
+	body []byte
+	etag string
 }
 
 // NewAnswer is the answer that a value makes. The value must not change any more.
-func NewAnswer(value any) *Answer { return &Answer{value: value} }
-
-// JSON is the answer's body and its strong entity tag, without quotes.
-func (a *Answer) JSON() (body []byte, etag string) {
-	a.once.Do(func() {
-		body, err := json.Marshal(a.value)
+func NewAnswer(value any) *Answer {
+	return &Answer{make: func() []byte {
+		body, err := json.Marshal(value)
 		if err != nil { // the records below hold nothing that has no JSON
 			panic(err)
 		}
-		sum := sha256.Sum256(body)
-		a.body, a.etag = append(body, '\n'), hex.EncodeToString(sum[:16])
+		return append(body, '\n')
+	}}
+}
+
+// listOf is the answer that lists others.
+func listOf(all []*Answer) *Answer {
+	return &Answer{make: func() []byte {
+		body := []byte("[")
+		for i, one := range all {
+			if i > 0 {
+				body = append(body, ',')
+			}
+			text, _ := one.JSON()
+			body = append(body, bytes.TrimSuffix(text, []byte("\n"))...)
+		}
+		return append(body, "]\n"...)
+	}}
+}
+
+// JSON is the answer's body and its strong entity tag, with its quotes.
+func (a *Answer) JSON() (body []byte, etag string) {
+	a.once.Do(func() {
+		a.body = a.make()
+		sum := sha256.Sum256(a.body)
+		a.make, a.etag = nil, `"`+hex.EncodeToString(sum[:16])+`"`
 	})
 	return a.body, a.etag
 }
@@ -126,6 +147,9 @@ type Operation struct {
 	StartedAt  Time                 `json:"started_at"`
 	FinishedAt *Time                `json:"finished_at"`
 	Hosts      []Turn               `json:"hosts"`
+
+	place      map[domain.HostID]int // in Hosts
+	generation int
 }
 
 // Turn is a host's part in an operation.

@@ -32,13 +32,15 @@ const (
 	Finished  = "finished"
 )
 
-// Views folds events into what is published. Apply and Publish belong to one
-// goroutine; Snapshot and WaitFor to everybody.
+// Views folds events. A snapshot is made when somebody looks, so a burst of
+// events that nobody looks at between costs one. All methods may be called at
+// once from any goroutine; events are applied in their order.
 type Views struct {
-	state     *Snapshot // being folded
-	published atomic.Pointer[Snapshot]
+	latest  atomic.Pointer[Snapshot]
+	current atomic.Bool // latest has all that was applied
 
 	mu      sync.Mutex
+	state   *Snapshot // being folded
 	waiting map[chan struct{}]event.Position
 }
 
@@ -59,6 +61,10 @@ type Snapshot struct {
 	latest     *btree.Map[string, domain.OperationID] // cluster id, space, kind
 	history    *btree.Map[string, []event.Position]
 	sweep      time.Time
+
+	// generation counts the snapshots that were made before. What bears the
+	// number of the state being folded is in none of them, and may be changed.
+	generation int
 }
 
 type hostState struct {
@@ -75,6 +81,15 @@ type hostState struct {
 	missing      bool
 	registered   domain.ManagerID
 	wanted       domain.ManagerID // the cluster's
+	shown        *shown           // how this very state is served
+	generation   int
+}
+
+// shown is a host's record, made when it is asked for and once a sweep.
+type shown struct {
+	mu     sync.Mutex
+	sweep  time.Time
+	answer *Answer
 }
 
 type clusterState struct {
@@ -84,6 +99,8 @@ type clusterState struct {
 	manager domain.ManagerName
 	wanted  domain.ManagerID
 	counts  Counts
+
+	generation int
 }
 
 // New is the views of an empty log.
@@ -96,35 +113,33 @@ func New() *Views {
 		latest: &btree.Map[string, domain.OperationID]{}, history: &btree.Map[string, []event.Position]{},
 	}}
 	v.state.define(v.state.networks, "default", "flannel_etcd", json.RawMessage("{}"))
-	v.Publish()
 	return v
 }
 
-// Publish makes the present state what is served.
-func (v *Views) Publish() {
-	s := *v.state
-	s.hosts, s.addresses, s.clusters, s.byID = s.hosts.Copy(), s.addresses.Copy(), s.clusters.Copy(), s.byID.Copy()
-	s.members, s.networks, s.managers = s.members.Copy(), s.networks.Copy(), s.managers.Copy()
-	s.operations, s.started, s.latest, s.history = s.operations.Copy(), s.started.Copy(), s.latest.Copy(), s.history.Copy()
-	v.published.Store(&s)
+// Snapshot is all that was applied before.
+func (v *Views) Snapshot() *Snapshot {
+	if v.current.Load() {
+		return v.latest.Load()
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for reached, position := range v.waiting {
-		if position <= s.Position {
-			close(reached)
-			delete(v.waiting, reached)
-		}
+	if !v.current.Load() {
+		s := *v.state
+		s.hosts, s.addresses, s.clusters, s.byID = s.hosts.Copy(), s.addresses.Copy(), s.clusters.Copy(), s.byID.Copy()
+		s.members, s.networks, s.managers = s.members.Copy(), s.networks.Copy(), s.managers.Copy()
+		s.operations, s.started, s.latest, s.history = s.operations.Copy(), s.started.Copy(), s.latest.Copy(), s.history.Copy()
+		v.latest.Store(&s)
+		v.current.Store(true)
+		v.state.generation++
 	}
+	return v.latest.Load()
 }
 
-// Snapshot is what is served at the moment.
-func (v *Views) Snapshot() *Snapshot { return v.published.Load() }
-
-// WaitFor returns when what is served has reached a position, or with ctx's error.
+// WaitFor returns when a position was applied, or with ctx's error.
 func (v *Views) WaitFor(ctx context.Context, at uint64) error {
 	position := event.Position(at)
 	v.mu.Lock()
-	if v.Snapshot().Position >= position {
+	if v.state.Position >= position {
 		v.mu.Unlock()
 		return nil
 	}
@@ -145,10 +160,23 @@ func (v *Views) WaitFor(ctx context.Context, at uint64) error {
 // Apply brings the views up to r. It returns no error because it may not
 // refuse: r has happened. Applying an event again changes nothing.
 func (v *Views) Apply(r event.Recorded) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	s := v.state
 	if r.Position <= s.Position {
 		return
 	}
+	v.current.Store(false)
+	s.apply(r)
+	for reached, position := range v.waiting {
+		if position <= s.Position {
+			close(reached)
+			delete(v.waiting, reached)
+		}
+	}
+}
+
+func (s *Snapshot) apply(r event.Recorded) {
 	s.Position, s.Time = r.Position, r.Meta.Time
 	s.remember(r)
 	switch e := r.Event.(type) {
@@ -174,22 +202,33 @@ func (v *Views) Apply(r event.Recorded) {
 // miss keeps what was the last check of a host before it went missing.
 func (s *Snapshot) miss(id domain.HostID, missing bool) {
 	if h, ok := s.hosts.Get(id); ok && missing != h.missing {
-		changed := *h
-		changed.missing = missing
-		s.hosts.Set(id, &changed)
+		s.own(h).missing = missing
 	}
+}
+
+// own is a host's state that may be changed: the one given, or a copy in its place.
+func (s *Snapshot) own(h *hostState) *hostState {
+	if h.generation == s.generation {
+		return h
+	}
+	c := *h
+	c.generation, c.shown = s.generation, &shown{}
+	s.hosts.Set(c.id, &c)
+	return &c
 }
 
 func (s *Snapshot) applyRoster(r event.Recorded, e event.RosterEvent) {
 	switch e := e.(type) {
 	case event.HostAdded:
-		s.hosts.Set(e.HostID, &hostState{id: e.HostID, address: e.Host})
+		s.hosts.Set(e.HostID, &hostState{id: e.HostID, address: e.Host, shown: &shown{}, generation: s.generation})
 		s.addresses.Set(e.Host, e.HostID)
 	case event.HostRemoved:
 		s.hosts.Delete(e.HostID)
 		s.addresses.Delete(e.Host)
 	case event.ClusterCreated:
-		s.clusters.Set(e.Cluster, &clusterState{id: e.ClusterID, name: e.Cluster, network: e.Network, manager: e.Manager, wanted: e.ManagerID})
+		s.clusters.Set(e.Cluster, &clusterState{
+			id: e.ClusterID, name: e.Cluster, network: e.Network, manager: e.Manager, wanted: e.ManagerID, generation: s.generation,
+		})
 		s.byID.Set(e.ClusterID, e.Cluster)
 	case event.ClusterReconfigured:
 		s.changeCluster(e.ClusterID, func(c *clusterState) { c.network, c.manager, c.wanted = e.Network, e.Manager, e.ManagerID })
@@ -299,23 +338,25 @@ func (h *hostState) available() bool {
 	return status == Active || status == Disassociated && h.wanted == ""
 }
 
-// changeHost replaces a host by a changed one, and its cluster's counts with it.
+// changeHost changes a host, and its clusters' counts with it.
 func (s *Snapshot) changeHost(id domain.HostID, change func(*hostState)) {
-	old, ok := s.hosts.Get(id)
+	h, ok := s.hosts.Get(id)
 	if !ok {
 		return // it was removed: what is still learnt of it is history
 	}
-	h := *old
-	change(&h)
-	s.hosts.Set(id, &h)
-	s.count(old, -1)
-	s.count(&h, 1)
+	h = s.own(h)
+	cluster, available := h.cluster, h.available()
+	change(h)
+	if h.cluster != cluster || h.available() != available {
+		s.count(cluster, available, -1)
+		s.count(h.cluster, h.available(), 1)
+	}
 }
 
-func (s *Snapshot) count(h *hostState, n int) {
-	s.changeCluster(h.cluster, func(c *clusterState) {
+func (s *Snapshot) count(id domain.ClusterID, available bool, n int) {
+	s.changeCluster(id, func(c *clusterState) {
 		c.counts.Total += n
-		if h.available() {
+		if available {
 			c.counts.Available += n
 		} else {
 			c.counts.Unavailable += n
@@ -332,11 +373,17 @@ func (s *Snapshot) cluster(id domain.ClusterID) (*clusterState, bool) {
 }
 
 func (s *Snapshot) changeCluster(id domain.ClusterID, change func(*clusterState)) {
-	if old, ok := s.cluster(id); ok {
-		c := *old
-		change(&c)
-		s.clusters.Set(c.name, &c)
+	c, ok := s.cluster(id)
+	if !ok {
+		return
 	}
+	if c.generation != s.generation {
+		copied := *c
+		copied.generation = s.generation
+		c = &copied
+		s.clusters.Set(c.name, c)
+	}
+	change(c)
 }
 
 func (s *Snapshot) memberIDs(id domain.ClusterID) []domain.HostID {

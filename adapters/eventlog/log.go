@@ -48,31 +48,68 @@ func (l *Log) Append(ctx context.Context, stream event.Stream, expected event.Re
 	return l.store.Append(ctx, stream, expected, raws)
 }
 
+// ahead is how many batches are read and decoded while one is applied.
+const ahead = 4
+
 // Follow yields all events after a position, as Store.Follow does, decoded. It
-// stops with an error at an event that cannot be read.
+// stops with an error at an event that cannot be read. What comes next is read
+// and decoded meanwhile, by several at once.
 func (l *Log) Follow(ctx context.Context, after event.Position) iter.Seq2[[]event.Recorded, error] {
+	type batch struct {
+		events []event.Recorded
+		err    error
+	}
 	return func(yield func([]event.Recorded, error) bool) {
-		for raws, err := range l.store.Follow(ctx, after) {
-			if err != nil {
-				yield(nil, err)
-				return
+		ctx, stop := context.WithCancel(ctx)
+		coming := make(chan chan batch, ahead)
+		defer func() {
+			stop()
+			for range coming { // until the store is let go
 			}
-			batch := make([]event.Recorded, 0, len(raws))
-			for _, raw := range raws {
-				r, err := Decode(raw)
+		}()
+		go func() {
+			defer close(coming)
+			for raws, err := range l.store.Follow(ctx, after) {
+				next := make(chan batch, 1)
 				if err != nil {
-					if len(batch) == 0 || yield(batch, nil) {
-						yield(nil, err)
-					}
+					next <- batch{err: err}
+				} else {
+					go func() {
+						events, err := decodeAll(raws)
+						next <- batch{events, err}
+					}()
+				}
+				select {
+				case coming <- next:
+				case <-ctx.Done():
 					return
 				}
-				batch = append(batch, r)
 			}
-			if !yield(batch, nil) {
+		}()
+		for next := range coming {
+			b := <-next
+			if (len(b.events) > 0 || b.err == nil) && !yield(b.events, nil) {
+				return
+			}
+			if b.err != nil {
+				yield(nil, b.err)
 				return
 			}
 		}
 	}
+}
+
+// decodeAll decodes up to the first event that cannot be read.
+func decodeAll(raws []Raw) ([]event.Recorded, error) {
+	events := make([]event.Recorded, 0, len(raws))
+	for _, raw := range raws {
+		r, err := Decode(raw)
+		if err != nil {
+			return events, err
+		}
+		events = append(events, r)
+	}
+	return events, nil
 }
 
 // Head is the position of the last event.

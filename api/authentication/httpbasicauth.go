@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -269,10 +270,13 @@ func (b *HTTPBasicAuth) attempt(who string) error {
 }
 
 func (b *HTTPBasicAuth) digest(parts ...string) string {
-	mac := hmac.New(sha256.New, b.key)
+	text := make([]byte, 0, 256)
 	for _, part := range parts {
-		_, _ = fmt.Fprintf(mac, "%d:%s", len(part), part) // a hash takes all
+		text = binary.BigEndian.AppendUint64(text, uint64(len(part)))
+		text = append(text, part...)
 	}
+	mac := hmac.New(sha256.New, b.key)
+	_, _ = mac.Write(text) // a hash takes all
 	return string(mac.Sum(nil))
 }
 

@@ -166,7 +166,6 @@ func (s *service) catchUp(ctx context.Context) error {
 			break
 		}
 	}
-	s.views.Publish()
 	return ctx.Err()
 }
 
@@ -189,7 +188,6 @@ func (s *service) follow(ctx context.Context) error {
 			return err
 		}
 		s.views.Apply(r)
-		s.views.Publish()
 		s.process.Apply(r)
 		return nil
 	})

@@ -359,11 +359,13 @@ func (s *Store) read(ctx context.Context, query string, arguments ...any) (event
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	for rows.Next() {
+		var position, revision int64 // types that Scan knows are read several times as fast
+		var stream, id string
 		var e eventlog.Raw
-		var id string
-		if err := rows.Scan(&e.Position, &e.Stream, &e.Revision, &e.Type, &id, &e.Data, &e.Meta); err != nil {
+		if err := rows.Scan(&position, &stream, &revision, &e.Type, &id, &e.Data, &e.Meta); err != nil {
 			return nil, err
 		}
+		e.Position, e.Stream, e.Revision = event.Position(position), event.Stream(stream), event.Revision(revision)
 		if e.ID, err = uuid.Parse(id); err != nil {
 			return nil, fmt.Errorf("position %d: %w", e.Position, err)
 		}
