@@ -85,23 +85,34 @@ func (t turn) work(ctx context.Context, at event.Turn) (event.OperationEvent, er
 	t.p.mu.Lock()
 	h, _ := t.p.roster.Host(t.member.HostID)
 	t.p.mu.Unlock()
-	w := &working{turn: t, at: at, host: h}
+	limit := time.Duration(t.policy.Timeout) * time.Second
+	if t.kind == domain.Restart { // what it waits for is the host, not a command
+		limit = t.p.config.RebootTimeout
+	}
+	w := &working{turn: t, at: at, host: h, limit: limit, deadline: t.p.config.Now().Add(limit)}
 	defer w.hangUp()
 
-	facts, err := w.facts(ctx)
-	if err != nil {
-		return w.failed(ctx, err)
-	}
-	if t.kind == domain.Deploy && !facts.OSTree {
-		return event.HostTurnSkipped{Turn: at, Reason: "not an ostree host: there is no tree to deploy"}, nil
-	}
 	found := t.before
-	if found.State != operation.Examined {
+	var facts event.Facts
+	var err error
+	switch {
+	case found.State != operation.Examined:
+		if facts, err = w.facts(ctx, time.Time{}); err != nil {
+			return w.failed(ctx, err)
+		}
+		if t.kind == domain.Deploy && !facts.OSTree {
+			return event.HostTurnSkipped{Turn: at, Reason: "not an ostree host: there is no tree to deploy"}, nil
+		}
 		found = operation.Turn{BootID: facts.BootID, Version: facts.Version}
 		if err := t.record(ctx, func(turns operation.Turns) []event.OperationEvent {
 			return turns.Examine(at, facts.BootID, facts.Version)
 		}); err != nil {
 			return nil, err
+		}
+	case t.kind != domain.Restart:
+		// The work may be going on, or done, while the host is out of reach.
+		if facts, err = w.facts(ctx, w.deadline); err != nil {
+			return w.failed(ctx, err)
 		}
 	}
 	var outcome event.OperationEvent
@@ -119,9 +130,11 @@ func (t turn) work(ctx context.Context, at event.Turn) (event.OperationEvent, er
 // working is a turn with a connection, made anew when it breaks.
 type working struct {
 	turn
-	at      event.Turn
-	host    roster.Host
-	session Session
+	at       event.Turn
+	host     roster.Host
+	limit    time.Duration // for the command, or for the host to be back
+	deadline time.Time     // limit from when the turn was taken up, here and now
+	session  Session
 }
 
 func (w *working) hangUp() {
@@ -152,10 +165,11 @@ func (w *working) failed(ctx context.Context, err error) (event.OperationEvent, 
 	return nil, err
 }
 
-// connected runs f on a connection. While the host is out of reach it connects
-// anew, until the deadline passes, if there is one, else as often as configured.
+// connected runs f on a connection, and again on a new one when that breaks.
+// While the host is out of reach it connects anew, until the deadline passes, if
+// there is one, else as often as configured.
 func (w *working) connected(ctx context.Context, deadline time.Time, f func(Session) error) error {
-	for {
+	for attempt := 1; ; attempt++ {
 		if w.session == nil {
 			session, err := w.p.dial(ctx, w.host, w.p.config.Attempts)
 			if err != nil {
@@ -173,14 +187,14 @@ func (w *working) connected(ctx context.Context, deadline time.Time, f func(Sess
 			return err
 		}
 		w.hangUp()
-		if !w.p.config.Now().Before(deadline) {
+		if attempt >= w.p.config.Attempts && !w.p.config.Now().Before(deadline) {
 			return err
 		}
 	}
 }
 
-func (w *working) facts(ctx context.Context) (facts event.Facts, err error) {
-	err = w.connected(ctx, time.Time{}, func(s Session) error {
+func (w *working) facts(ctx context.Context, deadline time.Time) (facts event.Facts, err error) {
+	err = w.connected(ctx, deadline, func(s Session) error {
 		facts, err = s.Facts(ctx)
 		return err
 	})
@@ -189,17 +203,15 @@ func (w *working) facts(ctx context.Context) (facts event.Facts, err error) {
 
 // run upgrades or deploys.
 func (w *working) run(ctx context.Context, found operation.Turn, before event.Facts) (event.OperationEvent, error) {
-	limit := time.Duration(w.policy.Timeout) * time.Second
 	var result Result
-	deadline := w.p.config.Now().Add(limit)
-	limited, cancel := context.WithTimeout(ctx, limit)
+	limited, cancel := context.WithTimeout(ctx, w.limit)
 	defer cancel()
-	err := w.connected(limited, deadline, func(s Session) (err error) {
+	err := w.connected(limited, w.deadline, func(s Session) (err error) {
 		result, err = s.Run(limited, w.name(), Work{Kind: w.kind, Version: w.version, Facts: before})
 		return err
 	})
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		return event.HostTurnFailed{Turn: w.at, Reason: fmt.Sprintf("the %s did not end within %s", w.kind, limit)}, nil
+		return event.HostTurnFailed{Turn: w.at, Reason: fmt.Sprintf("the %s did not end within %s", w.kind, w.limit)}, nil
 	}
 	if err != nil {
 		return nil, err
@@ -210,7 +222,7 @@ func (w *working) run(ctx context.Context, found operation.Turn, before event.Fa
 			Reason: fmt.Sprintf("the %s ended with exit status %d%s", w.kind, *result.Exit, lastLine(result.Tail)),
 		}, nil
 	}
-	after, err := w.facts(ctx)
+	after, err := w.facts(ctx, time.Time{})
 	if err != nil {
 		return nil, err
 	}
@@ -235,42 +247,56 @@ func took(kind domain.OperationKind, version string, found operation.Turn, after
 }
 
 // restart reboots the host once and waits until it is back with another boot id.
+// A host that is out of reach may be down for the reboot that was asked for.
 func (w *working) restart(ctx context.Context, found operation.Turn) (event.OperationEvent, error) {
-	deadline := w.p.config.Now().Add(w.p.config.RebootTimeout)
-	err := w.connected(ctx, time.Time{}, func(s Session) error { return s.Reboot(ctx, w.name(), found.BootID) })
-	var away *Unreachable
-	if err != nil && !errors.As(err, &away) { // it may have gone down before it answered
-		return nil, err
-	}
-	w.hangUp()
-	for wait := w.p.config.RebootFirstLook; pause(ctx, wait); wait = min(w.p.config.RebootFirstLook, time.Second) {
-		session, err := w.p.dial(ctx, w.host, 1)
-		if err == nil {
-			w.session = session
-			var bootID string
-			if bootID, err = session.BootID(ctx); err == nil && bootID != found.BootID {
-				after, err := w.facts(ctx)
-				if err != nil {
-					return nil, err
-				}
-				return w.succeeded(ctx, after, event.Output{})
+	asked, wait := false, time.Duration(0)
+	for pause(ctx, wait) {
+		bootID, err := w.bootID(ctx)
+		switch {
+		case err != nil:
+		case bootID != found.BootID:
+			after, err := w.facts(ctx, w.deadline)
+			if err != nil {
+				return nil, err
 			}
-			w.hangUp()
+			return w.succeeded(ctx, after, event.Output{})
+		case !asked:
+			err = w.session.Reboot(ctx, w.name(), found.BootID)
+			asked = err == nil // else it may have gone down before it answered
 		}
+		w.hangUp()
+		var away *Unreachable
 		if err != nil && !errors.As(err, &away) {
 			return nil, err
 		}
-		if !w.p.config.Now().Before(deadline) {
+		if !w.p.config.Now().Before(w.deadline) {
 			why := "it still runs as before the reboot was asked for"
 			if err != nil {
 				why = reason(err)
 			}
 			return event.HostTurnFailed{
-				Turn: w.at, Reason: fmt.Sprintf("the host was not back within %s: %s", w.p.config.RebootTimeout, why),
+				Turn: w.at, Reason: fmt.Sprintf("the host was not back within %s: %s", w.limit, why),
 			}, nil
+		}
+		if wait == 0 {
+			wait = w.p.config.RebootFirstLook
+		} else {
+			wait = min(w.p.config.RebootFirstLook, time.Second)
 		}
 	}
 	return nil, ctx.Err()
+}
+
+// bootID is that of the host now, on a connection that stays.
+func (w *working) bootID(ctx context.Context) (string, error) {
+	if w.session == nil {
+		session, err := w.p.dial(ctx, w.host, 1)
+		if err != nil {
+			return "", err
+		}
+		w.session = session
+	}
+	return w.session.BootID(ctx)
 }
 
 // succeeded records what the host is now, and then that its turn succeeded.

@@ -76,7 +76,12 @@ func (p *Process) recordKeyChange(ctx context.Context, h roster.Host, shown Host
 // upkeep does what a host needs until nothing is left or something fails. It
 // returns the position of the last thing recorded.
 func (p *Process) upkeep(ctx context.Context, h roster.Host, known bool) (event.Position, error) {
-	claim := domain.ClaimID(p.config.NewID().String())
+	// A claim that an earlier term left is carried on: what was begun under it is
+	// on record on the host, and is waited for instead of begun beside it.
+	claim := h.Claim
+	if claim == "" || h.By != "" {
+		claim = domain.ClaimID(p.config.NewID().String())
+	}
 	if known {
 		if _, err := p.config.Commands.TakeHost(ctx, h.HostID, claim, "", p.config.Term); err != nil {
 			if !errors.Is(err, roster.ErrNoHost) && !errors.Is(err, roster.ErrTaken) {
