@@ -86,6 +86,14 @@ OPTIONS="--selinux-enabled --log-driver=journald{{if .RegistryMirror}} --registr
 DOCKER_CERT_PATH=/etc/docker
 `
 
+const rhel7Repositories = `[ -x /usr/sbin/subscription-manager ] || exit 0
+extras=rhel-7-server-extras-rpms optional=rhel-7-server-optional-rpms
+case $(subscription-manager repos --list-enabled) in
+*"$extras"*"$optional"* | *"$optional"*"$extras"*) exit 0 ;;
+esac
+exec subscription-manager repos --enable="$extras" --enable="$optional"
+`
+
 // FlannelDocker is the profile that hosts get unless told otherwise.
 var FlannelDocker = Profile{
 	Name: "flannel-docker",
@@ -93,8 +101,7 @@ var FlannelDocker = Profile{
 	Steps: []Step{
 		{
 			Name: "enable the repositories of RHEL 7", OS: []string{"rhel"}, Release: "7", SkipOSTree: true,
-			Command: "[ -x /usr/sbin/subscription-manager ] || exit 0\n" +
-				"exec subscription-manager repos --enable=rhel-7-server-extras-rpms --enable=rhel-7-server-optional-rpms\n",
+			Command: rhel7Repositories,
 		},
 		{Name: "install flannel", SkipOSTree: true, Packages: []string{"flannel"}},
 		{Name: "configure flannel", File: &File{"/etc/sysconfig/flanneld", "0644", flanneldFile}},

@@ -203,7 +203,7 @@ func (s *Server) install() error {
 	}
 
 	for _, name := range []string{
-		"etc/ssh", "etc/pam.d", "etc/sysconfig", "etc/alternatives", "lib", "home", "run", "programs", "rig/packages", "rig/units",
+		"etc/ssh", "etc/pam.d", "etc/sysconfig", "etc/alternatives", "lib", "home", "run", "programs", "rig/packages", "rig/repositories", "rig/units",
 	} {
 		if err := os.MkdirAll(filepath.Join(s.dir, name), 0o755); err != nil {
 			return err

@@ -9,7 +9,7 @@
 #                       with PREFIX do before anything else
 #   next                the version that an upgrade brings
 #   booted pending previous   deployments of an ostree
-#   packages/NAME units/NAME.enabled units/NAME.active
+#   packages/NAME repositories/NAME units/NAME.enabled units/NAME.active
 
 rig=/run/stand-ins
 name=${0##*/}
@@ -181,6 +181,20 @@ shutdown)
 	esac
 	;;
 halt | poweroff) [ -n "$*" ] && refuse "the stand-in knows no options" 2 || end_with USR1 ;;
-subscription-manager) as_root ;;
+subscription-manager)
+	as_root
+	[ "$verb" = repos ] || refuse "the stand-in does not know: $*" 2
+	for option in "${@:2}"; do
+		case $option in
+		--enable=*) : >"$rig/repositories/${option#*=}" || exit ;;
+		--list-enabled)
+			for repository in $rig/repositories/*; do
+				[ ! -e "$repository" ] || echo "Repo ID:   ${repository##*/}"
+			done
+			;;
+		*) refuse "the stand-in does not know: $*" 2 ;;
+		esac
+	done
+	;;
 *) refuse "the stand-in does not know its name" 2 ;;
 esac
