@@ -62,7 +62,9 @@ type service struct {
 
 const password = "correct horse: battery staple"
 
-func newService(t *testing.T) *service {
+// newService starts a service on a new store. Settings are added to its
+// configuration.
+func newService(t *testing.T, settings ...map[string]any) *service {
 	t.Helper()
 	s := &service{t: t, dir: t.TempDir()}
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
@@ -74,15 +76,19 @@ func newService(t *testing.T) *service {
 		users[role] = map[string]any{"hash": string(hash), "roles": []string{role}}
 	}
 	s.write("users.json", users)
-	s.write("config.json", map[string]any{
+	config := map[string]any{
 		"listen-interface": "127.0.0.1", "listen-port": 0, "store": "sqlite:" + filepath.Join(s.dir, "store"),
 		"hosts":                  map[string]any{"allow-loopback": true},
 		"ssh":                    map[string]any{"retry_delay": "20ms"},
-		"operations":             map[string]any{"reboot-first-look": "50ms", "reboot-timeout": "20s"},
+		"operations":             map[string]any{"reboot-first-look": "50ms", "reboot-timeout": "60s"},
 		"watch":                  map[string]any{"interval": "500ms"},
 		"authentication-plugins": []any{map[string]any{"name": "commissaire_http.authentication.httpbasicauth", "filepath": filepath.Join(s.dir, "users.json")}},
 		"credentials":            map[string]any{"master-key": "env:TEST_MASTER_KEY"},
-	})
+	}
+	for _, more := range settings {
+		maps.Copy(config, more)
+	}
+	s.write("config.json", config)
 	s.start()
 	t.Cleanup(func() { s.stop(syscall.SIGKILL) })
 	return s
