@@ -232,8 +232,8 @@ func TestOneTransactionAtATime(t *testing.T) {
 	if out, exit := runScript(t, client, "rpm-ostree upgrade"); exit != 1 || !strings.Contains(out, "in progress") {
 		t.Errorf("a second upgrade: %d %q", exit, out)
 	}
-	h.Reboot() // in the middle of the first
 	boot := h.BootID()
+	h.Reboot() // in the middle of the first
 	await(t, h, func(h *Host) bool { return h.BootID() != boot })
 	if h.Version() != "1" || h.Pending() != "" {
 		t.Errorf("runs %s, pending %q after an upgrade was cut short", h.Version(), h.Pending())

@@ -125,12 +125,9 @@ func parseNew(text string) (*syntax.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	syntax.Walk(file, func(n syntax.Node) bool {
-		if p, ok := n.(*syntax.ParamExp); ok && p.Param != nil && p.Param.Value == "$" {
-			p.Param.Value = pidVariable // $$ would be the simulation's own
-		}
-		return true
-	})
+	if err := confine(text, file); err != nil {
+		return nil, err
+	}
 	countJobs(file)
 	return file, nil
 }

@@ -134,13 +134,13 @@ func (h *Host) logIn(b *boot, user, command string, channel ssh.Channel) int {
 		boot:  b,
 		user:  user,
 		uid:   1000,
-		dir:   "/home/" + user,
+		dir:   home(user),
 		umask: 0o022,
 		jobs:  jobs,
 		stdin: channel,
 	}
 	if user == "root" {
-		p.uid, p.dir = 0, "/root"
+		p.uid = 0
 	}
 	p.env = []string{
 		"HOME=" + p.dir, "USER=" + user, "LOGNAME=" + user, "SHELL=/bin/sh",
@@ -159,6 +159,14 @@ func (h *Host) logIn(b *boot, user, command string, channel ssh.Channel) int {
 	stdout.flush()
 	stderr.flush()
 	return exit
+}
+
+// home is a user's home.
+func home(user string) string {
+	if user == "root" {
+		return "/root"
+	}
+	return "/home/" + user
 }
 
 // plain is a command that a shell would not change.

@@ -83,8 +83,11 @@ func (p *process) input(ctx context.Context) (in io.Reader, done func()) {
 // startVariables are the variables of a shell that must not be those of the
 // machine the simulation runs on.
 func (p *process) startVariables(pid int) []string {
-	uid := strconv.Itoa(p.uid)
-	return append(slices.Clip(p.env), "UID="+uid, "EUID="+uid, "GID="+uid,
+	uid, env := strconv.Itoa(p.uid), slices.Clip(p.env)
+	if !slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, "HOME=") }) {
+		env = append(env, "HOME="+home(p.user))
+	}
+	return append(env, "UID="+uid, "EUID="+uid, "GID="+uid,
 		umaskVariable+"="+strconv.FormatInt(int64(p.umask), 8), pidVariable+"="+strconv.Itoa(pid))
 }
 
@@ -224,6 +227,12 @@ func current(ctx context.Context) *process {
 // at the real machine, to programs of ours.
 func beforeCall(ctx context.Context, args []string) ([]string, error) {
 	switch args[0] {
+	case "pwd": // there are no links
+		return slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return arg == "-P" }), nil
+	case "eval":
+		return confined(ctx, []string{"eval", strings.Join(args[1:], " ")}, 1), nil
+	case ".", "source":
+		return include(ctx, args), nil
 	case "umask":
 		if len(args) == 1 {
 			return []string{"printf", "%04o\n", "0" + interp.HandlerCtx(ctx).Env.Get(umaskVariable).Str}, nil
@@ -237,8 +246,14 @@ func beforeCall(ctx context.Context, args []string) ([]string, error) {
 			return append([]string{"/bin/which"}, args[2:]...), nil
 		}
 		if len(args) > 1 && args[1] == "-p" {
-			return append([]string{"command"}, args[2:]...), nil
+			return beforeCall(ctx, append([]string{"command"}, args[2:]...))
 		}
+		if len(args) > 1 {
+			inner, err := beforeCall(ctx, args[1:])
+			return append([]string{"command"}, inner...), err
+		}
+	case "builtin":
+		return beforeCall(ctx, append([]string{"command"}, args[1:]...))
 	case "type", "hash":
 		return append([]string{"/bin/which"}, args[1:]...), nil
 	case "kill":
@@ -258,7 +273,10 @@ func beforeCall(ctx context.Context, args []string) ([]string, error) {
 		if len(kept) == 2 {
 			return []string{"true"}, nil
 		}
-		return kept, nil
+		if kept[1] == "-" {
+			return kept, nil
+		}
+		return confined(ctx, kept, 1), nil
 	}
 	return args, nil
 }

@@ -41,16 +41,7 @@ func head(ctx context.Context, p *process, args []string) int {
 			return err
 		}
 		text, err := io.ReadAll(in)
-		end := 0
-		for range n {
-			line := bytes.IndexByte(text[end:], '\n')
-			if line < 0 {
-				end = len(text)
-				break
-			}
-			end += line + 1
-		}
-		p.stdout.Write(text[:end])
+		p.stdout.Write(text[:afterLines(text, n)])
 		return err
 	})
 }
@@ -68,23 +59,35 @@ func tail(ctx context.Context, p *process, args []string) int {
 	}
 	return p.eachInput(ctx, "tail", names, func(_ string, in io.Reader) error {
 		text, err := io.ReadAll(in)
-		parts := bytes.SplitAfter(text, []byte("\n"))
-		if has(given, 'c') {
-			parts = nil
-			for i := range text {
-				parts = append(parts, text[i:i+1])
+		size := len(text)
+		if !has(given, 'c') {
+			size = bytes.Count(text, []byte("\n"))
+			if !bytes.HasSuffix(text, []byte("\n")) && len(text) > 0 {
+				size++
 			}
-		} else if len(parts[len(parts)-1]) == 0 {
-			parts = parts[:len(parts)-1]
 		}
+		skip := max(size-n, 0)
 		if fromStart {
-			parts = parts[min(max(n-1, 0), len(parts)):]
-		} else {
-			parts = parts[max(len(parts)-n, 0):]
+			skip = min(max(n-1, 0), size)
 		}
-		p.stdout.Write(bytes.Join(parts, nil))
+		if !has(given, 'c') {
+			skip = afterLines(text, skip)
+		}
+		p.stdout.Write(text[skip:])
 		return err
 	})
+}
+
+// afterLines is where the first n lines of a text end.
+func afterLines(text []byte, n int) (end int) {
+	for range n {
+		line := bytes.IndexByte(text[end:], '\n')
+		if line < 0 {
+			return len(text)
+		}
+		end += line + 1
+	}
+	return end
 }
 
 // lines turns -5 into -n 5.
