@@ -19,8 +19,12 @@ import (
 //
 // Every call names the process that asks by its context, and fails once that is
 // cancelled: what was running when a host lost its power changes nothing more.
+//
+// What a host is installed with is one tree for all hosts. A host has the nodes
+// of its own that it has changed, and those above them.
 type files struct {
-	now func() time.Time
+	now  func() time.Time
+	host *Host // nil where it does not matter
 
 	mu   sync.Mutex
 	root *node
@@ -28,13 +32,14 @@ type files struct {
 
 // A node is a file or a directory.
 type node struct {
+	of      *files // who may change it
 	mode    fs.FileMode
 	uid     int
 	changed time.Time
-	text    []byte           // of a file; replaced, never changed in place
-	made    func() []byte    // of a file whose text is made when it is read (/proc)
-	entries map[string]*node // of a directory
-	locked  *lock            // by flock
+	text    []byte             // of a file; replaced, never changed in place
+	made    func(*Host) []byte // of a file whose text is made when it is read (/proc)
+	entries map[string]*node   // of a directory
+	locked  *lock              // by flock
 }
 
 // who asks for something in the file system.
@@ -45,15 +50,35 @@ type who struct {
 }
 
 func newFiles(now func() time.Time) *files {
-	return &files{now: now, root: &node{mode: fs.ModeDir | 0o755, changed: now(), entries: map[string]*node{}}}
+	f := &files{now: now}
+	f.root = f.newDir(0o755, 0)
+	return f
+}
+
+func (f *files) newDir(perm fs.FileMode, uid int) *node {
+	return &node{of: f, mode: fs.ModeDir | perm, uid: uid, changed: f.now(), entries: map[string]*node{}}
+}
+
+// sharing gives a host's file system, which is like f until it is changed. f
+// must not be changed any more.
+func (f *files) sharing(h *Host) *files { return &files{now: f.now, host: h, root: f.root} }
+
+// mine gives the node that f may change for one that it may share.
+func (f *files) mine(n *node) *node {
+	if n.of == f {
+		return n
+	}
+	own := *n
+	own.of, own.entries = f, maps.Clone(n.entries)
+	return &own
 }
 
 func (n *node) isDir() bool { return n.mode.IsDir() }
 
-// read is the text of a file.
-func (n *node) read() []byte {
+// textOf is the text of a file.
+func (f *files) textOf(n *node) []byte {
 	if n.made != nil {
-		return n.made()
+		return n.made(f.host)
 	}
 	return n.text
 }
@@ -70,13 +95,24 @@ func (n *node) allows(uid int, bits fs.FileMode) bool {
 	}
 }
 
+// A purpose is what find is asked for: to look at what it finds, or to change it.
+type purpose bool
+
+const (
+	look   purpose = false
+	change purpose = true
+)
+
 // find follows an absolute path to the node and the directory it is in, or would be in.
-func (f *files) find(w who, op, name string) (parent, n *node, err error) {
+func (f *files) find(w who, why purpose, op, name string) (parent, n *node, err error) {
 	fail := func(err error) (*node, *node, error) {
 		return nil, nil, &fs.PathError{Op: op, Path: name, Err: err}
 	}
 	if err := w.ctx.Err(); err != nil {
 		return fail(err)
+	}
+	if why == change {
+		f.root = f.mine(f.root)
 	}
 	n = f.root
 	rest := strings.TrimPrefix(path.Clean(name), "/")
@@ -92,6 +128,10 @@ func (f *files) find(w who, op, name string) (parent, n *node, err error) {
 			return fail(syscall.EACCES)
 		}
 		parent, n = n, n.entries[part]
+		if n != nil && why == change {
+			n = f.mine(n)
+			parent.entries[part] = n
+		}
 	}
 	if n != nil && !n.isDir() && strings.HasSuffix(name, "/") {
 		return fail(syscall.ENOTDIR)
@@ -100,8 +140,8 @@ func (f *files) find(w who, op, name string) (parent, n *node, err error) {
 }
 
 // existing is find for what must be there and must allow what the bits say.
-func (f *files) existing(w who, op, name string, bits fs.FileMode) (parent, n *node, err error) {
-	parent, n, err = f.find(w, op, name)
+func (f *files) existing(w who, why purpose, op, name string, bits fs.FileMode) (parent, n *node, err error) {
+	parent, n, err = f.find(w, why, op, name)
 	switch {
 	case err != nil:
 		return nil, nil, err
@@ -117,14 +157,14 @@ func (f *files) existing(w who, op, name string, bits fs.FileMode) (parent, n *n
 func (f *files) read(w who, name string) ([]byte, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	_, n, err := f.existing(w, "open", name, 4)
+	_, n, err := f.existing(w, look, "open", name, 4)
 	if err != nil {
 		return nil, err
 	}
 	if n.isDir() {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: syscall.EISDIR}
 	}
-	return n.read(), nil
+	return f.textOf(n), nil
 }
 
 // create opens a file for writing; it is made if it is not there.
@@ -142,7 +182,7 @@ func (f *files) create(w who, name string, flag int, perm fs.FileMode) (*writer,
 }
 
 func (f *files) make(w who, name string, flag int, perm fs.FileMode) (*node, error) {
-	parent, n, err := f.find(w, "open", name)
+	parent, n, err := f.find(w, change, "open", name)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +201,7 @@ func (f *files) make(w who, name string, flag int, perm fs.FileMode) (*node, err
 	case !parent.allows(w.uid, 2):
 		return fail(syscall.EACCES)
 	}
-	n = &node{mode: perm &^ w.umask, uid: w.uid, changed: f.now()}
+	n = &node{of: f, mode: perm &^ w.umask, uid: w.uid, changed: f.now()}
 	parent.entries[path.Base(path.Clean(name))] = n
 	return n, nil
 }
@@ -180,7 +220,7 @@ func (f *files) mkdir(w who, name string, perm fs.FileMode, parents bool) error 
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	parent, n, err := f.find(w, "mkdir", name)
+	parent, n, err := f.find(w, change, "mkdir", name)
 	switch {
 	case err != nil:
 		return err
@@ -191,7 +231,7 @@ func (f *files) mkdir(w who, name string, perm fs.FileMode, parents bool) error 
 	case !parent.allows(w.uid, 2):
 		return &fs.PathError{Op: "mkdir", Path: name, Err: syscall.EACCES}
 	}
-	parent.entries[path.Base(name)] = &node{mode: fs.ModeDir | perm, uid: w.uid, changed: f.now(), entries: map[string]*node{}}
+	parent.entries[path.Base(name)] = f.newDir(perm, w.uid)
 	return nil
 }
 
@@ -199,7 +239,7 @@ func (f *files) mkdir(w who, name string, perm fs.FileMode, parents bool) error 
 func (f *files) remove(w who, name string, all bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	parent, n, err := f.existing(w, "remove", name, 0)
+	parent, n, err := f.existing(w, change, "remove", name, 0)
 	switch {
 	case err != nil:
 		return err
@@ -218,11 +258,11 @@ func (f *files) remove(w who, name string, all bool) error {
 func (f *files) rename(w who, from, to string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	source, n, err := f.existing(w, "rename", from, 0)
+	source, n, err := f.existing(w, change, "rename", from, 0)
 	if err != nil {
 		return err
 	}
-	target, old, err := f.find(w, "rename", to)
+	target, old, err := f.find(w, change, "rename", to)
 	if err != nil {
 		return err
 	}
@@ -252,7 +292,7 @@ func (f *files) rename(w who, from, to string) error {
 func (f *files) chmod(w who, name string, perm fs.FileMode) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	_, n, err := f.existing(w, "chmod", name, 0)
+	_, n, err := f.existing(w, change, "chmod", name, 0)
 	if err != nil {
 		return err
 	}
@@ -267,7 +307,7 @@ func (f *files) chmod(w who, name string, perm fs.FileMode) error {
 func (f *files) touch(w who, name string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	_, n, err := f.find(w, "touch", name)
+	_, n, err := f.find(w, change, "touch", name)
 	if err != nil {
 		return err
 	}
@@ -284,7 +324,7 @@ func (f *files) touch(w who, name string) error {
 func (f *files) access(w who, name string, bits fs.FileMode) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	_, _, err := f.existing(w, "access", name, bits)
+	_, _, err := f.existing(w, look, "access", name, bits)
 	return err
 }
 
@@ -292,7 +332,7 @@ func (f *files) access(w who, name string, bits fs.FileMode) error {
 func (f *files) stat(w who, name string) (fs.FileInfo, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	_, n, err := f.existing(w, "stat", name, 0)
+	_, n, err := f.existing(w, look, "stat", name, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -303,7 +343,7 @@ func (f *files) stat(w who, name string) (fs.FileInfo, error) {
 func (f *files) list(w who, name string) ([]fs.DirEntry, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	_, n, err := f.existing(w, "open", name, 4)
+	_, n, err := f.existing(w, look, "open", name, 4)
 	if err != nil {
 		return nil, err
 	}
@@ -321,7 +361,7 @@ func (f *files) list(w who, name string) ([]fs.DirEntry, error) {
 func (f *files) lock(w who, name string) (*lock, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	_, n, err := f.find(w, "open", name)
+	_, n, err := f.find(w, change, "open", name)
 	if err != nil {
 		return nil, err
 	}
@@ -338,17 +378,21 @@ func (f *files) lock(w who, name string) (*lock, error) {
 	return n.locked, nil
 }
 
-// cutPower calls cancel, which ends all processes, and empties what is in memory
-// only: /run, /tmp and the locks.
-func (f *files) cutPower(cancel context.CancelFunc) {
+// cutPower calls cancel, which ends all processes, and loses what is in memory
+// only: /run and /tmp are as they were installed, and nothing is locked.
+func (f *files) cutPower(cancel context.CancelFunc, installed *files) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	cancel()
+	f.root = f.mine(f.root)
 	for _, name := range []string{"run", "tmp"} {
-		f.root.entries[name] = &node{mode: fs.ModeDir | f.root.entries[name].mode.Perm(), changed: f.now(), entries: map[string]*node{}}
+		f.root.entries[name] = installed.root.entries[name]
 	}
 	var unlock func(*node)
 	unlock = func(n *node) {
+		if n.of != f {
+			return
+		}
 		n.locked = nil
 		for _, entry := range n.entries {
 			unlock(entry)
@@ -358,7 +402,7 @@ func (f *files) cutPower(cancel context.CancelFunc) {
 }
 
 // put lays down a file, or a directory if text is nil, as root.
-func (f *files) put(name string, perm fs.FileMode, text func() []byte) {
+func (f *files) put(name string, perm fs.FileMode, text func(*Host) []byte) {
 	w := who{ctx: context.Background(), umask: 0o022}
 	if text == nil {
 		f.mkdir(w, name, perm, true)
@@ -376,7 +420,7 @@ func (f *files) put(name string, perm fs.FileMode, text func() []byte) {
 func (f *files) own(name string, uid int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, n, err := f.find(who{ctx: context.Background()}, "chown", name); err == nil && n != nil {
+	if _, n, err := f.find(who{ctx: context.Background()}, change, "chown", name); err == nil && n != nil {
 		n.uid = uid
 	}
 }

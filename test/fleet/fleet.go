@@ -117,6 +117,8 @@ type Fleet struct {
 	byAddr map[string]*Host
 	login  login
 	clock  clock
+	plain  *files // what hosts are installed with
+	ostree *files // the same for OSTree hosts
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -134,6 +136,8 @@ func Start(c Config) (*Fleet, error) {
 		login:  login{user: cmp.Or(c.User, "root"), keys: c.Authorized},
 		clock:  newClock(cmp.Or(c.Second, time.Second)),
 	}
+	f.plain = install(f.clock.now, f.login.user, false)
+	f.ostree = install(f.clock.now, f.login.user, true)
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	for _, spec := range c.Hosts {
 		ip, err := netip.ParseAddr(spec.Address)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -445,7 +446,7 @@ func TestFaults(t *testing.T) {
 	})
 	t.Run("much output", func(t *testing.T) {
 		r, h := one(t, atomicHost)
-		h.SetFaults(Faults{Flood: 10 << 20})
+		h.SetFaults(Faults{Prints: strings.Repeat("#", 10<<20)})
 		out, _ := runScript(t, r.connect(t, h), "rpm-ostree upgrade >/var/out; wc -c </var/out; rpm-ostree cleanup -p")
 		if len(out) < 10<<20 {
 			t.Errorf("%d bytes of output", len(out))
@@ -534,5 +535,38 @@ func TestWhatIsOverwrittenInTheMiddle(t *testing.T) {
 	after, _ := f.read(w, "/f")
 	if !bytes.Equal(before, []byte("0123456789")) || !bytes.Equal(after, []byte("012abc67wxyz")) {
 		t.Errorf("before %q, after %q", before, after)
+	}
+}
+
+func TestHostsShareTheirFilesUntilTheyChangeThem(t *testing.T) {
+	r := start(t, Config{Hosts: Mixed(3)})
+	first, second := r.Hosts()[0], r.Hosts()[1]
+	if out, exit := runScript(t, r.connect(t, first), "echo x >/etc/sysconfig/x; chmod 700 /home; rm /etc/os-release; mv /var/log /var/logs; echo y >/run/y"); exit != 0 {
+		t.Fatal(out)
+	}
+	if out, _ := runScript(t, r.connect(t, first), "echo /etc/* /etc/sysconfig/* /var/*; . /usr/lib/os-release; echo $ID"); out != "/etc/sysconfig /etc/sysconfig/x /var/lib /var/logs\nfedora\n" {
+		t.Errorf("a host that changed its files has %q", out)
+	}
+	if out, _ := runScript(t, r.connect(t, second), "echo /etc/* /etc/sysconfig/* /var/* /run/*; . /etc/os-release; echo $ID"); out != "/etc/os-release /etc/sysconfig /etc/sysconfig/* /var/lib /var/log /run/systemd\nfedora\n" {
+		t.Errorf("a host that changed nothing has %q", out)
+	}
+}
+
+// BenchmarkStart starts and ends 5,000 hosts.
+func BenchmarkStart(b *testing.B) {
+	specs := Mixed(5000)
+	for b.Loop() {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		f, err := Start(Config{Hosts: specs})
+		if err != nil {
+			b.Fatal(err)
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(len(specs)), "heap-B/host")
+		b.ReportMetric(float64(after.StackInuse-before.StackInuse)/float64(len(specs)), "stack-B/host")
+		f.Close()
 	}
 }

@@ -62,7 +62,9 @@ type boot struct {
 // Command is something an operator would care about that was run on a host:
 // by a package manager, rpm-ostree, systemctl or reboot.
 type Command struct {
+	Host   string // its address
 	Time   time.Time
+	Until  time.Time // its end; if the host went down by then, when it listened again; zero: not yet
 	BootID string
 	Line   string // the program and its arguments, with blanks between them
 	Done   bool   // false: still running, or ended by the end of the host's boot
@@ -74,7 +76,7 @@ type Faults struct {
 	RefuseKey     bool   // nobody may log in
 	HangHandshake bool   // connections are accepted, and nothing is said
 	DropDuring    string // connections break when a command begins that starts so
-	Flood         int    // bytes that every watched command prints first
+	Prints        string // by every command that Commands tells of, before anything else
 	KeepVersion   bool   // the next boot brings the old version again
 	StayDown      bool   // a reboot does not come back
 	Noise         string // printed by the login shell before anything else
@@ -110,7 +112,6 @@ func newHost(f *Fleet, spec Spec) (*Host, error) {
 		fleet:     f,
 		spec:      spec,
 		family:    fam,
-		files:     newFiles(f.clock.now),
 		busy:      make(chan struct{}, 1),
 		changed:   make(chan struct{}),
 		down:      true,
@@ -127,10 +128,18 @@ func newHost(f *Fleet, spec Spec) (*Host, error) {
 			h.installed[name] = true
 		}
 	}
+	h.files = h.system().sharing(h)
 	h.busy <- struct{}{}
-	h.layFiles()
 	h.newBoot()
 	return h, nil
+}
+
+// system is what the host was installed with.
+func (h *Host) system() *files {
+	if h.spec.OSTree {
+		return h.fleet.ostree
+	}
+	return h.fleet.plain
 }
 
 // Address is where the host listens, without the port.
@@ -289,7 +298,7 @@ var watched = map[string]bool{
 func (h *Host) runWatched(ctx context.Context, p *process, args []string, run func() int) int {
 	line := strings.Join(args, " ")
 	noted := watched[args[0]] && !starts(line, "rpm-ostree status")
-	command := &Command{Time: time.Now(), BootID: p.boot.id, Line: line}
+	command := &Command{Host: h.spec.Address, Time: time.Now(), BootID: p.boot.id, Line: line}
 
 	h.mu.Lock()
 	fails, exit := false, 0
@@ -316,34 +325,27 @@ func (h *Host) runWatched(ctx context.Context, p *process, args []string, run fu
 	if starts(line, faults.DropDuring) {
 		h.DropConnections()
 	}
-	if noted && faults.Flood > 0 {
-		io.CopyN(p.stdout, flood{}, int64(faults.Flood))
+	if noted {
+		io.WriteString(p.stdout, faults.Prints)
 	}
-	if wait > 0 && !pause(ctx, wait) {
-		return 143
-	}
-	if fails {
+	switch {
+	case wait > 0 && !pause(ctx, wait):
+		exit = 143
+	case fails:
 		fmt.Fprintf(p.stderr, "%s: failed, as it was told to\n", args[0])
-	} else {
+	default:
 		exit = run()
 	}
-	if noted && ctx.Err() == nil {
+	if noted {
 		h.mu.Lock()
-		command.Done, command.Exit = true, exit
+		command.Done, command.Exit = ctx.Err() == nil, exit
+		if !p.boot.stopping && command.Until.IsZero() {
+			command.Until = time.Now()
+		}
 		h.notify()
 		h.mu.Unlock()
 	}
 	return exit
-}
-
-// flood is output without end, and without line breaks.
-type flood struct{}
-
-func (flood) Read(p []byte) (int, error) {
-	for i := range p {
-		p[i] = '#'
-	}
-	return len(p), nil
 }
 
 // Down cuts the host off: its connections break and it does not listen. What
@@ -390,7 +392,7 @@ func (h *Host) Reboot() {
 		stay := h.faults.StayDown
 		h.notify()
 		h.mu.Unlock()
-		h.files.cutPower(b.cancel)
+		h.files.cutPower(b.cancel, h.system())
 		if stay || !pause(h.fleet.ctx, h.spec.Speed.Reboot) {
 			return
 		}
@@ -421,11 +423,6 @@ func (h *Host) newBoot() {
 	}
 	h.pending = ""
 	h.mu.Unlock()
-
-	if h.spec.OSTree {
-		h.files.put("/run/ostree-booted", 0o644, func() []byte { return nil })
-	}
-	h.files.put("/run/systemd/system", 0o755, nil)
 }
 
 // plug listens if the host is on and not cut off. The caller holds h.mu.
@@ -433,11 +430,17 @@ func (h *Host) plug() error {
 	if h.off || h.down || h.ended || h.listener != nil {
 		return nil
 	}
+	now := time.Now() // before anybody can know
 	listener, err := h.fleet.bind(h.spec.Address)
 	if err != nil {
 		return err
 	}
 	h.listener = listener
+	for _, command := range h.commands {
+		if command.BootID != h.boot.id && command.Until.IsZero() {
+			command.Until = now
+		}
+	}
 	h.fleet.start(func() { h.accept(listener) })
 	return nil
 }

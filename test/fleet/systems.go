@@ -85,32 +85,38 @@ func (h *Host) hasFile(name string) bool {
 	return false
 }
 
-// layFiles makes the files a host is installed with.
-func (h *Host) layFiles() {
-	text := func(s string) func() []byte { return func() []byte { return []byte(s) } }
-	for _, dir := range []string{"/etc/sysconfig", "/home", "/root", "/run", "/usr/lib", "/var/lib", "/var/log", "/tmp", "/dev"} {
-		h.files.put(dir, 0o755, nil)
+// install makes the files that hosts are installed with.
+func install(now func() time.Time, user string, ostree bool) *files {
+	f := newFiles(now)
+	nothing := func(*Host) []byte { return nil }
+	for _, dir := range []string{"/etc/sysconfig", "/home", "/root", "/run/systemd/system", "/usr/lib", "/var/lib", "/var/log", "/tmp", "/dev"} {
+		f.put(dir, 0o755, nil)
 	}
 	root := who{ctx: context.Background()}
-	h.files.chmod(root, "/tmp", 0o777)
-	h.files.chmod(root, "/root", 0o700)
-	if user := h.fleet.login.user; user != "root" {
-		h.files.mkdir(who{ctx: context.Background(), uid: 0}, "/home/"+user, 0o755, true)
-		h.files.own("/home/"+user, 1000)
+	f.chmod(root, "/tmp", 0o777)
+	f.chmod(root, "/root", 0o700)
+	if user != "root" {
+		f.put(home(user), 0o755, nil)
+		f.own(home(user), 1000)
 	}
-	release := text(h.family.about + "VERSION_ID=\"" + h.spec.Release + "\"\n")
-	h.files.put("/etc/os-release", 0o644, release)
-	h.files.put("/usr/lib/os-release", 0o644, release)
-	h.files.put("/dev/null", 0o666, text(""))
-	h.files.put("/proc/sys/kernel/random/boot_id", 0o444, func() []byte { return []byte(h.BootID() + "\n") })
-	h.files.put("/proc/meminfo", 0o444, text(fmt.Sprintf("MemTotal:       %8d kB\nMemFree:        %8d kB\n", h.spec.Memory, h.spec.Memory/2)))
-	h.files.put("/proc/cpuinfo", 0o444, func() []byte {
-		var b []byte
-		for i := range h.spec.CPUs {
-			b = fmt.Appendf(b, "processor\t: %d\nmodel name\t: simulated\n\n", i)
-		}
-		return b
+	if ostree {
+		f.put("/run/ostree-booted", 0o644, nothing)
+	}
+	release := func(h *Host) []byte { return []byte(h.family.about + "VERSION_ID=\"" + h.spec.Release + "\"\n") }
+	f.put("/etc/os-release", 0o644, release)
+	f.put("/usr/lib/os-release", 0o644, release)
+	f.put("/dev/null", 0o666, nothing)
+	f.put("/proc/sys/kernel/random/boot_id", 0o444, func(h *Host) []byte { return []byte(h.BootID() + "\n") })
+	f.put("/proc/meminfo", 0o444, func(h *Host) []byte {
+		return fmt.Appendf(nil, "MemTotal:       %8d kB\nMemFree:        %8d kB\n", h.spec.Memory, h.spec.Memory/2)
 	})
+	f.put("/proc/cpuinfo", 0o444, func(h *Host) (text []byte) {
+		for i := range h.spec.CPUs {
+			text = fmt.Appendf(text, "processor\t: %d\nmodel name\t: simulated\n\n", i)
+		}
+		return text
+	})
+	return f
 }
 
 // kernel is what uname -r prints.
