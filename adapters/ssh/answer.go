@@ -14,7 +14,7 @@ import (
 // its login shell, and rpm-ostree's status, the longest of all sections.
 const maxAnswer = 4 << 20
 
-var errTooLong = fmt.Errorf("it answered with more than %d bytes", maxAnswer)
+var errTooLong = fmt.Errorf("it printed more than %d bytes where an answer was expected: see what its user's shell prints at login", maxAnswer)
 
 // answer is what the script printed, by section.
 type answer map[string]string

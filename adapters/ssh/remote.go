@@ -138,7 +138,7 @@ func (r *Remote) connect(ctx context.Context, target process.Target, signer xssh
 		HostKeyCallback: func(_ string, _ net.Addr, key xssh.PublicKey) error {
 			shown = hostKey(key)
 			if pin := target.Pinned; pin != nil && pin.Fingerprint != shown.Fingerprint {
-				return &process.KeyChanged{Shown: shown}
+				return &process.KeyChanged{Host: target.Host, Shown: shown}
 			}
 			return nil
 		},
@@ -175,7 +175,7 @@ func (r *Remote) notConnected(ctx context.Context, address string, err error) er
 	case errors.As(err, &name):
 		return &process.Unreachable{Reason: fmt.Sprintf("the name %s could not be resolved", name.Name)}
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return &process.Unreachable{Reason: "nothing listens on " + address}
+		return &process.Unreachable{Reason: fmt.Sprintf("nothing listens on %s: is the host up, and sshd running?", address)}
 	case errors.As(err, &slow) && slow.Timeout():
 		return &process.Unreachable{Reason: fmt.Sprintf("%s did not answer within %s", address, r.config.Dial)}
 	}
@@ -196,7 +196,7 @@ func (r *Remote) notLoggedIn(target process.Target, signer xssh.Signer, address 
 			cause:   none,
 		}
 	case late:
-		return &process.Unreachable{Reason: fmt.Sprintf("%s took the connection, but SSH was not ready within %s", address, r.config.Handshake)}
+		return &process.Unreachable{Reason: fmt.Sprintf("%s took the connection, but SSH was not ready within %s: is it sshd that listens there, and is the host overloaded?", address, r.config.Handshake)}
 	case strings.Contains(err.Error(), "unable to authenticate"):
 		return &process.Refused{Reason: fmt.Sprintf("%s does not let %s in with the key %s: add its public half to authorized_keys there, or give another key",
 			address, target.User, xssh.FingerprintSHA256(signer.PublicKey()))}

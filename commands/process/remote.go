@@ -105,10 +105,13 @@ type Refused struct{ Reason string }
 func (e *Refused) Error() string { return e.Reason }
 
 // KeyChanged says that the host showed another key than the pinned one.
-type KeyChanged struct{ Shown HostKey }
+type KeyChanged struct {
+	Host  domain.Address
+	Shown HostKey
+}
 
 func (e *KeyChanged) Error() string {
-	return fmt.Sprintf("the host key changed to %s %s", e.Shown.Type, e.Shown.Fingerprint)
+	return fmt.Sprintf("the host key changed to %s %s: nothing is sent there until PUT /host/%s/hostkey accepts it", e.Shown.Type, e.Shown.Fingerprint, e.Host)
 }
 
 // Fenced says that a later leader has worked on the host: this one must stop.

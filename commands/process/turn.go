@@ -103,9 +103,9 @@ func (t turn) work(ctx context.Context, at event.Turn) (event.OperationEvent, er
 		if t.kind == domain.Deploy && !facts.OSTree {
 			return event.HostTurnSkipped{Turn: at, Reason: "not an ostree host: there is no tree to deploy"}, nil
 		}
-		found = operation.Turn{BootID: facts.BootID, Version: facts.Version}
+		found = operation.Turn{BootID: facts.BootID, Version: facts.Version, Pending: facts.Pending}
 		if err := t.record(ctx, func(turns operation.Turns) []event.OperationEvent {
-			return turns.Examine(at, facts.BootID, facts.Version)
+			return turns.Examine(at, facts.BootID, facts.Version, facts.Pending)
 		}); err != nil {
 			return nil, err
 		}
@@ -228,7 +228,8 @@ func (w *working) run(ctx context.Context, found operation.Turn, before event.Fa
 	}
 	if result.Exit == nil && !took(w.kind, w.version, found, after) {
 		return event.HostTurnFailed{
-			Turn: w.at, Output: result.Output, Reason: fmt.Sprintf("the %s was %s", w.kind, result.Interrupted),
+			Turn: w.at, Output: result.Output,
+			Reason: fmt.Sprintf("the %s was %s: see on the host how far it got, then start it again", w.kind, result.Interrupted),
 		}, nil
 	}
 	return w.succeeded(ctx, after, result.Output)
@@ -246,7 +247,9 @@ func took(kind domain.OperationKind, version string, found operation.Turn, after
 	return after.Pending != "" || after.Version != found.Version
 }
 
-// restart reboots the host once and waits until it is back with another boot id.
+// restart reboots the host once and waits until it is back with another boot
+// id. Where a deployment was pending, that is what it must run then: a host that
+// fell back to the old one has failed, so that the others are not sent after it.
 // A host that is out of reach may be down for the reboot that was asked for.
 func (w *working) restart(ctx context.Context, found operation.Turn) (event.OperationEvent, error) {
 	asked, wait := false, time.Duration(0)
@@ -258,6 +261,9 @@ func (w *working) restart(ctx context.Context, found operation.Turn) (event.Oper
 			after, err := w.facts(ctx, w.deadline)
 			if err != nil {
 				return nil, err
+			}
+			if want := found.Pending; want != "" && after.Version != want {
+				return w.fellBack(ctx, after, want)
 			}
 			return w.succeeded(ctx, after, event.Output{})
 		case !asked:
@@ -275,7 +281,7 @@ func (w *working) restart(ctx context.Context, found operation.Turn) (event.Oper
 				why = reason(err)
 			}
 			return event.HostTurnFailed{
-				Turn: w.at, Reason: fmt.Sprintf("the host was not back within %s: %s", w.limit, why),
+				Turn: w.at, Reason: fmt.Sprintf("the host was not back within %s of its reboot, look at its console: %s", w.limit, why),
 			}, nil
 		}
 		if wait == 0 {
@@ -301,12 +307,28 @@ func (w *working) bootID(ctx context.Context) (string, error) {
 
 // succeeded records what the host is now, and then that its turn succeeded.
 func (w *working) succeeded(ctx context.Context, after event.Facts, output event.Output) (event.OperationEvent, error) {
-	if _, err := w.p.config.Commands.RecordHost(ctx, w.host.HostID, func(one *host.Host) []event.HostEvent {
-		return one.Investigated(w.host.Host, after)
-	}); err != nil {
+	if err := w.recordFacts(ctx, after); err != nil {
 		return nil, err
 	}
 	return event.HostTurnSucceeded{Turn: w.at, Version: after.Version, Pending: after.Pending, BootID: after.BootID, Output: output}, nil
+}
+
+// fellBack records what the host is now, and then that it is not what it was to be.
+func (w *working) fellBack(ctx context.Context, after event.Facts, want string) (event.OperationEvent, error) {
+	if err := w.recordFacts(ctx, after); err != nil {
+		return nil, err
+	}
+	return event.HostTurnFailed{
+		Turn:   w.at,
+		Reason: fmt.Sprintf("it came back on %s, wanted %s: see journalctl -b -1 and rpm-ostree status on the host", after.Version, want),
+	}, nil
+}
+
+func (w *working) recordFacts(ctx context.Context, facts event.Facts) error {
+	_, err := w.p.config.Commands.RecordHost(ctx, w.host.HostID, func(one *host.Host) []event.HostEvent {
+		return one.Investigated(w.host.Host, facts)
+	})
+	return err
 }
 
 func lastLine(text string) string {

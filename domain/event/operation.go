@@ -30,6 +30,7 @@ type HostTurnExamined struct {
 	Turn
 	BootID  string `json:"boot_id"`
 	Version string `json:"version"`
+	Pending string `json:"pending,omitempty"` // ostree: the deployment the next boot was to bring
 }
 
 // HostTurnSucceeded says that the host has what the operation wanted for it.

@@ -28,6 +28,7 @@ type Turn struct {
 	Claim   domain.ClaimID
 	BootID  string // as it was found
 	Version string
+	Pending string
 	Reason  string
 }
 
@@ -43,7 +44,7 @@ func (t Turns) Evolve(e event.OperationEvent) {
 	case event.HostTurnBegun:
 		t[e.HostID] = Turn{State: Begun, Claim: e.Claim}
 	case event.HostTurnExamined:
-		t[e.HostID] = Turn{State: Examined, Claim: e.Claim, BootID: e.BootID, Version: e.Version}
+		t[e.HostID] = Turn{State: Examined, Claim: e.Claim, BootID: e.BootID, Version: e.Version, Pending: e.Pending}
 	case event.HostTurnSucceeded:
 		t[e.HostID] = Turn{State: Succeeded, Claim: e.Claim}
 	case event.HostTurnFailed:
@@ -62,11 +63,11 @@ func (t Turns) Begin(turn event.Turn, term domain.Term) []event.OperationEvent {
 }
 
 // Examine records how a host was found, once a turn.
-func (t Turns) Examine(turn event.Turn, bootID, version string) []event.OperationEvent {
+func (t Turns) Examine(turn event.Turn, bootID, version, pending string) []event.OperationEvent {
 	if t[turn.HostID].State != Begun {
 		return nil
 	}
-	return []event.OperationEvent{event.HostTurnExamined{Turn: turn, BootID: bootID, Version: version}}
+	return []event.OperationEvent{event.HostTurnExamined{Turn: turn, BootID: bootID, Version: version, Pending: pending}}
 }
 
 // End records how a turn ended: e is one of HostTurnSucceeded, HostTurnFailed

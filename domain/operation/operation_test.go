@@ -20,10 +20,10 @@ func given(t *testing.T, events ...event.OperationEvent) *scenario.Scenario[Turn
 
 func TestATurnIsBegunExaminedAndEndedOnce(t *testing.T) {
 	begun := event.HostTurnBegun{Turn: turn, Term: 1}
-	examined := event.HostTurnExamined{Turn: turn, BootID: "b", Version: "v"}
+	examined := event.HostTurnExamined{Turn: turn, BootID: "b", Version: "v", Pending: "p"}
 	succeeded := event.HostTurnSucceeded{Turn: turn, Version: "w"}
 	given(t).When(func(s Turns) ([]event.OperationEvent, error) { return s.Begin(turn, 1), nil }).Then(begun)
-	given(t, begun).When(func(s Turns) ([]event.OperationEvent, error) { return s.Examine(turn, "b", "v"), nil }).Then(examined)
+	given(t, begun).When(func(s Turns) ([]event.OperationEvent, error) { return s.Examine(turn, "b", "v", "p"), nil }).Then(examined)
 	given(t, begun, examined).When(func(s Turns) ([]event.OperationEvent, error) { return s.End("1", succeeded), nil }).Then(succeeded)
 	given(t, begun, examined, succeeded).
 		When(func(s Turns) ([]event.OperationEvent, error) {
