@@ -62,8 +62,8 @@ type service struct {
 
 const password = "correct horse: battery staple"
 
-// newService starts a service on a new store. Settings are added to its
-// configuration.
+// newService starts the program on a new store. settings are keys of its
+// configuration, dotted.
 func newService(t *testing.T, settings ...map[string]any) *service {
 	t.Helper()
 	s := &service{t: t, dir: t.TempDir()}
@@ -78,12 +78,12 @@ func newService(t *testing.T, settings ...map[string]any) *service {
 	s.write("users.json", users)
 	config := map[string]any{
 		"listen-interface": "127.0.0.1", "listen-port": 0, "store": "sqlite:" + filepath.Join(s.dir, "store"),
-		"hosts":                  map[string]any{"allow-loopback": true},
-		"ssh":                    map[string]any{"retry_delay": "20ms"},
-		"operations":             map[string]any{"reboot-first-look": "50ms", "reboot-timeout": "60s"},
-		"watch":                  map[string]any{"interval": "500ms"},
+		"hosts.allow-loopback":         true,
+		"ssh.retry_delay":              "20ms",
+		"operations.reboot-first-look": "50ms", "operations.reboot-timeout": "60s",
+		"watch.interval":         "500ms",
 		"authentication-plugins": []any{map[string]any{"name": "commissaire_http.authentication.httpbasicauth", "filepath": filepath.Join(s.dir, "users.json")}},
-		"credentials":            map[string]any{"master-key": "env:TEST_MASTER_KEY"},
+		"credentials.master-key": "env:TEST_MASTER_KEY",
 	}
 	for _, more := range settings {
 		maps.Copy(config, more)
@@ -301,24 +301,32 @@ func (a answer) says(want string) answer {
 	return a
 }
 
-// until asks again until the condition holds: each time it waits until the
-// service has recorded something new, or for a moment.
-func (s *service) until(path string, condition func(map[string]any) bool) map[string]any {
+// until asks again until the condition holds.
+func (s *service) until(path string, condition func(map[string]any) bool) (o map[string]any) {
+	s.t.Helper()
+	s.await(func() bool {
+		a := s.get(path)
+		if a.status == http.StatusOK {
+			o = a.object()
+		}
+		return a.status == http.StatusOK && condition(o)
+	}, path)
+	return o
+}
+
+// await looks again and again whether a condition on what is at a path holds.
+func (s *service) await(condition func() bool, path string) {
 	s.t.Helper()
 	deadline := time.NewTimer(60 * time.Second)
 	defer deadline.Stop()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for {
-		a := s.get(path)
-		if a.status == http.StatusOK && condition(a.object()) {
-			return a.object()
-		}
+	for !condition() {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
 			log, _ := os.ReadFile(filepath.Join(s.dir, "log"))
-			s.t.Fatalf("GET %s did not come to what was waited for: %s\n%s", path, a.body, log)
+			s.t.Fatalf("GET %s did not come to what was waited for: %s\n%s", path, s.get(path).body, log)
 		}
 	}
 }
