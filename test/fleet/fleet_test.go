@@ -114,6 +114,7 @@ func TestAHostRunsWhatAShellRuns(t *testing.T) {
 	for _, c := range []struct{ name, text, out string }{
 		{"a pipe", `printf 'a\nb\nc\n' | tail -n 2 | head -n 1`, "b\n"},
 		{"files", `umask 077; mkdir -p /var/a/b && echo x >/var/a/b/f && mv /var/a/b/f /var/a/g && cat /var/a/g; cd /var/a && ls 2>/dev/null || echo *`, "x\nb g\n"},
+		{"ends of files", `printf 'a\nb\nc' >/tmp/t; for n in 1 9; do tail -n $n /tmp/t; echo; tail -c $n /tmp/t; echo; tail -c $n </tmp/t; echo; done; tail -n +2 /tmp/t; tail -c +4 /tmp/t; tail -2 </tmp/t; wc -c </tmp/t`, "c\nc\nc\na\nb\nc\na\nb\nc\na\nb\nc\nb\nc\ncb\nc5\n"},
 		{"append", `echo 1 >>/tmp/f; echo 2 >>/tmp/f; wc -l </tmp/f; wc -c /tmp/f`, "2\n4 /tmp/f\n"},
 		{"a heredoc", "while read -r x; do echo \"<$x>\"; done <<EOF\none\ntwo\nEOF\n", "<one>\n<two>\n"},
 		{"base64", `echo aGVsbG8= | base64 -d; printf hello | base64`, "helloaGVsbG8=\n"},

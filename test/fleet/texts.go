@@ -58,6 +58,9 @@ func tail(ctx context.Context, p *process, args []string) int {
 		return p.complain("tail", errors.New("invalid number"))
 	}
 	return p.eachInput(ctx, "tail", names, func(_ string, in io.Reader) error {
+		if file, ok := in.(io.Seeker); ok && has(given, 'c') && !fromStart {
+			file.Seek(int64(-n), io.SeekEnd) // fails where it has less, or is a pipe
+		}
 		text, err := io.ReadAll(in)
 		size := len(text)
 		if !has(given, 'c') {
@@ -113,6 +116,11 @@ func wc(ctx context.Context, p *process, args []string) int {
 		return p.complain("wc", err)
 	}
 	return p.eachInput(ctx, "wc", names, func(name string, in io.Reader) error {
+		if has(given, 'c') && len(given) == 1 && name == "-" { // much goes through here
+			n, err := io.Copy(io.Discard, in)
+			fmt.Fprintln(p.stdout, n)
+			return err
+		}
 		text, err := io.ReadAll(in)
 		var counts []string
 		for _, c := range []struct {
