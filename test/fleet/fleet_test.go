@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -128,6 +129,7 @@ func TestAHostRunsWhatAShellRuns(t *testing.T) {
 		{"timeout", `timeout 1 sleep 1000; echo $?; timeout 1000 echo in time`, "124\nin time\n"},
 		{"find", `mkdir -p /var/t/old /var/t/new/sub; find /var/t -mindepth 1 -maxdepth 1 -mtime -1 -exec rm -rf {} +; echo /var/t/*`, "/var/t/*\n"},
 		{"noise of a trap", `trap 'echo bye' EXIT; echo hi`, "hi\nbye\n"},
+		{"a line of a file", `printf " it's \\\\n \t\nrest\n" >/tmp/l; read -r x </tmp/l; echo "$? <$x>"; printf half >/tmp/l; read -r x </tmp/l; echo "$? <$x>"; { read -r x </tmp/none; } 2>&1 || echo "$x" kept`, "0 <it's \\n>\n1 <half>\nsh: /tmp/none: No such file or directory\nhalf kept\n"},
 		{"uname, nproc", `uname -m; nproc --all; head -n 1 /proc/meminfo`, "x86_64\n2\nMemTotal:        4194304 kB\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -141,6 +143,54 @@ func TestAHostRunsWhatAShellRuns(t *testing.T) {
 	}
 	if out, exit := runScript(t, client, "if then"); exit != 2 {
 		t.Errorf("a syntax error ends with %d (%q), want 2", exit, out)
+	}
+}
+
+func TestAShellAnswersLineByLine(t *testing.T) {
+	r, h := one(t, atomicHost)
+	session, err := r.connect(t, h).NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := session.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := session.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := session.Start("sudo -n /bin/sh -s"); err != nil {
+		t.Fatal(err)
+	}
+	answers := bufio.NewReader(out)
+	for _, c := range []struct {
+		pieces []string
+		want   string
+	}{
+		{[]string{"echo one\n"}, "one"},
+		{[]string{"x=two; y() (\n", "\tcd /tmp; x=not\n", ")\ny; ec", "ho $x $(pwd)\n"}, "two /root"},
+		{[]string{"echo 'a line \n", "break' | tail -n 1\n"}, "break"},
+		{[]string{"echo th\\\n", "ree\n"}, "three"},
+		{[]string{"cat <<END\n", "four\n", "END\n"}, "four"},
+		{[]string{"# " + strings.Repeat("long ", 5000) + "\necho five\n"}, "five"},
+		{[]string{"false\n", "echo $?\n"}, "1"},
+		{[]string{"(sleep 1; echo later) & echo now; wait\n"}, "now"},
+		{nil, "later"},
+		{[]string{"trap 'echo bye' EXIT\nexit 3\necho not\n"}, "bye"},
+	} {
+		for _, piece := range c.pieces {
+			if _, err := io.WriteString(in, piece); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := answers.ReadString('\n'); got != c.want+"\n" {
+			t.Fatalf("%q is answered with %q, want %q (%v)", c.pieces, got, c.want, err)
+		}
+	}
+	var exit *ssh.ExitError
+	if err := session.Wait(); !errors.As(err, &exit) || exit.ExitStatus() != 3 {
+		t.Errorf("it ended with %v", err)
 	}
 }
 

@@ -61,10 +61,17 @@ func parse(text string) (*script, error) {
 	return s, nil
 }
 
-// parseInput parses what a shell reads on standard input: a long text that is
-// always the same, with a few words at its end that are always others. The long
-// part is parsed once. Nothing is left on standard input for what it starts.
-func parseInput(input []byte) (*syntax.File, error) {
+// parseInput parses lines that a shell reads on standard input. Often they begin
+// with a long text that is always the same and end with a few words that are
+// always others: the long part is parsed once.
+func parseInput(input []byte) ([]*syntax.Stmt, error) {
+	if len(input) < leastHead {
+		file, err := parseNew(string(input))
+		if err != nil {
+			return nil, err
+		}
+		return file.Stmts, nil
+	}
 	parsed.Lock()
 	heads := parsed.heads
 	parsed.Unlock()
@@ -74,14 +81,13 @@ func parseInput(input []byte) (*syntax.File, error) {
 			if err != nil {
 				return nil, err
 			}
-			file.Stmts = append(slices.Clip(h.stmts), file.Stmts...)
-			return file, nil
+			return append(slices.Clip(h.stmts), file.Stmts...), nil
 		}
 	}
 	text := string(input)
 	file, err := parseNew(text)
-	if err != nil || len(text) < leastHead {
-		return file, err
+	if err != nil {
+		return nil, err
 	}
 	parsed.Lock()
 	defer parsed.Unlock()
@@ -91,14 +97,14 @@ func parseInput(input []byte) (*syntax.File, error) {
 				parsed.heads = nil
 			}
 			parsed.heads = append(slices.Clip(parsed.heads), h)
-			return file, nil
+			return file.Stmts, nil
 		}
 	}
 	if len(parsed.last) >= mostHeads {
 		parsed.last = nil
 	}
 	parsed.last = append(parsed.last, &whole{text, file})
-	return file, nil
+	return file.Stmts, nil
 }
 
 // commonHead finds the statements that both texts begin with. It ends where a
@@ -121,7 +127,9 @@ func commonHead(w *whole, text string) (h knownHead, ok bool) {
 }
 
 func parseNew(text string) (*syntax.File, error) {
-	file, err := syntax.NewParser().Parse(strings.NewReader(text), "") // in POSIX mode it does not know export
+	parser := parsers.Get().(*syntax.Parser)
+	file, err := parser.Parse(strings.NewReader(text), "")
+	parsers.Put(parser)
 	if err != nil {
 		return nil, err
 	}
@@ -129,8 +137,11 @@ func parseNew(text string) (*syntax.File, error) {
 		return nil, err
 	}
 	countJobs(file)
+	findReads(file)
 	return file, nil
 }
+
+var parsers = sync.Pool{New: func() any { return syntax.NewParser() }} // in POSIX mode it does not know export
 
 func reads(file *syntax.File) (found bool) {
 	syntax.Walk(file, func(n syntax.Node) bool {
@@ -143,6 +154,26 @@ func reads(file *syntax.File) (found bool) {
 		return !found
 	})
 	return found
+}
+
+const readsLine = "reads line"
+
+// findReads turns each "read -r NAME <FILE" into "reads line NAME FILE": the
+// interpreter would read it through a pipe, letter by letter.
+func findReads(file *syntax.File) {
+	syntax.Walk(file, func(n syntax.Node) bool {
+		s, ok := n.(*syntax.Stmt)
+		if !ok || len(s.Redirs) != 1 || s.Redirs[0].Op != syntax.RdrIn || s.Redirs[0].N != nil {
+			return true
+		}
+		call, ok := s.Cmd.(*syntax.CallExpr)
+		if ok && len(call.Assigns) == 0 && len(call.Args) == 3 && call.Args[0].Lit() == "read" && call.Args[1].Lit() == "-r" && syntax.ValidName(call.Args[2].Lit()) {
+			program := &syntax.Word{Parts: []syntax.WordPart{&syntax.Lit{Value: readsLine}}}
+			s.Cmd = &syntax.CallExpr{Args: []*syntax.Word{program, call.Args[2], s.Redirs[0].Word}}
+			s.Redirs = nil
+		}
+		return true
+	})
 }
 
 // These count jobs; see countJobs.

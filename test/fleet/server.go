@@ -146,8 +146,7 @@ func (h *Host) logIn(b *boot, user, command string, channel ssh.Channel) int {
 		"HOME=" + p.dir, "USER=" + user, "LOGNAME=" + user, "SHELL=/bin/sh",
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 	}
-	stdout := &pump{to: channel, broken: cancel}
-	stderr := &pump{to: channel.Stderr(), broken: cancel}
+	stdout, stderr := newPump(channel, cancel), newPump(channel.Stderr(), cancel)
 	p.stdout, p.stderr = stdout, stderr
 	io.WriteString(stdout, h.fault().Noise)
 	var exit int
@@ -181,35 +180,54 @@ type pump struct {
 	mu      sync.Mutex
 	waiting []byte
 	going   bool
+	soon    *time.Timer
 	err     error
 	moved   *sync.Cond
 }
 
-const mostWaiting = 64 << 10 // bytes, as in a pipe
+const (
+	mostWaiting = 64 << 10 // bytes, as in a pipe
+	succession  = 500 * time.Microsecond
+)
+
+func newPump(to io.Writer, broken func()) *pump {
+	p := &pump{to: to, broken: broken}
+	p.moved = sync.NewCond(&p.mu)
+	return p
+}
 
 func (p *pump) Write(text []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.moved == nil {
-		p.moved = sync.NewCond(&p.mu)
-	}
 	for p.err == nil && len(p.waiting) >= mostWaiting {
 		p.moved.Wait()
 	}
 	if p.err != nil {
 		return 0, p.err
 	}
-	p.waiting = append(p.waiting, text...)
-	if !p.going && len(text) > 0 {
-		p.going = true
-		go p.run()
+	if len(p.waiting) == 0 && len(text) > 0 {
+		if p.soon == nil {
+			p.soon = time.AfterFunc(succession, p.flush)
+		} else {
+			p.soon.Reset(succession)
+		}
 	}
+	p.waiting = append(p.waiting, text...)
 	return len(text), nil
 }
 
-func (p *pump) run() {
+// flush sends all that waits.
+func (p *pump) flush() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for p.going {
+		p.moved.Wait()
+	}
+	if len(p.waiting) == 0 {
+		return
+	}
+	p.soon.Stop()
+	p.going = true
 	for len(p.waiting) > 0 && p.err == nil {
 		text := p.waiting
 		p.waiting = nil
@@ -224,15 +242,6 @@ func (p *pump) run() {
 	}
 	p.going = false
 	p.moved.Broadcast()
-}
-
-// flush waits until all is sent.
-func (p *pump) flush() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for p.going {
-		p.moved.Wait()
-	}
 }
 
 // forward connects to another host of the fleet, and to nothing else: a jump host.

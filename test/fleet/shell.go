@@ -110,7 +110,45 @@ func (p *process) shell(ctx context.Context, text string, args []string) int {
 	return p.interpret(ctx, file, args)
 }
 
+// interpret runs a whole script.
 func (p *process) interpret(ctx context.Context, script *script, args []string) int {
+	q := *p
+	if !script.reads {
+		q.stdin = nil
+	}
+	i, err := q.interpreter(ctx, args)
+	if err != nil {
+		fmt.Fprintf(p.stderr, "sh: %v\n", err)
+		return 2
+	}
+	defer i.end()
+	return i.run(script.file)
+}
+
+// An interpreter is a shell at work.
+type interpreter struct {
+	runner *interp.Runner
+	ctx    context.Context // ends when it is killed
+	end    func()
+}
+
+// run interprets some more. A whole file ends the shell, as far as its traps can
+// tell; a statement does not.
+func (i *interpreter) run(node syntax.Node) int {
+	err := i.runner.Run(i.ctx, node)
+	status, ok := errors.AsType[interp.ExitStatus](err)
+	switch {
+	case err == nil:
+		return 0
+	case ok:
+		return int(status)
+	default: // ended with ctx, or by kill
+		return 128 + int(syscall.SIGTERM)
+	}
+}
+
+// interpreter starts a shell.
+func (p *process) interpreter(ctx context.Context, args []string) (*interpreter, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	release := sync.OnceFunc(func() {
 		for _, file := range p.files {
@@ -123,19 +161,21 @@ func (p *process) interpret(ctx context.Context, script *script, args []string) 
 	if len(p.files) > 0 {
 		context.AfterFunc(ctx, release) // if it is killed
 	}
-	jobs := newJobs(p.jobs, func() { release(); cancel() })
-	defer jobs.end()
+	shell := *p
+	shell.jobs = newJobs(p.jobs, func() { release(); cancel() })
 	pid := p.boot.enter(cancel)
-	defer p.boot.leave(pid)
-
-	var stdin io.Reader
-	if script.reads {
-		stdin = p.stdin
+	i := &interpreter{
+		ctx: context.WithValue(ctx, processKey{}, &shell),
+		end: func() {
+			p.boot.leave(pid)
+			shell.jobs.end()
+		},
 	}
-	runner, err := interp.New(
+	var err error
+	i.runner, err = interp.New(
 		interp.Env(expand.ListEnviron(p.startVariables(pid)...)),
 		func(r *interp.Runner) error { r.Dir = p.dir; return nil }, // interp.Dir would look at the real one
-		interp.StdIO(stdin, p.stdout, p.stderr),
+		interp.StdIO(p.stdin, p.stdout, p.stderr),
 		interp.Params(args...),
 		interp.CallHandler(beforeCall),
 		interp.ExecHandlers(func(interp.ExecHandlerFunc) interp.ExecHandlerFunc { return execute }),
@@ -160,21 +200,10 @@ func (p *process) interpret(ctx context.Context, script *script, args []string) 
 		}),
 	)
 	if err != nil {
-		fmt.Fprintf(p.stderr, "sh: %v\n", err)
-		return 2
+		i.end()
+		return nil, err
 	}
-	shell := *p
-	shell.jobs = jobs
-	err = runner.Run(context.WithValue(ctx, processKey{}, &shell), script.file)
-	status, ok := errors.AsType[interp.ExitStatus](err)
-	switch {
-	case err == nil:
-		return 0
-	case ok:
-		return int(status)
-	default: // ended with ctx, or by kill
-		return 128 + int(syscall.SIGTERM)
-	}
+	return i, nil
 }
 
 // jobs counts a shell and what it began in the background, which goes on
@@ -254,6 +283,8 @@ func beforeCall(ctx context.Context, args []string) ([]string, error) {
 		}
 	case "builtin":
 		return beforeCall(ctx, append([]string{"command"}, args[1:]...))
+	case readsLine:
+		return readLine(ctx, args[1], args[2]), nil
 	case "type", "hash":
 		return append([]string{"/bin/which"}, args[1:]...), nil
 	case "kill":
@@ -279,6 +310,27 @@ func beforeCall(ctx context.Context, args []string) ([]string, error) {
 		return confined(ctx, kept, 1), nil
 	}
 	return args, nil
+}
+
+// readLine is what has the effect of read -r NAME <FILE.
+func readLine(ctx context.Context, name, file string) []string {
+	p := current(ctx)
+	text, err := p.text(ctx, file)
+	if err != nil {
+		p.complain("sh", err)
+		return []string{"false"}
+	}
+	line, _, whole := strings.Cut(string(text), "\n")
+	quoted, err := syntax.Quote(strings.Trim(line, " \t"), syntax.LangBash)
+	if err != nil {
+		p.complain("sh", &fs.PathError{Path: file, Err: err})
+		return []string{"false"}
+	}
+	assignment := name + "=" + quoted
+	if !whole {
+		assignment += "; false"
+	}
+	return []string{"eval", assignment}
 }
 
 // execute runs what is neither a function nor a builtin.
@@ -398,34 +450,72 @@ func sh(ctx context.Context, p *process, args []string) int {
 		return p.complain("sh", fmt.Errorf("no such option: %s", args[0])) + 1
 	}
 
-	in, done := p.input(ctx)
-	defer done()
-	text := inputs.Get().(*bytes.Buffer)
-	text.Reset()
-	var file *syntax.File
-	_, err := text.ReadFrom(io.LimitReader(in, mostInput))
-	if err == nil {
-		file, err = parseInput(text.Bytes())
-	}
-	inputs.Put(text)
-	if err != nil {
-		fmt.Fprintf(p.stderr, "sh: %v\n", err)
-		return 2
-	}
 	if len(args) > 0 {
 		args = args[1:]
 	}
 	if len(args) > 0 && args[0] == "--" {
 		args = args[1:]
 	}
-	q := *p
-	q.stdin = nil
-	return q.interpret(ctx, &script{file: file}, append(options, args...))
+	in, done := p.input(ctx)
+	defer done()
+	return p.converse(ctx, in, append(options, args...))
 }
 
-var inputs = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+// converse runs what comes on standard input as soon as it has come, in whole
+// lines. Nothing is left there for what it starts.
+func (p *process) converse(ctx context.Context, in io.Reader, args []string) int {
+	q := *p
+	q.stdin = nil
+	fail := func(err error) int {
+		fmt.Fprintf(p.stderr, "sh: %v\n", err)
+		return 2
+	}
+	i, err := q.interpreter(ctx, args)
+	if err != nil {
+		return fail(err)
+	}
+	defer i.end()
+	var text []byte
+	exit, chunk := 0, make([]byte, 1024) // small: many shells only wait
+	for ended := false; !ended; {
+		if out, ok := p.stdout.(*pump); ok {
+			out.flush()
+		}
+		n, err := in.Read(chunk)
+		text = append(text, chunk[:n]...)
+		switch {
+		case errors.Is(err, io.EOF):
+			ended = true
+		case err != nil:
+			return fail(err)
+		case len(text) > mostInput:
+			return fail(errors.New("too much at once"))
+		case !bytes.HasSuffix(text, []byte("\n")), bytes.HasSuffix(text, []byte("\\\n")):
+			continue // who wrote half a line is still writing
+		}
+		stmts, err := parseInput(text)
+		if syntax.IsIncomplete(err) && !ended {
+			continue
+		}
+		if err != nil {
+			return fail(err)
+		}
+		text = text[:0]
+		if cap(text) > len(chunk) {
+			text = nil
+		}
+		if len(stmts) > 0 {
+			exit = i.run(&syntax.Block{Stmts: stmts})
+		}
+		if i.runner.Exited() || i.ctx.Err() != nil {
+			return exit
+		}
+	}
+	i.run(&syntax.File{}) // its traps
+	return exit
+}
 
-const mostInput = 16 << 20 // bytes of a script
+const mostInput = 16 << 20 // bytes of a statement
 
 // run runs one program to its end and gives its exit status.
 func (p *process) run(ctx context.Context, args []string) int {
