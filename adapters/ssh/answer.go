@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 )
@@ -19,20 +21,25 @@ var errTooLong = fmt.Errorf("it printed more than %d bytes where an answer was e
 // answer is what the script printed, by section.
 type answer map[string]string
 
-// readAnswer reads up to the end of the answer that marker frames, and no
-// further. It fails with io.ErrUnexpectedEOF where the end is missing and with
-// errTooLong where it does not come.
+// readAnswer reads up to the end of the answer that marker frames, and drops what
+// was read with it. It fails with io.ErrUnexpectedEOF where the end is missing and
+// with errTooLong where it does not come.
 func readAnswer(r io.Reader, marker string) (answer, error) {
-	var (
-		text  []byte
-		chunk = make([]byte, 32<<10)
-		end   = []byte("\n" + marker + " end\n")
-	)
+	buffer := buffers.Get().(*[]byte)
+	text := (*buffer)[:0]
+	defer func() {
+		if cap(text) <= mostBuffered {
+			*buffer = text
+			buffers.Put(buffer)
+		}
+	}()
+	end := "\n" + marker + " end\n"
 	for {
-		n, err := r.Read(chunk)
+		text = slices.Grow(text, 512)
+		n, err := r.Read(text[len(text):cap(text)])
 		fresh := max(0, len(text)-len(end))
-		text = append(text, chunk[:n]...)
-		if i := bytes.Index(text[fresh:], end); i >= 0 {
+		text = text[:len(text)+n]
+		if i := bytes.Index(text[fresh:], []byte(end)); i >= 0 {
 			return sections(string(text[:fresh+i]), marker)
 		}
 		switch {
@@ -46,10 +53,17 @@ func readAnswer(r io.Reader, marker string) (answer, error) {
 	}
 }
 
+// buffers are for answers, which are mostly short and one after the other.
+var buffers = sync.Pool{New: func() any { return new(make([]byte, 0, 4<<10)) }}
+
+const mostBuffered = 64 << 10 // bytes of a buffer that is used again
+
+var errNoBeginning = errors.New("its answer has an end and no beginning")
+
 func sections(text, marker string) (answer, error) {
 	_, text, found := strings.Cut(text, "\n"+marker+" begin\n")
 	if !found {
-		return nil, errors.New("its answer has an end and no beginning")
+		return nil, errNoBeginning
 	}
 	said := answer{}
 	for part := range strings.SplitSeq(text, "\n"+marker+" ") {

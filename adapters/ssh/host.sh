@@ -1,13 +1,12 @@
 # What Commissaire does on a host. Fed on standard input to `/bin/sh -s` (or
-# `sudo -n /bin/sh -s`), with one call as its last line:
+# `sudo -n /bin/sh -s`), and after it, one line each, what is asked for:
 #
 #   commissaire 'MARKER' 'VERB' 'ARGUMENT'... </dev/null
 #
-# MARKER is 32 random hexadecimal digits and frames the answer, because login
-# shells and banners print as well. Each ARGUMENT is in single quotes and of
+# MARKER is 32 random hexadecimal digits, others each time, and frames the answer,
+# because login shells and banners print as well. Each ARGUMENT is in single quotes and of
 # letters, digits, "+", "/", "=" and "-" only: it is data, whatever it holds.
 #
-#   bootid                                        smallest sign of life
 #   facts                                         all that is known of the host
 #   run    TERM TURN SECONDS COMMAND64 ARGUMENT64 once a turn; answers at its end
 #   look   TURN                                   answers at once, starts nothing
@@ -307,14 +306,14 @@ read_facts() {
 	fi
 }
 
-commissaire() {
+# In a shell of its own, so that it leaves nothing behind for the next one.
+commissaire() (
 	marker=$1
 	verb=$2
 	short=${marker%????????????????????????}
 	shift 2
 	section begin
 	case $verb in
-	bootid) section boot-id && cat "$boot_id" ;;
 	facts) read_facts ;;
 	run) run_turn "$@" ;;
 	look) look_turn "$@" ;;
@@ -323,4 +322,4 @@ commissaire() {
 	*) refuse "there is no verb $verb" ;;
 	esac
 	section end
-}
+)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"net"
@@ -17,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -190,15 +190,13 @@ func (m *machine) ask(t *testing.T, verb string, arguments ...string) answer {
 }
 
 func (m *machine) tryAsk(ctx context.Context, verb string, arguments ...string) (answer, error) {
-	random := make([]byte, 16)
-	rand.Read(random)
-	marker := hex.EncodeToString(random)
+	marker := newMarker()
 	text, err := call(marker, verb, arguments...)
 	if err != nil {
 		return nil, err
 	}
 	cmd := m.command(ctx, "/bin/sh", "-s")
-	cmd.Stdin = strings.NewReader(text)
+	cmd.Stdin = strings.NewReader(Script + "\n" + text)
 	var out bytes.Buffer
 	cmd.Stdout = &out
 	cmd.Stderr = os.Stderr
@@ -241,6 +239,8 @@ type server struct {
 	mu    sync.Mutex
 	conns []net.Conn
 	execs []string
+	open  atomic.Int64 // connections
+	alive atomic.Int64 // requests for a sign of life
 }
 
 // cut breaks all connections at once.
@@ -314,7 +314,14 @@ func (s *server) connection(ctx context.Context, m *machine, conn net.Conn, conf
 	if err != nil {
 		return
 	}
-	go xssh.DiscardRequests(requests)
+	s.open.Add(1)
+	defer s.open.Add(-1)
+	go func() {
+		for request := range requests {
+			s.alive.Add(1)
+			request.Reply(false, nil)
+		}
+	}()
 	var running sync.WaitGroup
 	defer running.Wait()
 	for incoming := range channels {
@@ -336,9 +343,20 @@ func (s *server) connection(ctx context.Context, m *machine, conn net.Conn, conf
 				s.mu.Unlock()
 				io.WriteString(channel, m.noise)
 				cmd := m.command(ctx, "/bin/sh", "-c", payload.Command)
-				cmd.Stdin, cmd.Stdout, cmd.Stderr = channel, channel, channel.Stderr()
+				cmd.Stdout, cmd.Stderr = channel, channel.Stderr()
 				status := struct{ Status uint32 }{}
-				if err := cmd.Run(); err != nil {
+				stdin, err := cmd.StdinPipe() // its end is not waited for
+				if err == nil {
+					err = cmd.Start()
+				}
+				if err != nil {
+					return
+				}
+				go func() {
+					io.Copy(stdin, channel)
+					stdin.Close()
+				}()
+				if err := cmd.Wait(); err != nil {
 					status.Status = uint32(max(1, cmd.ProcessState.ExitCode()))
 				}
 				channel.SendRequest("exit-status", false, xssh.Marshal(status))

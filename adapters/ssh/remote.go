@@ -1,12 +1,18 @@
 // Package ssh reaches hosts over SSH and has work done there: it implements
 // process.Remote.
 //
-// What is sent is one fixed script, host.sh, with one line after it that holds
-// the request as data; it goes to the standard input of /bin/sh, so nothing of a
-// request is interpreted by a shell or shown by ps. Every request is a channel
-// of its own on the host's connection. The host keeps a record of each turn and
-// of the highest term, which makes repeating a request harmless and a late
-// request of a former leader void; nothing here needs to remember anything.
+// What is sent is one fixed script, host.sh, and after it one line a request that
+// holds it as data. Both go to the standard input of /bin/sh, so nothing of a
+// request is interpreted by a shell or shown by ps. One shell serves a connection,
+// one request after the other; each answer is framed by a marker of its own, and
+// where one does not come, or not in full, the connection ends with it, so that
+// nothing of it is taken for a part of the next. The host keeps a record of each
+// turn and of the highest term, which makes repeating a request harmless and a
+// late request of a former leader void; nothing here needs to remember anything.
+//
+// Connections may be kept for the next one who dials the same host in the same
+// way. Whoever gets one cannot tell: Dial has asked the host for its boot id on it
+// and, where there was no answer, has connected anew. Only that is ever repeated.
 //
 // A host may lie: what it says is bounded, made valid UTF-8 and never
 // interpreted. A key other than the pinned one ends the connection before
@@ -42,6 +48,9 @@ type Config struct {
 	Answer    time.Duration // for all but Run; default 2 min
 	Command   time.Duration // for Run where its context has no deadline, and for each step of Bootstrap; default 1 h
 
+	KeepOpen int           // idle connections that are kept; default 0
+	KeepFor  time.Duration // that nobody takes one, until it is closed; default 10 min
+
 	Reach     Reach
 	Bootstrap Bootstrap
 }
@@ -52,31 +61,50 @@ func (c Config) withDefaults() Config {
 	c.KeepAlive = cmp.Or(c.KeepAlive, 15*time.Second)
 	c.Answer = cmp.Or(c.Answer, 2*time.Minute)
 	c.Command = cmp.Or(c.Command, time.Hour)
+	c.KeepFor = cmp.Or(c.KeepFor, 10*time.Minute)
 	if c.Bootstrap.Profile.Name == "" {
 		c.Bootstrap.Profile = FlannelDocker
 	}
 	return c
 }
 
-// Remote reaches hosts. It holds no connection and may be used by many at once.
+// Remote reaches hosts. It may be used by many at once.
 type Remote struct {
 	config      Config
 	credentials commands.Credentials
 	log         *slog.Logger
+	kept        *kept
 }
 
 // New makes a Remote that logs in with keys from credentials: the secret of a
 // host is the text of a private key that ParsePrivateKey takes.
 func New(config Config, credentials commands.Credentials, log *slog.Logger) *Remote {
-	return &Remote{config: config.withDefaults(), credentials: credentials, log: log}
+	config = config.withDefaults()
+	return &Remote{config: config, credentials: credentials, log: log, kept: newKept(config.KeepOpen, config.KeepFor)}
 }
+
+// Close ends the connections that are kept. Sessions go on, and end for good when
+// they are closed.
+func (r *Remote) Close() { r.kept.close() }
 
 var _ process.Remote = (*Remote)(nil)
 
-// Dial connects and logs in. Besides the errors of process.Remote it fails with
-// the context's error when it ended, and where the credential store cannot be
-// read.
+// Dial connects and logs in, or takes a connection that was kept, is to the same
+// target and answers. Besides the errors of process.Remote it fails with the
+// context's error when it ended, and where the credential store cannot be read.
 func (r *Remote) Dial(ctx context.Context, target process.Target) (process.Session, error) {
+	if c := r.kept.take(target); c != nil {
+		session := &Session{connection: c, remote: r, target: target}
+		id, err := session.bootID(ctx, r.config.Dial) // to answer must not take longer than to connect
+		if err == nil {
+			session.proved.Store(&id)
+			return session, nil
+		}
+		c.end(err)
+		if ctx.Err() != nil {
+			return nil, err
+		}
+	}
 	secret, err := r.credentials.Read(ctx, target.Credential)
 	if errors.Is(err, commands.ErrNoCredential) {
 		return nil, &process.Refused{Reason: fmt.Sprintf("there is no private key for %s (any more)", target.Host)}
@@ -158,7 +186,9 @@ func (r *Remote) connect(ctx context.Context, target process.Target, signer xssh
 		}
 		return nil, r.notLoggedIn(target, signer, address, late, err)
 	}
-	return newSession(xssh.NewClient(client, channels, requests), r, target, shown), nil
+	c := newConnection(xssh.NewClient(client, channels, requests), target.User, shown, r.config.KeepAlive)
+	go c.await(func() { r.kept.forget(c, target.HostID) })
+	return &Session{connection: c, remote: r, target: target}, nil
 }
 
 func (r *Remote) notConnected(ctx context.Context, address string, err error) error {

@@ -1,15 +1,17 @@
 package ssh
 
 import (
+	"crypto/rand"
 	_ "embed"
 	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"regexp"
 	"strings"
 )
 
-// Script is what runs on hosts: definitions only. What it is asked to do is one
-// line after it, made by call.
+// Script is what runs on hosts: definitions only. A shell reads it once; what it
+// is asked to do then is one line each, made by call.
 //
 //go:embed host.sh
 var Script string
@@ -20,9 +22,21 @@ var (
 	bootID   = regexp.MustCompile(`^[0-9a-fA-F-]{1,64}$`)
 )
 
-// call is the script with one request. An argument that is not plain text is
-// refused, so that nothing can leave its quotes.
+// bootIDVerb is the one request that does without the script.
+const bootIDVerb = "bootid"
+
+// bootIDCall reads the boot id with what every POSIX shell has built in: it is
+// asked of every host about once a minute, so neither a script is sent for it nor
+// a process begun.
+const bootIDCall = `id=; read -r id </proc/sys/kernel/random/boot_id; printf '\n%s begin\n\n%s boot-id\n%s\n\n%s end\n' ` +
+	"MARKER MARKER \"$id\" MARKER\n"
+
+// call is the line that asks for something. An argument that is not plain text
+// is refused, so that nothing can leave its quotes.
 func call(marker, verb string, arguments ...string) (string, error) {
+	if verb == bootIDVerb {
+		return strings.ReplaceAll(bootIDCall, "MARKER", marker), nil
+	}
 	var line strings.Builder
 	line.WriteString("commissaire")
 	for _, word := range append([]string{marker, verb}, arguments...) {
@@ -31,7 +45,15 @@ func call(marker, verb string, arguments ...string) (string, error) {
 		}
 		line.WriteString(" '" + word + "'")
 	}
-	return Script + "\n" + line.String() + " </dev/null\n", nil
+	return line.String() + " </dev/null\n", nil
+}
+
+// newMarker makes what frames one answer. Nothing that a host said before it
+// was asked can hold it.
+func newMarker() string {
+	random := make([]byte, 16)
+	rand.Read(random) // never fails
+	return hex.EncodeToString(random)
 }
 
 // data makes any text plain.

@@ -1,8 +1,10 @@
 package ssh
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,6 +40,77 @@ func (m *machine) run(t *testing.T, turn, command string) answer {
 }
 
 func state(a answer) string { return strings.TrimSpace(a["state"]) }
+
+func TestOneShellTakesManyRequests(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		cmd := m.command(t.Context(), "/bin/sh", "-s")
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var complaints bytes.Buffer
+		cmd.Stderr = &complaints
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ask := func(verb string, arguments ...string) answer {
+			t.Helper()
+			marker := newMarker()
+			text, err := call(marker, verb, arguments...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.WriteString(in, text)
+			a, err := readAnswer(out, marker)
+			if err != nil {
+				t.Fatalf("%s: %v", verb, err)
+			}
+			return a
+		}
+		bootID := func(want string) {
+			t.Helper()
+			if a := ask("bootid"); strings.TrimSpace(a["boot-id"]) != want || len(a) != 1 {
+				t.Errorf("boot id: %q", a)
+			}
+		}
+		bootID(firstBoot) // before the script is there
+		io.WriteString(in, Script+"\n")
+		for _, turn := range []string{"first", "second"} {
+			if a := ask("run", "2", turn, "60", data("pwd; cat argument; exit 3"), data("of "+turn)); state(a) != "exit 3" ||
+				a["tail"] != "/var/lib/commissaire/turn/"+turn+"\nof "+turn {
+				t.Errorf("%s turn: %q", turn, a)
+			}
+			bootID(firstBoot)
+		}
+		if a := ask("run", "1", "late", "60", data("true"), data("")); strings.TrimSpace(a["fenced"]) != "2" {
+			t.Errorf("an earlier term: %q", a)
+		}
+		for _, said := range []string{"changed", "same"} {
+			if a := ask("write", "2", "0644", data("/etc/new/file"), data("text")); strings.TrimSpace(a["written"]) != said {
+				t.Errorf("write: %q", a)
+			}
+		}
+		if a := ask("look", "none"); state(a) != "unknown" {
+			t.Errorf("look: %q", a)
+		}
+		if facts, err := parseFacts(ask("facts")); err != nil || facts.BootID != firstBoot {
+			t.Errorf("%+v, %v", facts, err)
+		}
+		if a := ask("reboot", "2", "reboot", otherBoot); strings.TrimSpace(a["reboot"]) != "booted" {
+			t.Errorf("reboot: %q", a)
+		}
+		m.put(t, "boot_id", "") // the one before is not told again
+		bootID("")
+		in.Close()
+		if err := cmd.Wait(); err != nil || complaints.Len() > 0 {
+			t.Errorf("at its end: %v %s", err, complaints.String())
+		}
+	})
+}
 
 func TestATurnIsRunOnceWhoeverAsks(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {

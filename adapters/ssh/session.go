@@ -1,107 +1,77 @@
 package ssh
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"commissaire/commands/process"
 	"commissaire/domain"
 	"commissaire/domain/event"
-
-	xssh "golang.org/x/crypto/ssh"
 )
 
 const (
 	maxReason = 300  // bytes of a host's own words in an error
-	maxStderr = 4096 // bytes of standard error that are read
 	maxTail   = 1024 // process.Result.Tail
 )
 
-// Session is a connection to a host.
+// Session is a connection to a host, in the hands of one caller.
 type Session struct {
-	client *xssh.Client
-	remote *Remote
-	target process.Target
-	key    process.HostKey
+	connection *connection
+	remote     *Remote
+	target     process.Target
 
-	over context.Context // ends with the connection
-	end  context.CancelCauseFunc
-	once sync.Once
+	proved   atomic.Pointer[string] // the boot id that Dial saw, until it is asked for
+	rebooted atomic.Bool
+	closed   bool // read and written in the connection's turn
 }
 
 var _ process.Session = (*Session)(nil)
 
-func newSession(client *xssh.Client, remote *Remote, target process.Target, key process.HostKey) *Session {
-	s := &Session{client: client, remote: remote, target: target, key: key}
-	s.over, s.end = context.WithCancelCause(context.Background())
-	go func() {
-		err := client.Wait()
-		if err == nil {
-			err = io.EOF
-		}
-		s.end(err)
-	}()
-	go s.keepAlive(remote.config.KeepAlive)
-	return s
-}
-
-// keepAlive closes a connection on which the host is silent for an interval.
-func (s *Session) keepAlive(interval time.Duration) {
-	ticks := time.NewTicker(interval)
-	defer ticks.Stop()
-	answered := make(chan struct{}, 1)
-	for waiting := false; ; waiting = true {
-		select {
-		case <-s.over.Done():
-			return
-		case <-ticks.C:
-		}
-		if waiting {
-			select {
-			case <-answered:
-			default:
-				s.end(fmt.Errorf("it gave no sign of life for %s", interval))
-				_ = s.Close()
-				return
-			}
-		}
-		go func() {
-			// The answer itself is of no interest: "unknown request" is one.
-			if _, _, err := s.client.SendRequest("keepalive@openssh.com", true, nil); err == nil {
-				answered <- struct{}{}
-			}
-		}()
-	}
-}
-
 // HostKey is the key that the host proved to have.
-func (s *Session) HostKey() process.HostKey { return s.key }
+func (s *Session) HostKey() process.HostKey { return s.connection.key }
 
-// Close ends the connection. What was begun on the host goes on. It may be
-// repeated.
+// Close ends the connection, or gives it back where idle ones are kept and this
+// one is sound. What was begun on the host goes on. It may be repeated.
 func (s *Session) Close() error {
-	s.once.Do(func() { _ = s.client.Close() })
-	s.end(errors.New("the connection was closed"))
+	c := s.connection
+	select {
+	case c.turn <- struct{}{}:
+	default: // a request is under way, which ends with the connection
+		c.end(errClosed)
+		return nil
+	}
+	defer c.release()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	if !c.sound() || s.rebooted.Load() || !s.remote.kept.put(c, s.target) {
+		c.end(errClosed)
+	}
 	return nil
 }
 
-// BootID reads the host's boot id, without sudo.
+// BootID reads the host's boot id, without sudo unless the session has used it
+// already.
 func (s *Session) BootID(ctx context.Context) (string, error) {
-	a, err := s.ask(ctx, request{verb: "bootid", limit: s.remote.config.Answer, unprivileged: true})
+	if id := s.proved.Swap(nil); id != nil {
+		return *id, nil
+	}
+	return s.bootID(ctx, s.remote.config.Answer)
+}
+
+func (s *Session) bootID(ctx context.Context, limit time.Duration) (string, error) {
+	a, err := s.ask(ctx, request{verb: bootIDVerb, limit: limit})
 	if err != nil {
 		return "", err
 	}
@@ -115,7 +85,7 @@ func (s *Session) BootID(ctx context.Context) (string, error) {
 // Facts reads all that is known of a host, in one round trip. It uses sudo, so
 // that a user who may not is found out before anything is done.
 func (s *Session) Facts(ctx context.Context) (event.Facts, error) {
-	a, err := s.ask(ctx, request{verb: "facts", limit: s.remote.config.Answer})
+	a, err := s.ask(ctx, request{verb: "facts", privileged: true, limit: s.remote.config.Answer})
 	if err != nil {
 		return event.Facts{}, err
 	}
@@ -161,7 +131,8 @@ func (s *Session) Reboot(ctx context.Context, turn process.Turn, bootID string) 
 	if err := s.check(turn); err != nil {
 		return err
 	}
-	a, err := s.ask(ctx, request{verb: "reboot", arguments: []string{term(turn), turn.Name, bootID}, limit: s.remote.config.Answer})
+	s.rebooted.Store(true) // a connection to what goes down is not worth keeping
+	a, err := s.ask(ctx, request{verb: "reboot", privileged: true, arguments: []string{term(turn), turn.Name, bootID}, limit: s.remote.config.Answer})
 	if err != nil {
 		return err
 	}
@@ -250,9 +221,10 @@ func (s *Session) step(ctx context.Context, turn process.Turn, number int, step 
 // write makes a file be as given.
 func (s *Session) write(ctx context.Context, turn process.Turn, file File, content string) error {
 	a, err := s.ask(ctx, request{
-		verb:      "write",
-		arguments: []string{term(turn), file.Mode, data(file.Path), data(content)},
-		limit:     s.remote.config.Answer,
+		verb:       "write",
+		arguments:  []string{term(turn), file.Mode, data(file.Path), data(content)},
+		privileged: true,
+		limit:      s.remote.config.Answer,
 	})
 	if err != nil {
 		return err
@@ -274,8 +246,9 @@ func (s *Session) run(ctx context.Context, turn process.Turn, command, argument 
 	}
 	seconds := max(1, int64(limit/time.Second))
 	a, err := s.ask(ctx, request{
-		verb:      "run",
-		arguments: []string{term(turn), turn.Name, strconv.FormatInt(seconds, 10), data(command), data(argument)},
+		verb:       "run",
+		arguments:  []string{term(turn), turn.Name, strconv.FormatInt(seconds, 10), data(command), data(argument)},
+		privileged: true,
 		// The host ends the command by itself; this is for one that does not.
 		limit: limit + time.Minute + s.remote.config.Answer,
 	})
@@ -322,117 +295,44 @@ func parseResult(a answer) (process.Result, error) {
 	return result, nil
 }
 
-// request is one call of the script.
-type request struct {
-	verb         string
-	arguments    []string
-	limit        time.Duration
-	unprivileged bool
-}
-
-// ask sends the script with a request and reads the answer. It fails with
-// *Fenced and *Refused where the script says so, with *Unreachable where the
-// connection broke or the time limit passed, and with the context's error.
+// ask carries out a request. It fails with *Fenced and *Refused where the host
+// says so, with *Unreachable where the connection broke or the time limit passed,
+// and with the context's error. After the last two the connection has ended.
 func (s *Session) ask(ctx context.Context, r request) (answer, error) {
-	random := make([]byte, 16)
-	rand.Read(random) // never fails
-	marker := hex.EncodeToString(random)
-	text, err := call(marker, r.verb, r.arguments...)
-	if err != nil {
-		return nil, s.refused("%s", err)
-	}
-	command := "/bin/sh -s"
-	if s.target.User != domain.Root && !r.unprivileged {
-		command = "sudo -n /bin/sh -s"
-	}
-
-	slow := fmt.Errorf("it gave no answer within %s", r.limit)
-	limited, cancel := context.WithTimeoutCause(ctx, r.limit, slow)
-	defer cancel()
-	type outcome struct {
-		answer answer
-		err    error
-	}
-	done := make(chan outcome, 1)
-	go func() { // a host may stop reading, writing and closing; then this ends with the connection
-		a, err := s.exchange(limited, command, marker, text)
-		done <- outcome{a, err}
-	}()
-	var got outcome
+	s.proved.Store(nil)
+	c := s.connection
 	select {
-	case got = <-done:
-	case <-limited.Done():
-		got.err = context.Cause(limited)
-	case <-s.over.Done():
-		// What came before the end is worth having.
-		select {
-		case got = <-done:
-		case <-time.After(time.Second):
-			got.err = context.Cause(s.over)
-		}
+	case c.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, s.gaveUp(ctx, r)
 	}
-	var refused *process.Refused
+	defer c.release()
+	if s.closed {
+		return nil, s.broke(errClosed)
+	}
+	limited, cancel := context.WithTimeout(ctx, r.limit)
+	defer cancel()
+	stop := context.AfterFunc(limited, func() { c.end(fmt.Errorf("it gave no answer within %s", r.limit)) })
+	a, err := c.exchange(r)
+	stop()
+	var rejected *rejected
 	switch {
-	case got.err == nil:
+	case err == nil:
 	case ctx.Err() != nil:
-		return nil, fmt.Errorf("ask %s for %s: %w", s.target.Host, r.verb, context.Cause(ctx))
-	case errors.As(got.err, &refused):
-		return nil, refused
+		c.end(errClosed)
+		return nil, s.gaveUp(ctx, r)
+	case errors.As(err, &rejected):
+		return nil, s.refused("%s", rejected.reason)
 	default:
-		if s.over.Err() != nil {
-			got.err = context.Cause(s.over)
-		}
-		return nil, &process.Unreachable{Reason: fmt.Sprintf("the connection to %s broke: %s", s.target.Host, line(got.err.Error(), maxReason))}
+		c.end(err)
+		return nil, s.broke(context.Cause(c.over))
 	}
-
-	a := got.answer
 	if seen, fenced := a["fenced"]; fenced {
 		return nil, &process.Fenced{Seen: domain.Term(number(seen, math.MaxInt64))}
 	}
-	return a, nil
-}
-
-// exchange is one channel: the script goes in, the answer comes out.
-func (s *Session) exchange(ctx context.Context, command, marker, text string) (answer, error) {
-	session, err := s.client.NewSession()
-	if closed, ok := errors.AsType[*xssh.OpenChannelError](err); ok {
-		return nil, s.refused("it opens no channel: %s", line(closed.Message, maxReason))
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = session.Close() }()
-	stop := context.AfterFunc(ctx, func() { _ = session.Close() })
-	defer stop()
-
-	stdout, err := session.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	stderr := &bounded{limit: maxStderr}
-	session.Stderr = stderr
-	session.Stdin = strings.NewReader(text)
-	if err := session.Start(command); err != nil {
-		if s.over.Err() != nil || errors.Is(err, io.EOF) {
-			return nil, err
-		}
-		return nil, s.refused("it runs no commands: %s", line(err.Error(), maxReason))
-	}
-	a, err := readAnswer(stdout, marker)
-	switch {
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		// Broken, or the shell ended without an answer: it says which.
-		var none *xssh.ExitMissingError
-		if wait := session.Wait(); errors.As(wait, &none) || s.over.Err() != nil {
-			return nil, wait
-		}
-		return nil, s.refused("it does not run %s: %s", command, stderr.lastLine())
-	case err != nil:
-		return nil, s.refused("%s", err)
-	}
 	if why, refused := a["refused"]; refused {
 		reason := line(why, maxReason)
-		if said := stderr.lastLine(); said != "" {
+		if said := c.said(); said != "" {
 			reason += " (" + said + ")"
 		}
 		return nil, s.refused("%s", reason)
@@ -440,24 +340,12 @@ func (s *Session) exchange(ctx context.Context, command, marker, text string) (a
 	return a, nil
 }
 
-// bounded keeps the first bytes of what is written to it.
-type bounded struct {
-	mu    sync.Mutex
-	text  bytes.Buffer
-	limit int
+func (s *Session) gaveUp(ctx context.Context, r request) error {
+	return fmt.Errorf("ask %s for %s: %w", s.target.Host, r.verb, context.Cause(ctx))
 }
 
-func (b *bounded) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.text.Write(p[:min(len(p), b.limit-b.text.Len())])
-	return len(p), nil
-}
-
-func (b *bounded) lastLine() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return lastLine(b.text.String(), maxReason)
+func (s *Session) broke(why error) error {
+	return &process.Unreachable{Reason: fmt.Sprintf("the connection to %s broke: %s", s.target.Host, line(why.Error(), maxReason))}
 }
 
 func (s *Session) refused(format string, arguments ...any) error {

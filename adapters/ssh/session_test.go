@@ -1,6 +1,7 @@
 package ssh
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/ecdsa"
@@ -18,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -146,8 +148,83 @@ func TestAHostIsInvestigatedInOneRoundTripWhateverItsShellPrints(t *testing.T) {
 	if id, err := session.BootID(t.Context()); err != nil || id != firstBoot {
 		t.Errorf("boot id %q, %v", id, err)
 	}
-	if want := []string{"sudo -n /bin/sh -s", "/bin/sh -s"}; !slices.Equal(s.server.commands(), want) {
+	if want := []string{"sudo -n /bin/sh -s"}; !slices.Equal(s.server.commands(), want) {
 		t.Errorf("it was told %q", s.server.commands())
+	}
+}
+
+func TestOneShellServesAConnection(t *testing.T) {
+	s := newSite(t, Config{}, func(m *machine) { m.user = "cloud-user" })
+	session := s.dial(t)
+	turn := process.Turn{Name: "turn", Term: 1}
+	for range 2 { // the boot id alone needs no sudo
+		if id, err := session.BootID(t.Context()); err != nil || id != firstBoot {
+			t.Fatalf("boot id %q, %v", id, err)
+		}
+	}
+	if want := []string{"/bin/sh -s"}; !slices.Equal(s.server.commands(), want) {
+		t.Errorf("it was told %q", s.server.commands())
+	}
+	var asked sync.WaitGroup
+	for range 4 { // each gets its own answer
+		asked.Go(func() {
+			if facts, err := session.Facts(t.Context()); err != nil || facts.OS != "fedora" {
+				t.Errorf("%+v, %v", facts, err)
+			}
+			if id, err := session.BootID(t.Context()); err != nil || id != firstBoot {
+				t.Errorf("boot id %q, %v", id, err)
+			}
+			result, err := session.Run(t.Context(), turn, process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}})
+			if err != nil || result.Exit == nil || *result.Exit != 0 {
+				t.Errorf("%+v, %v", result, err)
+			}
+		})
+	}
+	asked.Wait()
+	if want := []string{"/bin/sh -s", "sudo -n /bin/sh -s"}; !slices.Equal(s.server.commands(), want) {
+		t.Errorf("it was told %q", s.server.commands())
+	}
+	if calls := s.calls(); !slices.Equal(calls, []string{"dnf -y upgrade"}) {
+		t.Errorf("called %q", calls)
+	}
+}
+
+func TestAHostMayRefuseAndGoOn(t *testing.T) {
+	s := newSite(t, Config{}, func(m *machine) { m.user = "guest" })
+	s.put(t, "run/do-sudo", "echo 'sudo: a password is required' >&2; exit 1")
+	session := s.dial(t)
+	_, err := session.Facts(t.Context())
+	refusal(t, err)
+	if id, err := session.BootID(t.Context()); err != nil || id != firstBoot {
+		t.Errorf("boot id %q, %v", id, err)
+	}
+	s.put(t, "run/do-sudo", `[ "$1" = -n ] && shift && exec "$@"`)
+	if _, err := session.Facts(t.Context()); err != nil {
+		t.Errorf("sudo works now: %v", err)
+	}
+	s.put(t, "lib/commissaire", "not a directory")
+	_, err = session.Run(t.Context(), process.Turn{Name: "turn"}, process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}})
+	if why := refusal(t, err); !strings.Contains(why, "could not make /var/lib/commissaire") {
+		t.Error(why)
+	}
+	if _, err := session.Facts(t.Context()); err != nil {
+		t.Errorf("after a refusal: %v", err)
+	}
+}
+
+func TestKeepAlivesGoOnDuringALongCommand(t *testing.T) {
+	s := newSite(t, Config{KeepAlive: 10 * time.Millisecond})
+	s.put(t, "run/do-dnf", "until [ -e /run/go ]; do sleep 0.01; done")
+	session := s.dial(t)
+	ended := make(chan error)
+	go func() {
+		_, err := session.Run(t.Context(), process.Turn{Name: "turn"}, process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}})
+		ended <- err
+	}()
+	within(t, 10*time.Second, "signs of life are asked for", func() bool { return s.server.alive.Load() >= 5 && len(s.calls()) > 0 })
+	s.put(t, "run/go", "")
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 
@@ -542,12 +619,17 @@ func hostile(t *testing.T, answer func(channel xssh.Channel)) (*Remote, int) {
 	return remote, listener.Addr().(*net.TCPAddr).Port
 }
 
-func TestAHostileHostIsNotWaitedForAndNotBelieved(t *testing.T) {
-	marker := func(channel xssh.Channel) string {
-		text, _ := io.ReadAll(channel)
-		words := strings.Split(string(text), "'")
-		return words[len(words)-4]
+// askedWith is the marker of a request for the boot id; "" when there is none.
+func askedWith(lines io.Reader) string {
+	line, _ := bufio.NewReader(lines).ReadString('\n')
+	words := strings.Fields(line)
+	if len(words) == 0 {
+		return ""
 	}
+	return words[len(words)-1]
+}
+
+func TestAHostileHostIsNotWaitedForAndNotBelieved(t *testing.T) {
 	dial := func(t *testing.T, remote *Remote, port int) process.Session {
 		session, err := remote.Dial(t.Context(), process.Target{Host: "127.0.0.1", Port: port, User: domain.Root, Credential: "key"})
 		if err != nil {
@@ -587,7 +669,7 @@ func TestAHostileHostIsNotWaitedForAndNotBelieved(t *testing.T) {
 	})
 	t.Run("says what cannot be", func(t *testing.T) {
 		remote, port := hostile(t, func(channel xssh.Channel) {
-			m := marker(channel)
+			m := askedWith(channel)
 			io.WriteString(channel, "\n"+m+" begin\n\n"+m+" boot-id\n\x1b]0;evil\x07\xff\xfe\n\n"+m+" end\n")
 			channel.Close()
 		})
@@ -596,9 +678,38 @@ func TestAHostileHostIsNotWaitedForAndNotBelieved(t *testing.T) {
 			t.Error(why)
 		}
 	})
+	t.Run("answers with what it was asked before", func(t *testing.T) {
+		remote, port := hostile(t, func(channel xssh.Channel) {
+			var first string
+			for m := askedWith(channel); m != ""; m = askedWith(channel) {
+				if first == "" {
+					first = m
+					io.WriteString(channel, "\n"+m+" begin\n\n"+m+" boot-id\n"+firstBoot+"\n\n"+m+" end\n\n"+m+" boot-id\nleft over")
+					continue
+				}
+				io.WriteString(channel, "\n"+first+" begin\n\n"+first+" boot-id\nold\n\n"+first+" end\n")
+				io.WriteString(channel, "\n"+m+" begin\n\n"+m+" boot-id\n"+otherBoot+"\n\n"+m+" end\n")
+			}
+		})
+		session := dial(t, remote, port)
+		for _, want := range []string{firstBoot, otherBoot} {
+			if id, err := session.BootID(t.Context()); err != nil || id != want {
+				t.Errorf("boot id %q, %v", id, err)
+			}
+		}
+	})
+	t.Run("is asked again after it gave no answer", func(t *testing.T) {
+		remote, port := hostile(t, func(xssh.Channel) {})
+		remote.config.Answer = 50 * time.Millisecond
+		session := dial(t, remote, port)
+		for range 2 {
+			_, err := session.BootID(t.Context())
+			unreachable(t, err)
+		}
+	})
 	t.Run("stops in the middle", func(t *testing.T) {
 		remote, port := hostile(t, func(channel xssh.Channel) {
-			io.WriteString(channel, "\n"+marker(channel)+" begin\n")
+			io.WriteString(channel, "\n"+askedWith(channel)+" begin\n")
 			channel.Close()
 		})
 		_, err := dial(t, remote, port).BootID(t.Context())
