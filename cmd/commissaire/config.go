@@ -95,6 +95,7 @@ type watchConfig struct {
 	Interval    Duration `json:"interval"`
 	Concurrency int      `json:"concurrency"`
 	Misses      int      `json:"misses"`
+	KeepOpen    int      `json:"keep-open"` // idle connections; 0: each look connects anew
 }
 
 type credentialsConfig struct {
@@ -315,6 +316,8 @@ func (c Config) check() error {
 		return fail("operations.reboot-timeout must be more than operations.reboot-first-look, and that not less than 0")
 	case c.Watch.Concurrency < 1 || c.Watch.Misses < 1 || c.Watch.Interval <= 0:
 		return fail("watch.interval, watch.concurrency and watch.misses must be more than 0")
+	case c.Watch.KeepOpen < 0:
+		return fail("watch.keep-open must not be less than 0")
 	case (c.Bootstrap.EtcdClientCert == "") != (c.Bootstrap.EtcdClientKey == ""):
 		return fail("bootstrap.etcd-client-cert and bootstrap.etcd-client-key need each other")
 	case c.TLSClientVerifyFile != "" && c.TLSPEMFile == "":

@@ -152,6 +152,7 @@ func TestWhatCannotBeMeantIsRefused(t *testing.T) {
 		`{"listen-port": 80.5}`:                                  "listen-port",
 		`{"hosts": {"denied": ["10.0.0.1/33"]}}`:                 "hosts.denied",
 		`{"hosts": {"denied": "10.0.0.0/8"}}`:                    "hosts.denied",
+		`{"watch": {"keep_open": -1}}`:                           "watch.keep-open",
 		`{"watch": {"interval": 0}}`:                             "watch.interval",
 		`{"operations": {"reboot-timeout": "1s"}}`:               "operations.reboot-timeout",
 		`{"store": "sqlite:"}`:                                   "sqlite:/var/lib/commissaire",

@@ -48,6 +48,7 @@ type service struct {
 	secrets  *credentials.Store
 	commands *commands.Handler
 	views    *projections.Views
+	remote   *ssh.Remote
 	process  *process.Process
 	term     domain.Term
 	failure  atomic.Pointer[error] // why the views stopped
@@ -105,16 +106,18 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 	if err != nil {
 		return s, err
 	}
+	s.remote = ssh.New(ssh.Config{
+		Dial: time.Duration(config.SSH.DialTimeout), Handshake: time.Duration(config.SSH.HandshakeTimeout), Reach: reach,
+		KeepOpen: config.Watch.KeepOpen, KeepFor: max(10*time.Minute, 2*time.Duration(config.Watch.Interval)), // more than a sweep
+		Bootstrap: ssh.Bootstrap{
+			Profile: profile, EtcdURL: config.Bootstrap.EtcdURL, FlannelKey: config.Bootstrap.FlannelKey,
+			RegistryMirror: config.Bootstrap.RegistryMirror, EtcdCertificate: config.Bootstrap.EtcdClientCert,
+			EtcdKey: config.Bootstrap.EtcdClientKey, EtcdCA: config.Bootstrap.EtcdCA,
+		},
+	}, s.secrets, logger)
 	s.process = process.New(process.Config{
 		Commands: s.commands, Credentials: s.secrets, Managers: containermanager.New, Term: s.term, Profile: profile.Name,
-		Remote: ssh.New(ssh.Config{
-			Dial: time.Duration(config.SSH.DialTimeout), Handshake: time.Duration(config.SSH.HandshakeTimeout), Reach: reach,
-			Bootstrap: ssh.Bootstrap{
-				Profile: profile, EtcdURL: config.Bootstrap.EtcdURL, FlannelKey: config.Bootstrap.FlannelKey,
-				RegistryMirror: config.Bootstrap.RegistryMirror, EtcdCertificate: config.Bootstrap.EtcdClientCert,
-				EtcdKey: config.Bootstrap.EtcdClientKey, EtcdCA: config.Bootstrap.EtcdCA,
-			},
-		}, s.secrets, logger),
+		Remote:   s.remote,
 		Attempts: config.SSH.Attempts, RetryDelay: time.Duration(config.SSH.RetryDelay), AtOnce: config.SSH.AtOnce,
 		RebootFirstLook: time.Duration(config.Operations.RebootFirstLook), RebootTimeout: time.Duration(config.Operations.RebootTimeout),
 		WatchInterval: time.Duration(config.Watch.Interval), WatchConcurrency: config.Watch.Concurrency, WatchMisses: config.Watch.Misses,
@@ -199,6 +202,9 @@ func (s *service) follow(ctx context.Context) error {
 
 func (s *service) close() error {
 	var err error
+	if s.remote != nil {
+		s.remote.Close()
+	}
 	if s.secrets != nil {
 		err = errors.Join(err, s.secrets.Close())
 	}
