@@ -112,3 +112,38 @@ func TestCommissaireWorksOnTheFleet(t *testing.T) {
 		})
 	}
 }
+
+func TestAKeptConnectionDoesNotHideAReboot(t *testing.T) {
+	private, public, err := fleet.NewUserKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := fleet.Start(fleet.Config{Hosts: fleet.Mixed(1), Authorized: []xssh.PublicKey{public}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Close)
+	remote := ssh.New(ssh.Config{KeepOpen: 1, Reach: ssh.Reach{Loopback: true}}, theKey(private), slog.New(slog.DiscardHandler))
+	t.Cleanup(remote.Close)
+	h := f.Hosts()[0]
+	for range 3 {
+		for range 2 {
+			session, err := remote.Dial(t.Context(), process.Target{
+				HostID: "host", Host: domain.Address(h.Address()), Port: f.Port(), User: "root",
+				Pinned: &process.HostKey{Fingerprint: xssh.FingerprintSHA256(h.HostKey())},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if id, err := session.BootID(t.Context()); err != nil || id != h.BootID() {
+				t.Errorf("boot id %q, %v; the host is in %q", id, err, h.BootID())
+			}
+			session.Close()
+		}
+		boot := h.BootID()
+		h.Reboot()
+		if err := h.Await(t.Context(), func(h *fleet.Host) bool { return h.BootID() != boot && h.Listening() }); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
