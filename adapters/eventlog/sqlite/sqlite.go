@@ -19,12 +19,14 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/gofrs/flock"
 	"github.com/google/uuid"
 	_ "modernc.org/sqlite" // the driver
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"commissaire/adapters/eventlog"
 	"commissaire/commands"
@@ -53,7 +55,9 @@ type Store struct {
 	closed bool
 	head   event.Position
 	grown  chan struct{}
-	adding sync.WaitGroup
+	using  sync.WaitGroup // calls under way, for which Close waits
+
+	heads map[event.Stream]event.Revision // of the goroutine that writes
 }
 
 var (
@@ -80,8 +84,13 @@ func Open(ctx context.Context, dir string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fail(err)
 	}
-	path := filepath.Join(dir, "events.db")
-	lock := flock.New(filepath.Join(dir, "lock"), flock.SetPermissions(0o600))
+	path, lockPath := filepath.Join(dir, "events.db"), filepath.Join(dir, "lock")
+	if _, err := os.Lstat(lockPath); errors.Is(err, fs.ErrNotExist) { // is the directory ours to make a lock in?
+		if err := look(ctx, path); err != nil {
+			return fail(err)
+		}
+	}
+	lock := flock.New(lockPath, flock.SetPermissions(0o600))
 	taken, err := lock.TryLock()
 	if err != nil {
 		return fail(err)
@@ -89,7 +98,10 @@ func Open(ctx context.Context, dir string) (*Store, error) {
 	if !taken {
 		return fail(errors.New("another process is using it; stop that one first"))
 	}
-	s := &Store{lock: lock, queue: make(chan *appending, group), stopped: make(chan struct{}), grown: make(chan struct{})}
+	s := &Store{
+		lock: lock, queue: make(chan *appending, group), stopped: make(chan struct{}), grown: make(chan struct{}),
+		heads: map[event.Stream]event.Revision{},
+	}
 	if err := s.open(ctx, path); err != nil {
 		return fail(errors.Join(err, s.release()))
 	}
@@ -107,7 +119,7 @@ func (s *Store) open(ctx context.Context, path string) error {
 	case !errors.Is(err, fs.ErrExist):
 		return err
 	default:
-		if err := checkHeader(path); err != nil {
+		if err := look(ctx, path); err != nil {
 			return err
 		}
 	}
@@ -115,12 +127,9 @@ func (s *Store) open(ctx context.Context, path string) error {
 		return err
 	}
 	s.writer.SetMaxOpenConns(1)
-	var version int
-	if err := s.writer.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+	version, err := recognise(ctx, s.writer)
+	if err != nil {
 		return err
-	}
-	if version > schemaVersion {
-		return fmt.Errorf("it is of version %d and this program knows %d; run a newer one", version, schemaVersion)
 	}
 	if err := check(ctx, s.writer); err != nil {
 		return err
@@ -137,10 +146,13 @@ func (s *Store) open(ctx context.Context, path string) error {
 	return err
 }
 
-// checkHeader looks at an existing file before SQLite does, which would rather
-// start recovering it.
-func checkHeader(path string) error {
+// look looks at an existing file, and changes nothing: not even the files that
+// SQLite keeps beside it, which it would rather start recovering.
+func look(ctx context.Context, path string) (err error) {
 	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -150,19 +162,54 @@ func checkHeader(path string) error {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	if n > 0 && (n < len(head) || string(head[:16]) != "SQLite format 3\x00") {
+	if n == 0 {
+		return nil // it was just made
+	}
+	if n < len(head) || string(head[:16]) != "SQLite format 3\x00" {
 		return errors.New("events.db is no SQLite database")
 	}
 	const wal = 2 // what is ours was made with a write-ahead log
-	if n > 0 && head[18] != wal {
-		return errors.New("events.db is no event log")
+	if head[18] != wal {
+		return errNoLog
 	}
-	return nil
+	db, err := sql.Open("sqlite", address(path)+"?mode=ro&immutable=1")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	_, err = recognise(ctx, db)
+	return err
+}
+
+var errNoLog = errors.New("events.db is no event log")
+
+// recognise returns the version of an event log; 0 of a database with nothing
+// in it. Any other database is refused.
+func recognise(ctx context.Context, db *sql.DB) (version int, err error) {
+	var tables, ours int
+	if err := db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+		return 0, err
+	}
+	if err := db.QueryRowContext(ctx, "SELECT count(*), COALESCE(sum(type = 'table' AND name IN ('events', 'terms')), 0) FROM sqlite_schema").Scan(&tables, &ours); err != nil {
+		return 0, err
+	}
+	switch {
+	case tables == 0 && version == 0:
+		return 0, nil
+	case ours < 2 || version == 0:
+		return 0, errNoLog
+	case version > schemaVersion:
+		return 0, fmt.Errorf("it is of version %d and this program knows %d; run a newer one", version, schemaVersion)
+	}
+	return version, nil
+}
+
+func address(path string) string {
+	return "file:" + (&url.URL{Path: path}).EscapedPath()
 }
 
 func connect(path, more string) (*sql.DB, error) {
-	file := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}
-	return sql.Open("sqlite", file.String()+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)"+more)
+	return sql.Open("sqlite", address(path)+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)"+more)
 }
 
 // check asserts what durability rests on.
@@ -217,7 +264,6 @@ func create(ctx context.Context, db *sql.DB) error {
 // write is the one goroutine that writes.
 func (s *Store) write() {
 	defer close(s.stopped)
-	heads := map[event.Stream]event.Revision{}
 	for first := range s.queue {
 		batch := []*appending{first}
 		for len(batch) < group {
@@ -231,65 +277,102 @@ func (s *Store) write() {
 			}
 			break
 		}
-		s.commit(batch, heads)
+		s.commit(batch)
 		for _, a := range batch {
 			close(a.done)
 		}
 	}
 }
 
-// commit records a group. When the transaction fails, nothing of it is recorded.
-func (s *Store) commit(batch []*appending, heads map[event.Stream]event.Revision) {
-	ctx := context.Background() // an append that was handed over is not cancelled
-	position, err := s.record(ctx, batch, heads)
-	if err != nil {
-		clear(heads)
-		for _, a := range batch {
-			a.at, a.err = 0, fmt.Errorf("append to %s: %w: %w", a.stream, commands.ErrUnavailable, err)
+// commit records a group in one transaction. When that fails nothing of it is
+// recorded; where one append alone is to blame, the others are tried again
+// without it.
+func (s *Store) commit(batch []*appending) {
+	for len(batch) > 0 {
+		failed, err := s.record(context.Background(), batch) // an append that was handed over is not cancelled
+		if err == nil {
+			return
 		}
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if position != s.head {
-		s.head = position
-		close(s.grown) // Close does so too, after the last of these
-		s.grown = make(chan struct{})
+		clear(s.heads)
+		for _, a := range batch {
+			if failed == nil || failed == a {
+				a.at, a.err = 0, fmt.Errorf("append to %s: %w", a.stream, err)
+			}
+		}
+		if failed == nil {
+			return
+		}
+		batch = slices.DeleteFunc(slices.Clone(batch), func(a *appending) bool { return a == failed })
 	}
 }
 
-func (s *Store) record(ctx context.Context, batch []*appending, heads map[event.Stream]event.Revision) (at event.Position, err error) {
-	s.mu.Lock()
-	at = s.head
-	s.mu.Unlock()
+// coded is an error of SQLite.
+type coded interface {
+	error
+	Code() int
+}
+
+// ofOne tells whether an error is about the row that was to be recorded, and not
+// about the disk or the database.
+func ofOne(err error) bool {
+	failure, ok := errors.AsType[coded](err)
+	return ok && slices.Contains([]int{sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH}, failure.Code()&0xff)
+}
+
+// uncommitted says what the failure of a COMMIT leaves open. SQLite has rolled
+// back, so that here nothing is recorded; and where the write-ahead log could not
+// be written whole, nothing ever will be. Else (its fsync failed, its index
+// could not grow) all of it is in the file: a process that is killed now finds
+// it recorded when it recovers, one that goes on writes over it.
+func uncommitted(err error) error {
+	if failure, ok := errors.AsType[coded](err); ok && (failure.Code() == sqlite3.SQLITE_FULL || failure.Code() == sqlite3.SQLITE_IOERR_WRITE) {
+		return fmt.Errorf("%w: %w", commands.ErrUnavailable, err)
+	}
+	return fmt.Errorf("%w: %w", commands.ErrOutcomeUnknown, err)
+}
+
+// record records a group. Where one of it is to blame that it cannot be, that
+// one is returned.
+func (s *Store) record(ctx context.Context, batch []*appending) (failed *appending, err error) {
+	committing := false
+	defer func() {
+		if err != nil && !committing {
+			err = fmt.Errorf("%w: %w", commands.ErrUnavailable, err)
+		}
+	}()
 	tx, err := s.writer.BeginTx(ctx, nil)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
 			_ = tx.Rollback() // the first error says more
 		}
 	}()
+	at, err := s.end(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
 	insert, err := tx.PrepareContext(ctx, "INSERT INTO events (pos, stream, rev, type, id, data, meta) VALUES (?, ?, ?, ?, ?, ?, ?)")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer func() { _ = insert.Close() }() // it ends with the transaction
 	for _, a := range batch {
-		last, ok := heads[a.stream]
+		a.err = nil
+		last, ok := s.heads[a.stream]
 		if !ok {
 			if err := tx.QueryRowContext(ctx, "SELECT COALESCE(MAX(rev), -1) FROM events WHERE stream = ?", a.stream).Scan(&last); err != nil {
-				return 0, err
+				return nil, err
 			}
-			if len(heads) > 100_000 {
-				clear(heads)
+			if len(s.heads) > 100_000 {
+				clear(s.heads)
 			}
-			heads[a.stream] = last
+			s.heads[a.stream] = last
 		}
 		if last != a.expected {
 			if a.at, err = repeated(ctx, tx, a); err != nil {
-				return 0, err
+				return nil, err
 			}
 			if a.at == 0 {
 				a.err = fmt.Errorf("append to %s: its last revision is %d, not %d: %w", a.stream, last, a.expected, commands.ErrConflict)
@@ -300,13 +383,52 @@ func (s *Store) record(ctx context.Context, batch []*appending, heads map[event.
 			at++
 			last++
 			if _, err := insert.ExecContext(ctx, int64(at), string(a.stream), int64(last), e.Type, e.ID.String(), string(e.Data), string(e.Meta)); err != nil {
-				return 0, err
+				if ofOne(err) {
+					failed = a
+				}
+				return failed, err
 			}
 		}
-		heads[a.stream] = last
+		s.heads[a.stream] = last
 		a.at = at
 	}
-	return at, tx.Commit()
+	committing = true
+	if err := tx.Commit(); err != nil {
+		return nil, uncommitted(err)
+	}
+	s.grow(at)
+	return nil, nil
+}
+
+// end is the position of the last event. Where it is not the one that this
+// process left there (a COMMIT had an unknown outcome, somebody recorded by
+// hand), nothing that was remembered counts any more.
+func (s *Store) end(ctx context.Context, tx *sql.Tx) (at event.Position, err error) {
+	if err := tx.QueryRowContext(ctx, "SELECT COALESCE(MAX(pos), 0) FROM events").Scan(&at); err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	head := s.head
+	s.mu.Unlock()
+	if at < head {
+		return 0, fmt.Errorf("events after position %d are gone", at)
+	}
+	if at > head {
+		clear(s.heads)
+		s.grow(at)
+	}
+	return at, nil
+}
+
+// grow makes a position the head and tells who follows.
+func (s *Store) grow(at event.Position) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at != s.head {
+		s.head = at
+		close(s.grown) // Close does so too, after the last of these
+		s.grown = make(chan struct{})
+	}
 }
 
 // repeated is the position of the last of these events, if exactly they follow
@@ -325,19 +447,25 @@ func repeated(ctx context.Context, tx *sql.Tx, a *appending) (at event.Position,
 	return at, nil
 }
 
+// use keeps the store open until using.Done; false when it is closed.
+func (s *Store) use() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.using.Add(1)
+	}
+	return !s.closed
+}
+
 // Append implements eventlog.Store.
 func (s *Store) Append(_ context.Context, stream event.Stream, expected event.Revision, events []eventlog.Raw) (event.Position, error) {
 	if len(events) == 0 {
 		return 0, fmt.Errorf("append to %s: no events", stream)
 	}
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return 0, fmt.Errorf("append to %s: the store is closed: %w", stream, commands.ErrUnavailable)
+	if !s.use() {
+		return 0, fmt.Errorf("append to %s: %w: %w", stream, commands.ErrUnavailable, errClosed)
 	}
-	s.adding.Add(1)
-	s.mu.Unlock()
-	defer s.adding.Done()
+	defer s.using.Done()
 	a := &appending{stream: stream, expected: expected, events: events, done: make(chan struct{})}
 	s.queue <- a
 	<-a.done
@@ -353,6 +481,10 @@ func (s *Store) read(ctx context.Context, query string, arguments ...any) (event
 			err = ctx.Err() // SQLite only says that it was interrupted
 		}
 	}()
+	if !s.use() {
+		return nil, errClosed
+	}
+	defer s.using.Done()
 	rows, err := s.readers.QueryContext(ctx, columns+query, arguments...)
 	if err != nil {
 		return nil, err
@@ -477,6 +609,10 @@ func (s *Store) Head(context.Context) (event.Position, error) {
 
 // NextTerm implements eventlog.Lease: who has the directory leads.
 func (s *Store) NextTerm(ctx context.Context) (term domain.Term, err error) {
+	if !s.use() {
+		return 0, fmt.Errorf("begin a term: %w", errClosed)
+	}
+	defer s.using.Done()
 	err = s.writer.QueryRowContext(ctx, "INSERT INTO terms (term) SELECT COALESCE(MAX(term), 0) + 1 FROM terms RETURNING term").Scan(&term)
 	if err != nil {
 		return 0, fmt.Errorf("begin a term: %w", err)
@@ -484,7 +620,8 @@ func (s *Store) NextTerm(ctx context.Context) (term domain.Term, err error) {
 	return term, nil
 }
 
-// Close implements eventlog.Store.
+// Close implements eventlog.Store. Reads under way end, too, before the directory
+// is given back.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -494,7 +631,7 @@ func (s *Store) Close() error {
 	}
 	s.closed = true
 	s.mu.Unlock()
-	s.adding.Wait()
+	s.using.Wait()
 	close(s.queue)
 	<-s.stopped
 	close(s.grown) // followers see that it is closed

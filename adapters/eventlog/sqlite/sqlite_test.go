@@ -6,9 +6,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -163,6 +165,17 @@ func TestWhatCannotBeOpenedIsRefusedAndNotTouched(t *testing.T) {
 		{"a database of something else", "no event log", func(t *testing.T, dir string) {
 			execute(t, dir, "CREATE TABLE pets (name TEXT)")
 		}},
+		{"a database of something else with a write-ahead log", "no event log", func(t *testing.T, dir string) {
+			execute(t, dir, "PRAGMA journal_mode = WAL; CREATE TABLE pets (name TEXT)")
+		}},
+		{"one of something else in its first version", "no event log", func(t *testing.T, dir string) {
+			execute(t, dir, "PRAGMA journal_mode = WAL; CREATE TABLE events (name TEXT); PRAGMA user_version = 1")
+		}},
+		{"a directory for the file", "is a directory", func(t *testing.T, dir string) {
+			if err := os.Mkdir(filepath.Join(dir, "events.db"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}},
 		{"a newer version", "is of version 99", func(t *testing.T, dir string) {
 			closing(t, open(t, dir))
 			execute(t, dir, "PRAGMA user_version = 99")
@@ -171,16 +184,13 @@ func TestWhatCannotBeOpenedIsRefusedAndNotTouched(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()
 			test.make(t, dir)
-			before, err := os.ReadFile(filepath.Join(dir, "events.db"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, err = sqlite.Open(t.Context(), dir)
+			before := content(t, dir)
+			_, err := sqlite.Open(t.Context(), dir)
 			if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("Open: %v, want one line with %q", err, test.want)
 			}
-			if after, err := os.ReadFile(filepath.Join(dir, "events.db")); err != nil || string(after) != string(before) {
-				t.Errorf("the file was changed (%v)", err)
+			if after := content(t, dir); !maps.Equal(after, before) {
+				t.Errorf("the directory was changed: it has %v", slices.Sorted(maps.Keys(after)))
 			}
 		})
 	}
@@ -203,6 +213,26 @@ func TestWhatCannotBeOpenedIsRefusedAndNotTouched(t *testing.T) {
 		closing(t, store)
 		closing(t, open(t, dir))
 	})
+}
+
+// content is what is in a directory, by name; what is no file has none.
+func content(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]string{}
+	for _, entry := range entries {
+		var text []byte
+		if entry.Type().IsRegular() {
+			if text, err = os.ReadFile(filepath.Join(dir, entry.Name())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		all[entry.Name()] = string(text)
+	}
+	return all
 }
 
 func write(t *testing.T, path, text string) {
@@ -329,6 +359,141 @@ func TestAFullDiskRefusesAppendsAndNothingElse(t *testing.T) {
 	if n := count(t, store, "roster"); n != int(last)+2 {
 		t.Errorf("%d events, want %d", n, last+2)
 	}
+}
+
+// beside opens the database of a store that is in use, as an operator would.
+func beside(t *testing.T, dir string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("sqlite", filepath.Join(dir, "events.db")+"?_pragma=busy_timeout(5000)&_txlock=immediate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+func TestOneAppendThatCannotBeRecordedDoesNotStopTheOthers(t *testing.T) {
+	dir := t.TempDir()
+	store := open(t, dir)
+	defer closing(t, store)
+	db := beside(t, dir)
+	if _, err := db.ExecContext(t.Context(), `CREATE TRIGGER refuse BEFORE INSERT ON events WHEN NEW.data = '"bad"'
+		BEGIN SELECT RAISE(ABORT, 'it is bad'); END`); err != nil {
+		t.Fatal(err)
+	}
+	busy, err := db.BeginTx(t.Context(), nil) // while it lasts, appends gather
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running, begun sync.WaitGroup
+	outcomes := make([]error, 40)
+	for i := range outcomes {
+		begun.Add(1)
+		running.Go(func() {
+			events := one(`{}`)
+			if i%10 == 7 {
+				events = append(events, one(`"bad"`)...)
+			}
+			begun.Done()
+			_, outcomes[i] = store.Append(t.Context(), event.Stream(fmt.Sprintf("host-%d", i)), event.NoRevision, events)
+		})
+	}
+	begun.Wait()
+	if err := busy.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	running.Wait()
+	for i, err := range outcomes {
+		want := 1
+		if i%10 == 7 {
+			want = 0
+			if !errors.Is(err, commands.ErrUnavailable) || !strings.Contains(err.Error(), "it is bad") {
+				t.Errorf("the bad append %d: %v", i, err)
+			}
+		} else if err != nil {
+			t.Errorf("the good append %d: %v", i, err)
+		}
+		if n := count(t, store, event.Stream(fmt.Sprintf("host-%d", i))); n != want {
+			t.Errorf("stream %d has %d events, want %d", i, n, want)
+		}
+	}
+	if head, err := store.Head(t.Context()); err != nil || head != 36 {
+		t.Errorf("the head is %d, %v; want 36", head, err)
+	}
+}
+
+func TestWhatWasRecordedByHandIsSeenAtTheNextAppend(t *testing.T) {
+	dir := t.TempDir()
+	store := open(t, dir)
+	defer closing(t, store)
+	if _, err := store.Append(t.Context(), "roster", event.NoRevision, one(`{}`)); err != nil {
+		t.Fatal(err)
+	}
+	id := uuid.New()
+	if _, err := beside(t, dir).ExecContext(t.Context(),
+		`INSERT INTO events (pos, stream, rev, type, id, data, meta) VALUES (2, 'roster', 1, 'HostAdded', ?, '{}', '{"schema":1}')`, id.String()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Append(t.Context(), "roster", 0, one(`{}`)); !errors.Is(err, commands.ErrConflict) {
+		t.Errorf("an append where somebody else has appended: %v, want ErrConflict", err)
+	}
+	again := []eventlog.Raw{{ID: id, Type: "HostAdded", Data: []byte(`{}`), Meta: []byte(`{"schema":1}`)}}
+	if at, err := store.Append(t.Context(), "roster", 0, again); err != nil || at != 2 {
+		t.Errorf("appending what is there already: %d, %v; want 2", at, err)
+	}
+	if at, err := store.Append(t.Context(), "roster", 1, one(`{}`)); err != nil || at != 3 {
+		t.Errorf("an append behind it: %d, %v; want 3", at, err)
+	}
+	for batch, err := range store.Follow(t.Context(), 0) {
+		if err != nil || len(batch) != 3 {
+			t.Errorf("%d events, %v; want 3", len(batch), err)
+		}
+		break
+	}
+}
+
+// TestCloseWaitsForReaders closes the store while many read: each read is whole
+// or says that the store is closed.
+func TestCloseWaitsForReaders(t *testing.T) {
+	store := open(t, t.TempDir())
+	const size = 300
+	var all []eventlog.Raw
+	for range size {
+		all = append(all, one(`{}`)...)
+	}
+	if _, err := store.Append(t.Context(), "roster", event.NoRevision, all); err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	read := make(chan struct{}, 8)
+	for range cap(read) {
+		running.Go(func() {
+			for first := true; ; first = false {
+				n := 0
+				for _, err := range store.ReadStream(t.Context(), "roster", 0) {
+					if err == nil {
+						n++
+					} else if n > 0 || !strings.HasSuffix(err.Error(), "the event log is closed") {
+						t.Errorf("after %d events: %v", n, err)
+					}
+				}
+				if n == 0 {
+					return
+				}
+				if n != size {
+					t.Errorf("read %d events, want %d", n, size)
+				}
+				if first {
+					read <- struct{}{}
+				}
+			}
+		})
+	}
+	for range cap(read) {
+		<-read
+	}
+	closing(t, store)
+	running.Wait()
 }
 
 func BenchmarkAppend(b *testing.B) {
