@@ -57,29 +57,21 @@ func (s *Server) getDefinition(w http.ResponseWriter, r *http.Request, find func
 }
 
 func (s *Server) putNetwork(w http.ResponseWriter, r *http.Request) error {
-	return s.putDefinition(w, r,
-		func(ctx context.Context, who commands.Who, name, kind string, options json.RawMessage) (commands.Receipt, error) {
-			return s.config.Commands.PutNetwork(ctx, who, commands.PutNetwork{Name: domain.NetworkName(name), Type: kind, Options: options})
-		},
-		func(snapshot *projections.Snapshot, name string) (*projections.Answer, bool) {
-			return snapshot.Network(domain.NetworkName(name))
-		})
+	return s.putDefinition(w, r, func(ctx context.Context, who commands.Who, name, kind string, options json.RawMessage) (commands.DefinitionReceipt, error) {
+		return s.config.Commands.PutNetwork(ctx, who, commands.PutNetwork{Name: domain.NetworkName(name), Type: kind, Options: options})
+	})
 }
 
 func (s *Server) putManager(w http.ResponseWriter, r *http.Request) error {
-	return s.putDefinition(w, r,
-		func(ctx context.Context, who commands.Who, name, kind string, options json.RawMessage) (commands.Receipt, error) {
-			return s.config.Commands.PutManager(ctx, who, commands.PutManager{Name: domain.ManagerName(name), Type: kind, Options: options})
-		},
-		func(snapshot *projections.Snapshot, name string) (*projections.Answer, bool) {
-			return snapshot.Manager(domain.ManagerName(name))
-		})
+	return s.putDefinition(w, r, func(ctx context.Context, who commands.Who, name, kind string, options json.RawMessage) (commands.DefinitionReceipt, error) {
+		return s.config.Commands.PutManager(ctx, who, commands.PutManager{Name: domain.ManagerName(name), Type: kind, Options: options})
+	})
 }
 
+// putDefinition answers what was decided; that is all there is to a definition.
 func (s *Server) putDefinition(
 	w http.ResponseWriter, r *http.Request,
-	define func(ctx context.Context, who commands.Who, name, kind string, options json.RawMessage) (commands.Receipt, error),
-	find func(*projections.Snapshot, string) (*projections.Answer, bool),
+	define func(ctx context.Context, who commands.Who, name, kind string, options json.RawMessage) (commands.DefinitionReceipt, error),
 ) error {
 	name, err := domain.ParseName[string](param(r, "name"))
 	if err != nil {
@@ -104,11 +96,8 @@ func (s *Server) putDefinition(
 	if err != nil {
 		return err
 	}
-	defined, ok := find(s.settle(w, r, receipt), name)
-	if !ok {
-		return errLate // recorded, and not yet to be shown; repeating the request is safe
-	}
-	return s.answer(w, r, http.StatusCreated, defined)
+	s.settle(w, r, receipt.Receipt)
+	return s.answer(w, r, http.StatusCreated, projections.Definition{Name: name, Type: receipt.Type, Options: receipt.Options})
 }
 
 func (s *Server) deleteNetwork(w http.ResponseWriter, r *http.Request) error {

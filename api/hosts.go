@@ -217,8 +217,8 @@ func (s *Server) putHostKey(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	h, ok := s.settle(w, r, receipt).Host(at)
-	if !ok {
-		return errNoHost.With("host %s was removed", at)
+	if !ok { // the view is late, or the host was removed since: the key was accepted
+		h = projections.Host{Address: at, Status: projections.Investigating}
 	}
 	return s.answer(w, r, http.StatusCreated, h)
 }

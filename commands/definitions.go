@@ -30,10 +30,19 @@ type PutManager struct {
 	Options json.RawMessage // an object of strings; a token in it is kept apart; nil: none
 }
 
+// DefinitionReceipt says how a network or a container manager is defined after a
+// command; a token in its options is masked.
+type DefinitionReceipt struct {
+	Receipt
+	Type    string
+	Options json.RawMessage
+}
+
 // PutNetwork defines a network. It may be repeated.
-func (h *Handler) PutNetwork(ctx context.Context, who Who, cmd PutNetwork) (Receipt, error) {
+func (h *Handler) PutNetwork(ctx context.Context, who Who, cmd PutNetwork) (DefinitionReceipt, error) {
 	defined := event.NetworkDefined{Network: cmd.Name, Type: or(cmd.Type, roster.FlannelEtcd), Options: object(cmd.Options)}
-	return h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) { return r.DefineNetwork(defined) })
+	receipt, err := h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) { return r.DefineNetwork(defined) })
+	return DefinitionReceipt{receipt, defined.Type, defined.Options}, err
 }
 
 // DeleteNetwork removes a network that no cluster uses.
@@ -43,24 +52,32 @@ func (h *Handler) DeleteNetwork(ctx context.Context, who Who, name domain.Networ
 
 // PutManager defines a container manager. Its token is sealed and kept before
 // the definition is recorded. It may be repeated.
-func (h *Handler) PutManager(ctx context.Context, who Who, cmd PutManager) (Receipt, error) {
+func (h *Handler) PutManager(ctx context.Context, who Who, cmd PutManager) (DefinitionReceipt, error) {
+	fail := func(err error) (DefinitionReceipt, error) { return DefinitionReceipt{}, err }
 	var options map[string]string
 	if err := json.Unmarshal(object(cmd.Options), &options); err != nil {
-		return Receipt{}, domain.ErrInvalid.At("options", "every option of a container manager is a string")
+		return fail(domain.ErrInvalid.At("options", "every option of a container manager is a string"))
 	}
 	token, hasToken := options["token"]
 	if token == Masked {
-		return Receipt{}, domain.ErrInvalid.At("options", "token is the mask under which tokens are shown; send the token itself")
+		return fail(domain.ErrInvalid.At("options", "token is the mask under which tokens are shown; send the token itself"))
 	}
 	delete(options, "token")
 	for _, key := range []string{"certificate_path", "certificate_key_path", "ca_path"} {
 		if path, ok := options[key]; ok && !h.mayHold(path) {
-			return Receipt{}, domain.ErrInvalid.At("options", "%s must be a path under the configured container-managers.certificate-dir", key)
+			return fail(domain.ErrInvalid.At("options", "%s must be a path under the configured container-managers.certificate-dir", key))
 		}
 	}
 	rest, err := json.Marshal(options)
 	if err != nil {
-		return Receipt{}, fmt.Errorf("write the options of container manager %s: %w", cmd.Name, err)
+		return fail(fmt.Errorf("write the options of container manager %s: %w", cmd.Name, err))
+	}
+	shown := rest
+	if hasToken {
+		options["token"] = Masked
+		if shown, err = json.Marshal(options); err != nil {
+			return fail(fmt.Errorf("write the options of container manager %s: %w", cmd.Name, err))
+		}
 	}
 	defined := event.ContainerManagerDefined{
 		ManagerID: newID[domain.ManagerID](h), Manager: cmd.Name, Type: or(cmd.Type, roster.OpenShift), Options: rest,
@@ -69,13 +86,18 @@ func (h *Handler) PutManager(ctx context.Context, who Who, cmd PutManager) (Rece
 		defined.Credential = newID[domain.CredentialID](h)
 		defined.TokenDigest = h.config.TokenDigest(Secret(token))
 	}
+	receipt, err := h.defineManager(ctx, who, defined, Secret(token))
+	return DefinitionReceipt{receipt, defined.Type, shown}, err
+}
+
+func (h *Handler) defineManager(ctx context.Context, who Who, defined event.ContainerManagerDefined, token Secret) (Receipt, error) {
 	isNew := false
 	decide := func(r *roster.Roster) ([]event.RosterEvent, error) {
 		events, err := r.DefineManager(defined)
 		isNew = len(events) > 0
 		return events, err
 	}
-	if !hasToken {
+	if defined.Credential == "" {
 		return h.onRoster(ctx, who, decide)
 	}
 	receipt, err := h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) {
@@ -85,13 +107,13 @@ func (h *Handler) PutManager(ctx context.Context, who Who, cmd PutManager) (Rece
 	if err != nil || !isNew {
 		return receipt, err
 	}
-	if err := h.config.Credentials.Store(ctx, defined.Credential, Secret(token)); err != nil {
-		return Receipt{}, fmt.Errorf("keep the token of container manager %s: %w: %w", cmd.Name, ErrUnavailable, err)
+	if err := h.config.Credentials.Store(ctx, defined.Credential, token); err != nil {
+		return Receipt{}, fmt.Errorf("keep the token of container manager %s: %w: %w", defined.Manager, ErrUnavailable, err)
 	}
 	receipt, err = h.onRoster(ctx, who, decide)
 	if refusal := (*domain.Refusal)(nil); errors.As(err, &refusal) || err == nil && !isNew {
 		if destroyErr := h.config.Credentials.Destroy(ctx, defined.Credential); destroyErr != nil && err == nil {
-			err = fmt.Errorf("forget the unused token of container manager %s: %w", cmd.Name, destroyErr)
+			err = fmt.Errorf("forget the unused token of container manager %s: %w", defined.Manager, destroyErr)
 		}
 	}
 	return receipt, err
