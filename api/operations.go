@@ -116,14 +116,7 @@ func (s *Server) getOperations(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	query := r.URL.Query()
-	limit, err := number(query, "limit", defaultPage)
-	if err != nil {
-		return err
-	}
-	if limit == 0 || limit > largestPage {
-		return domain.ErrInvalid.At("limit", "must be from 1 to %d", largestPage)
-	}
-	after, err := number(query, "after", 0)
+	limit, after, err := paging(query)
 	if err != nil {
 		return err
 	}
@@ -139,10 +132,29 @@ func (s *Server) getOperations(w http.ResponseWriter, r *http.Request) error {
 		page, last = append(page, o), at
 	}
 	if more {
-		query.Set("after", strconv.FormatUint(last, 10))
-		w.Header().Set("Link", fmt.Sprintf(`<%s?%s>; rel="next"`, r.URL.Path, query.Encode()))
+		next(w, r, last)
 	}
 	return s.answer(w, r, http.StatusOK, page)
+}
+
+// paging is how much of a list is asked for, and after which position in it (0:
+// from its beginning).
+func paging(query url.Values) (limit, after uint64, err error) {
+	if limit, err = number(query, "limit", defaultPage); err != nil {
+		return 0, 0, err
+	}
+	if limit == 0 || limit > largestPage {
+		return 0, 0, domain.ErrInvalid.At("limit", "must be from 1 to %d", largestPage)
+	}
+	after, err = number(query, "after", 0)
+	return limit, after, err
+}
+
+// next says where the list goes on after the last that is answered.
+func next(w http.ResponseWriter, r *http.Request, last uint64) {
+	query := r.URL.Query()
+	query.Set("after", strconv.FormatUint(last, 10))
+	w.Header().Set("Link", fmt.Sprintf(`<%s?%s>; rel="next"`, r.URL.EscapedPath(), query.Encode()))
 }
 
 func all(snapshot *projections.Snapshot, after uint64) func(func(uint64, *projections.Operation) bool) {
@@ -168,7 +180,8 @@ func number(query url.Values, key string, otherwise uint64) (uint64, error) {
 	return n, nil
 }
 
-// getHistory answers with the audit trail of what the path names.
+// getHistory answers with the audit trail of what the path names, oldest first,
+// a page at a time.
 func (s *Server) getHistory(of, key string) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		name := param(r, key)
@@ -181,15 +194,30 @@ func (s *Server) getHistory(of, key string) endpoint {
 		} else if _, err := domain.ParseName[string](name); err != nil {
 			return err
 		}
-		if _, err := s.snapshot(w, r); err != nil {
-			return err
-		}
-		entries, err := s.config.History(r.Context(), of, name)
+		limit, after, err := paging(r.URL.Query())
 		if err != nil {
 			return err
 		}
-		if len(entries) == 0 {
+		snapshot, err := s.snapshot(w, r)
+		if err != nil {
+			return err
+		}
+		positions := snapshot.History(of, name)
+		if len(positions) == 0 {
 			return errNoHistory.With("nothing was ever recorded of %s %q", of, name)
+		}
+		from, found := slices.BinarySearch(positions, projections.Position(after))
+		if found {
+			from++
+		}
+		positions = positions[from:]
+		if uint64(len(positions)) > limit {
+			positions = positions[:limit]
+			next(w, r, uint64(positions[limit-1]))
+		}
+		entries, err := s.config.Entries(r.Context(), positions)
+		if err != nil {
+			return err
 		}
 		return s.answer(w, r, http.StatusOK, entries)
 	}

@@ -35,7 +35,7 @@ var document []byte
 type Config struct {
 	Commands      *commands.Handler
 	Views         *projections.Views
-	History       func(ctx context.Context, of, name string) ([]HistoryEntry, error)
+	Entries       func(ctx context.Context, at []projections.Position) ([]HistoryEntry, error)
 	NodeStatus    func(ctx context.Context, manager domain.ManagerName, host domain.Address) (json.RawMessage, error)
 	Authenticator authentication.Plugin
 	Status        func(context.Context) any   // what GET /status says beside the view's position

@@ -32,6 +32,9 @@ const (
 	Finished  = "finished"
 )
 
+// Position is a place in the log.
+type Position = event.Position
+
 // Views folds events. A snapshot is made when somebody looks, so a burst of
 // events that nobody looks at between costs one. All methods may be called at
 // once from any goroutine; events are applied in their order.

@@ -223,8 +223,9 @@ func (s *service) nodeStatus(ctx context.Context, name domain.ManagerName, host 
 	return manager.NodeStatus(ctx, host)
 }
 
-func (s *service) history(ctx context.Context, of, name string) ([]api.HistoryEntry, error) {
-	entries, err := s.log.Entries(ctx, s.views.Snapshot().History(of, name))
+// entries are the lines of the audit trail at these positions.
+func (s *service) entries(ctx context.Context, at []event.Position) ([]api.HistoryEntry, error) {
+	entries, err := s.log.Entries(ctx, at)
 	if err != nil {
 		return nil, err
 	}
@@ -324,7 +325,7 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 	}
 	server := &http.Server{
 		Handler: api.New(api.Config{
-			Commands: s.commands, Views: s.views, History: s.history, NodeStatus: s.nodeStatus, Authenticator: stack,
+			Commands: s.commands, Views: s.views, Entries: s.entries, NodeStatus: s.nodeStatus, Authenticator: stack,
 			Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
 		}),
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,

@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/base64"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -217,6 +218,17 @@ func TestEveryRoute(t *testing.T) {
 		s.as("operator", "GET", started.header.Get("Location")[len("/api/v0"):]+"/history", nil).is(200)
 		s.get("/cluster/c/history").is(200)
 		s.get("/cluster/never/history").is(404)
+		s.get("/cluster/c/history?limit=501").is(400)
+		s.get("/cluster/c/history?after=x").is(400)
+		whole, paged := s.get("/cluster/c/history").is(200).list(), []any{}
+		for path := "/cluster/c/history?limit=2"; path != ""; {
+			page := s.get(path).is(200)
+			paged = append(paged, page.list()...)
+			path = page.next()
+		}
+		if len(whole) < 5 || !reflect.DeepEqual(paged, whole) {
+			t.Errorf("page by page the history of c is %v\nat once %v", paged, whole)
+		}
 		if a := s.get("/host/127.0.11.1/history").is(200); !strings.Contains(string(a.body), "spring intake") || strings.Contains(string(a.body), "PRIVATE") {
 			t.Errorf("the history of host 1: %s", a.body)
 		}

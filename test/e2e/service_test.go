@@ -291,6 +291,20 @@ func (a answer) keys(want ...string) answer {
 	return a
 }
 
+func (a answer) list() (all []any) {
+	a.t.Helper()
+	if err := json.Unmarshal(a.body, &all); err != nil {
+		a.t.Fatalf("%s: no list: %s", a.call, a.body)
+	}
+	return all
+}
+
+// next is the path of the next page, "" after the last.
+func (a answer) next() string {
+	path, _, _ := strings.Cut(strings.TrimPrefix(a.header.Get("Link"), "</api/v0"), ">; rel=\"next\"")
+	return path
+}
+
 // says checks the whole body, as JSON.
 func (a answer) says(want string) answer {
 	a.t.Helper()
