@@ -49,7 +49,7 @@ func (s *Server) putOperation(kind domain.OperationKind) endpoint {
 		if err != nil {
 			return err
 		}
-		b, err := readBody(r)
+		b, err := s.readBody(r)
 		if err != nil {
 			return err
 		}

@@ -19,7 +19,7 @@ var (
 	errForbidden = errors.New("your roles do not allow this")
 	errNoPath    = errors.New("there is nothing at this path")
 	errNoMethod  = errors.New("this path does not take that method; see Allow")
-	errTooLarge  = errors.New("the body is larger than 1 MiB")
+	errTooLarge  = errors.New("the body is too large")
 	errLate      = errors.New("the view has not reached that position yet; try again")
 )
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -74,8 +75,9 @@ func address(r *http.Request) (domain.Address, error) { return domain.ParseAddre
 // Unknown keys are ignored, as clients send extra ones.
 type body map[string]json.RawMessage
 
-func readBody(r *http.Request) (body, error) {
-	var from io.Reader = http.MaxBytesReader(nil, r.Body, maxBody)
+func (s *Server) readBody(r *http.Request) (body, error) {
+	limit := s.config.MaxBody
+	var from io.Reader = http.MaxBytesReader(nil, r.Body, int64(limit))
 	if strings.EqualFold(r.Header.Get("Content-Encoding"), "gzip") {
 		unzipped, err := gzip.NewReader(from)
 		if err != nil {
@@ -83,11 +85,11 @@ func readBody(r *http.Request) (body, error) {
 		}
 		from = unzipped
 	}
-	text, err := io.ReadAll(io.LimitReader(from, maxBody+1))
+	text, err := io.ReadAll(io.LimitReader(from, int64(limit)+1))
 	var tooLarge *http.MaxBytesError
 	switch {
-	case errors.As(err, &tooLarge), len(text) > maxBody:
-		return nil, errTooLarge
+	case errors.As(err, &tooLarge), len(text) > limit:
+		return nil, fmt.Errorf("%w: more than %d bytes", errTooLarge, limit)
 	case err != nil:
 		return nil, domain.ErrInvalid.With("the body could not be read to its end")
 	case len(strings.TrimSpace(string(text))) == 0:

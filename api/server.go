@@ -41,6 +41,7 @@ type Config struct {
 	Status        func(context.Context) any   // what GET /status says beside the view's position
 	Ready         func(context.Context) error // why the service is not ready to serve
 	Metrics       *prometheus.Registry
+	MaxBody       int // bytes of a request's body; 0: 1 MiB
 	Now           func() time.Time
 	NewID         func() string
 	Logger        *slog.Logger
@@ -59,7 +60,7 @@ type HistoryEntry struct {
 
 // Limits of what is taken and waited for.
 const (
-	maxBody   = 1 << 20
+	maxBody   = 1 << 20 // unless configured
 	maxReason = 1 << 10
 	viewWait  = 5 * time.Second
 	base      = "/api/v0"
@@ -75,6 +76,9 @@ type Server struct {
 
 // New builds the server.
 func New(config Config) *Server {
+	if config.MaxBody == 0 {
+		config.MaxBody = maxBody
+	}
 	s := &Server{config: config, router: chi.NewRouter()}
 	s.requests = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "commissaire_http_request_seconds", Help: "Time to answer, by route, method and status.",
@@ -351,6 +355,6 @@ func (s *Server) change(r *http.Request) (commands.Who, body, error) {
 	if err != nil {
 		return commands.Who{}, nil, err
 	}
-	b, err := readBody(r)
+	b, err := s.readBody(r)
 	return who, b, err
 }

@@ -34,7 +34,7 @@ type Config struct {
 	TLSPEMFile            string             `json:"tls-pemfile"`
 	TLSClientVerifyFile   string             `json:"tls-clientverifyfile"`
 	AuthenticationPlugins []Plugin           `json:"authentication-plugins"`
-	SelfAuths             []string           `json:"self-auths"` // taken from files of the old service; no route here does without authentication
+	SelfAuths             []string           `json:"self-auths"` // taken from files of the old service, without effect: all routes ask for authentication
 	Debug                 bool               `json:"debug"`
 	Insecure              bool               `json:"insecure"`
 	Store                 string             `json:"store"`
@@ -45,6 +45,7 @@ type Config struct {
 	Watch                 watchConfig        `json:"watch"`
 	Credentials           credentialsConfig  `json:"credentials"`
 	ContainerManagers     certificatesConfig `json:"container-managers"`
+	Limits                limitsConfig       `json:"limits"`
 }
 
 // Plugin is a way of knowing who asks. httpbasicauth is the one there is, also
@@ -106,6 +107,14 @@ type certificatesConfig struct {
 	CertificateDir string `json:"certificate-dir"`
 }
 
+// limitsConfig bounds what one request may take.
+type limitsConfig struct {
+	Body        int      `json:"body"`    // bytes, also of one that is sent compressed
+	Headers     int      `json:"headers"` // bytes
+	ReadTimeout Duration `json:"read-timeout"`
+	IdleTimeout Duration `json:"idle-timeout"`
+}
+
 // Duration is written "90s", or as a number of seconds.
 type Duration time.Duration
 
@@ -146,6 +155,9 @@ func defaults(dev bool) Config {
 		Bootstrap:  bootstrapConfig{Profile: "flannel-docker", EtcdURL: "http://127.0.0.1:2379", FlannelKey: "/atomic01/network"},
 		Operations: operationsConfig{RebootFirstLook: Duration(5 * time.Second), RebootTimeout: Duration(200 * time.Second)},
 		Watch:      watchConfig{Interval: Duration(time.Minute), Concurrency: 64, Misses: 3},
+		Limits: limitsConfig{
+			Body: 1 << 20, Headers: 64 << 10, ReadTimeout: Duration(time.Minute), IdleTimeout: Duration(2 * time.Minute),
+		},
 	}
 	if dev {
 		c.ListenInterface, c.Store = "127.0.0.1", "sqlite:var/store"
@@ -156,9 +168,10 @@ func defaults(dev bool) Config {
 }
 
 // loadConfig reads the configuration. path "" is the default file, which may be
-// missing; "-" is standard input. given are the keys of the command line, dotted.
+// missing; "-" is standard input. environment are the variables by name, given the
+// keys of the command line, dotted.
 // dev changes defaults and nothing else.
-func loadConfig(path string, stdin io.Reader, environment func(string) (string, bool), given map[string]any, dev bool) (Config, error) {
+func loadConfig(path string, stdin io.Reader, environment map[string]string, given map[string]any, dev bool) (Config, error) {
 	fail := func(err error) (Config, error) { return Config{}, fmt.Errorf("read the configuration: %w", err) }
 	c := defaults(dev)
 	fields := map[string]any{}
@@ -179,6 +192,9 @@ func loadConfig(path string, stdin io.Reader, environment func(string) (string, 
 		if err := set(fields[key], settings[key]); err != nil {
 			return fail(fmt.Errorf("%s: %w", key, err))
 		}
+	}
+	if err := noMisspelt(fields, environment, c.Credentials.MasterKey); err != nil {
+		return fail(err)
 	}
 	return c, c.check()
 }
@@ -279,10 +295,10 @@ func variable(key string) string {
 }
 
 // fromEnvironment reads text as it is, and all else as JSON.
-func fromEnvironment(fields map[string]any, environment func(string) (string, bool)) map[string]any {
+func fromEnvironment(fields map[string]any, environment map[string]string) map[string]any {
 	layer := map[string]any{}
 	for key, field := range fields {
-		text, ok := environment(variable(key))
+		text, ok := environment[variable(key)]
 		if !ok {
 			continue
 		}
@@ -293,6 +309,36 @@ func fromEnvironment(fields map[string]any, environment func(string) (string, bo
 		layer[key] = value
 	}
 	return layer
+}
+
+// environ is the environment of this process, by name.
+func environ() map[string]string {
+	all := map[string]string{}
+	for _, one := range os.Environ() {
+		name, value, _ := strings.Cut(one, "=")
+		all[name] = value
+	}
+	return all
+}
+
+// notOurs are variables that others set: tests, and Kubernetes in every pod of a
+// namespace that has a service named commissaire.
+var notOurs = regexp.MustCompile(`^COMMISSAIRE_(TEST_.*=|SERVICE_(HOST|PORT.*)=|PORT=[a-z]+://|PORT_[0-9]+_(TCP|UDP|SCTP).*=)`)
+
+// noMisspelt refuses variables that are named like ours and are of no key, but
+// for the one that has the master key.
+func noMisspelt(fields map[string]any, environment map[string]string, masterKey string) error {
+	known := make(map[string]any, len(fields))
+	for key := range fields {
+		known[variable(key)] = nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(environment)) {
+		if _, ok := known[name]; ok || !strings.HasPrefix(name, "COMMISSAIRE_") || notOurs.MatchString(name+"="+environment[name]) || masterKey == "env:"+name {
+			continue
+		}
+		return fmt.Errorf("there is no variable %s; the nearest is %s", name, nearest(name, known))
+	}
+	return nil
 }
 
 func (c Config) check() error {
@@ -318,6 +364,8 @@ func (c Config) check() error {
 		return fail("watch.interval, watch.concurrency and watch.misses must be more than 0")
 	case c.Watch.KeepOpen < 0:
 		return fail("watch.keep-open must not be less than 0")
+	case c.Limits.Body < 1 || c.Limits.Headers < 1 || c.Limits.ReadTimeout <= 0 || c.Limits.IdleTimeout <= 0:
+		return fail("limits.body, limits.headers, limits.read-timeout and limits.idle-timeout must be more than 0")
 	case (c.Bootstrap.EtcdClientCert == "") != (c.Bootstrap.EtcdClientKey == ""):
 		return fail("bootstrap.etcd-client-cert and bootstrap.etcd-client-key need each other")
 	case c.TLSClientVerifyFile != "" && c.TLSPEMFile == "":

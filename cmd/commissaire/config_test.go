@@ -17,11 +17,7 @@ import (
 // load reads a configuration file of this text.
 func load(t *testing.T, text string, environment map[string]string, given map[string]any, dev bool) (Config, error) {
 	t.Helper()
-	lookup := func(name string) (string, bool) {
-		value, ok := environment[name]
-		return value, ok
-	}
-	return loadConfig("-", strings.NewReader(text), lookup, given, dev)
+	return loadConfig("-", strings.NewReader(text), environment, given, dev)
 }
 
 func mustLoad(t *testing.T, text string, environment map[string]string, given map[string]any, dev bool) Config {
@@ -95,6 +91,66 @@ func TestEveryKeyHasAVariableOfItsOwn(t *testing.T) {
 	}
 }
 
+func TestAMisspeltVariableIsRefused(t *testing.T) {
+	for name, nearest := range map[string]string{
+		"COMMISSAIRE_LISTEN_PROT":          "COMMISSAIRE_LISTEN_PORT",
+		"COMMISSAIRE_CREDENTIAL_MASTERKEY": "COMMISSAIRE_CREDENTIALS_MASTER_KEY",
+		"COMMISSAIRE_ssh_at_once":          "COMMISSAIRE_SSH_AT_ONCE",
+	} {
+		_, err := load(t, `{}`, map[string]string{name: "VALUE"}, nil, false)
+		if err == nil || !strings.Contains(err.Error(), "no variable "+name) || !strings.Contains(err.Error(), nearest) || strings.Contains(err.Error(), "VALUE") {
+			t.Errorf("%s: %v; want %s named", name, err, nearest)
+		}
+	}
+	if _, err := load(t, `{}`, map[string]string{"COMMISSAIRE_PORT": "8000"}, nil, false); err == nil {
+		t.Error("COMMISSAIRE_PORT=8000 is taken for what Kubernetes sets")
+	}
+	mustLoad(t, `{"credentials": {"master-key": "env:COMMISSAIRE_MASTER_KEY"}}`, map[string]string{
+		"COMMISSAIRE_MASTER_KEY": "…", "COMMISSAIRE_TEST_ESDB": "esdb://", "PATH": "/bin", "COMMCTL_CONFIG": "c",
+		// as Kubernetes sets them for a service named commissaire
+		"COMMISSAIRE_SERVICE_HOST": "10.0.0.1", "COMMISSAIRE_SERVICE_PORT_HTTP": "80", "COMMISSAIRE_PORT": "tcp://10.0.0.1:80",
+		"COMMISSAIRE_PORT_80_TCP_ADDR": "10.0.0.1",
+	}, nil, false)
+}
+
+func TestTheMasterKeyIsKeptApartWhateverLinksLeadThere(t *testing.T) {
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	for _, name := range []string{"store/sub", "etc"} {
+		if err := os.MkdirAll(in(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"store/sub/key", "etc/key", "store-key"} {
+		if err := os.WriteFile(in(name), []byte("key"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for link, to := range map[string]string{"linked-store": "store", "linked-key": "store/sub/key", "store/leads-out": "../etc/key"} {
+		if err := os.Symlink(to, in(link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, test := range []struct {
+		key, store string
+		apart      bool
+	}{
+		{"etc/key", "store", true},
+		{"etc/key", "linked-store", true},
+		{"etc/key", "not-yet-there", true},
+		{"store-key", "store", true},
+		{"store/sub/key", "store", false},
+		{"store/sub/key", "linked-store", false},
+		{"linked-store/sub/key", "store", false},
+		{"linked-key", "store", false},
+		{"store/leads-out", "store", false},
+	} {
+		if err := apart("file:"+in(test.key), in(test.store)); (err == nil) != test.apart {
+			t.Errorf("the key %s and the store %s: %v", test.key, test.store, err)
+		}
+	}
+}
+
 func TestALaterListReplacesAnEarlierOne(t *testing.T) {
 	c := mustLoad(t, `{"authentication-plugins": [{"name":"httpbasicauth","users":{"mallory":{"hash":"x"}}}]}`,
 		map[string]string{"COMMISSAIRE_AUTHENTICATION_PLUGINS": `[{"name":"httpbasicauth","filepath":"u.json"}]`}, nil, false)
@@ -158,6 +214,8 @@ func TestWhatCannotBeMeantIsRefused(t *testing.T) {
 		`{"store": "sqlite:"}`:                                   "sqlite:/var/lib/commissaire",
 		`{"store": "postgres://a:PASSWORD@b"}`:                   "store must be",
 		`{"bootstrap": {"etcd-client-cert": "/c"}}`:              "bootstrap.etcd-client-key",
+		`{"limits": {"body": 0}}`:                                "limits.body",
+		`{"limits": {"read-timeout": -1}}`:                       "limits.read-timeout",
 		`{"tls-clientverifyfile": "/ca.pem"}`:                    "tls-pemfile",
 		`{"authentication-plugins": [{"name":"ldap"}]}`:          "httpbasicauth is",
 		`{"authentication-plugins": [{"name":"httpbasicauth"}]}`: "filepath or users",
@@ -172,20 +230,19 @@ func TestWhatCannotBeMeantIsRefused(t *testing.T) {
 }
 
 func TestAFileThatIsNamedMustBeThere(t *testing.T) {
-	none := func(string) (string, bool) { return "", false }
 	if _, err := os.Stat(defaultConfigFile); err != nil { // where it is there, it may say what it likes
-		if _, err := loadConfig("", nil, none, nil, false); err != nil {
+		if _, err := loadConfig("", nil, nil, nil, false); err != nil {
 			t.Errorf("without the default file: %v", err)
 		}
 	}
 	path := filepath.Join(t.TempDir(), "c.json")
-	if _, err := loadConfig(path, nil, none, nil, false); err == nil || !strings.Contains(err.Error(), path) {
+	if _, err := loadConfig(path, nil, nil, nil, false); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("without the named file: %v", err)
 	}
 	if err := os.WriteFile(path, []byte(`{"listen-port": 1}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if c, err := loadConfig(path, nil, none, nil, false); err != nil || c.ListenPort != 1 {
+	if c, err := loadConfig(path, nil, nil, nil, false); err != nil || c.ListenPort != 1 {
 		t.Errorf("%+v, %v", c, err)
 	}
 }

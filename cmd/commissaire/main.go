@@ -69,7 +69,7 @@ over the environment (COMMISSAIRE_LISTEN_PORT, COMMISSAIRE_CREDENTIALS_MASTER_KE
 		if flags.Changed("listen-port") {
 			given["listen-port"], _ = flags.GetInt("listen-port")
 		}
-		config, err := loadConfig(file, cmd.InOrStdin(), os.LookupEnv, given, dev)
+		config, err := loadConfig(file, cmd.InOrStdin(), environ(), given, dev)
 		if err != nil {
 			return err
 		}

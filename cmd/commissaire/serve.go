@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -126,22 +127,35 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 	return s, s.catchUp(ctx)
 }
 
-// apart refuses a master key that lies with what it seals.
+// apart refuses a master key that lies with what it seals, whatever links lead
+// there.
 func apart(masterKey, dir string) error {
 	path, isFile := strings.CutPrefix(masterKey, "file:")
 	if !isFile {
 		return nil
 	}
-	key, err := filepath.Abs(path)
-	if err != nil {
-		return fmt.Errorf("master key: %w", err)
+	store, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nothing lies in it
 	}
-	store, err := filepath.Abs(dir)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
-	if strings.HasPrefix(key, store+string(filepath.Separator)) {
-		return fmt.Errorf("master key: %s lies in the store's directory %s; keep it elsewhere, so that a copy of the store opens nothing", key, store)
+	named, err := filepath.Abs(path)
+	if err != nil {
+		return fmt.Errorf("master key: %w", err)
+	}
+	real, err := filepath.EvalSymlinks(named)
+	if err != nil {
+		return fmt.Errorf("master key: %w", err)
+	}
+	for _, key := range []string{named, real} {
+		for at := key; at != filepath.Dir(at); {
+			at = filepath.Dir(at)
+			if above, err := os.Stat(at); err == nil && os.SameFile(above, store) {
+				return fmt.Errorf("master key: %s lies in the store's directory %s; keep it elsewhere, so that a copy of the store opens nothing", path, dir)
+			}
+		}
 	}
 	return nil
 }
@@ -287,6 +301,9 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 	if err := safeToListen(config, dev); err != nil {
 		return err
 	}
+	if len(config.SelfAuths) > 0 {
+		logger.Warn("self-auths is a key of the old service and has no effect: every route asks for authentication")
+	}
 	tlsConfig, err := tlsConfig(config, logger)
 	if err != nil {
 		return err
@@ -327,8 +344,10 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 		Handler: api.New(api.Config{
 			Commands: s.commands, Views: s.views, Entries: s.entries, NodeStatus: s.nodeStatus, Authenticator: stack,
 			Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
+			MaxBody: config.Limits.Body,
 		}),
-		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ReadTimeout: time.Duration(config.Limits.ReadTimeout), ReadHeaderTimeout: min(10*time.Second, time.Duration(config.Limits.ReadTimeout)),
+		IdleTimeout: time.Duration(config.Limits.IdleTimeout), MaxHeaderBytes: config.Limits.Headers,
 		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
 	_, _ = fmt.Fprintf(out, "commissaire listens on %s\n", endpoint)
