@@ -3,7 +3,6 @@ package commands
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -111,7 +110,7 @@ func (h *Handler) defineManager(ctx context.Context, who Who, defined event.Cont
 		return Receipt{}, fmt.Errorf("keep the token of container manager %s: %w: %w", defined.Manager, ErrUnavailable, err)
 	}
 	receipt, err = h.onRoster(ctx, who, decide)
-	if refusal := (*domain.Refusal)(nil); errors.As(err, &refusal) || err == nil && !isNew {
+	if unrecorded(err) || err == nil && !isNew {
 		if destroyErr := h.config.Credentials.Destroy(ctx, defined.Credential); destroyErr != nil && err == nil {
 			err = fmt.Errorf("forget the unused token of container manager %s: %w", defined.Manager, destroyErr)
 		}

@@ -7,6 +7,7 @@ package commands
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -145,6 +146,12 @@ func (h *Handler) ready(ctx context.Context, failed *error) roster.Ready {
 		}
 		return ready
 	}
+}
+
+// unrecorded tells whether an error says that nothing was recorded, for certain.
+func unrecorded(err error) bool {
+	_, refused := errors.AsType[*domain.Refusal](err)
+	return refused || errors.Is(err, ErrUnavailable)
 }
 
 func newID[I ~string](h *Handler) I { return I(h.config.NewID().String()) }

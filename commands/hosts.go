@@ -3,7 +3,6 @@ package commands
 import (
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
 
 	"commissaire/domain"
@@ -71,7 +70,7 @@ func (h *Handler) PutHost(ctx context.Context, who Who, cmd PutHost) (Receipt, e
 		return events, err
 	})
 	// Where the outcome is unknown the sweep decides, once the log says more.
-	if refusal := (*domain.Refusal)(nil); errors.As(err, &refusal) || err == nil && !used {
+	if unrecorded(err) || err == nil && !used {
 		if destroyErr := h.config.Credentials.Destroy(ctx, added.Credential); destroyErr != nil && err == nil {
 			err = fmt.Errorf("forget the unused key of host %s: %w", cmd.Address, destroyErr)
 		}

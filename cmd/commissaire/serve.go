@@ -202,6 +202,8 @@ func (s *service) follow(ctx context.Context) error {
 		if err != nil {
 			err = fmt.Errorf("views stand at position %d: %w", position(), err)
 			s.failure.Store(&err)
+			s.logger.Error("an event cannot be read; what is served and what is done stay at what is before it", "error", err)
+			<-m.Context().Done() // delivered again it would say the same
 			return err
 		}
 		s.views.Apply(r)
