@@ -40,6 +40,9 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
+	if err := os.Chmod(dir, 0o755); err != nil { // one test runs it as nobody
+		panic(err)
+	}
 	program = filepath.Join(dir, "commissaire")
 	build := exec.Command("go", "build", "-o", program, "commissaire/cmd/commissaire")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -58,6 +61,8 @@ type service struct {
 	base string
 	cmd  *exec.Cmd
 	ends chan struct{}
+
+	within []string // the program that runs the program; none: it is run as it is
 }
 
 const password = "correct horse: battery staple"
@@ -65,6 +70,15 @@ const password = "correct horse: battery staple"
 // newService starts the program on a new store. settings are keys of its
 // configuration, dotted.
 func newService(t *testing.T, settings ...map[string]any) *service {
+	t.Helper()
+	s := unstarted(t, settings...)
+	s.start()
+	t.Cleanup(func() { s.stop(syscall.SIGKILL) })
+	return s
+}
+
+// unstarted is a service with a configuration and nothing else.
+func unstarted(t *testing.T, settings ...map[string]any) *service {
 	t.Helper()
 	s := &service{t: t, dir: t.TempDir()}
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
@@ -89,8 +103,6 @@ func newService(t *testing.T, settings ...map[string]any) *service {
 		maps.Copy(config, more)
 	}
 	s.write("config.json", config)
-	s.start()
-	t.Cleanup(func() { s.stop(syscall.SIGKILL) })
 	return s
 }
 
@@ -107,7 +119,8 @@ func (s *service) write(name string, value any) {
 
 func (s *service) start() {
 	s.t.Helper()
-	s.cmd = exec.CommandContext(context.WithoutCancel(s.t.Context()), program, "serve", "--config", filepath.Join(s.dir, "config.json"))
+	line := append(slices.Clone(s.within), program, "serve", "--config", filepath.Join(s.dir, "config.json"))
+	s.cmd = exec.CommandContext(context.WithoutCancel(s.t.Context()), line[0], line[1:]...)
 	s.cmd.Env = append(os.Environ(), "TEST_MASTER_KEY="+base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32)))
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
