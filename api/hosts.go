@@ -131,6 +131,9 @@ func hostCommand(b body, at domain.Address) (commands.PutHost, error) {
 	if cmd.HostKey != "" && !strings.HasPrefix(cmd.HostKey, "SHA256:") {
 		return fail(domain.ErrInvalid.At("ssh_host_key", "must be a fingerprint SHA256:… as ssh-keygen -l prints it"))
 	}
+	if cmd.Certificate, err = b.text("ssh_certificate"); err != nil {
+		return fail(err)
+	}
 	return cmd, nil
 }
 

@@ -30,6 +30,9 @@ type Config struct {
 	// KeyFingerprint is the fingerprint of the public half of an unencrypted
 	// private key, or says why the text is none.
 	KeyFingerprint func(text []byte) (string, error)
+	// Certificate checks the text of an SSH user certificate for the key of the
+	// fingerprint and gives the form to keep, or says what is wrong with it.
+	Certificate func(text, fingerprint string, now time.Time) (string, error)
 	// TokenDigest tells tokens apart without giving them away.
 	TokenDigest func(Secret) string
 	// Denied refuses addresses that may not be reached; only literal ones are

@@ -19,7 +19,12 @@ type PutHost struct {
 	RemoteUser domain.RemoteUser
 	Cluster    *domain.ClusterName // nil: none
 	Port       int                 // 0: 22
-	HostKey    string              // fingerprint SHA256:… of the host's key; "": the first one shown is pinned
+	HostKey    string              // fingerprint SHA256:… of the host's key; "": the first one that is trusted is pinned
+
+	// Certificate is an SSH user certificate of the key, as one line; "": none. It
+	// is no secret, so it is recorded with the host: the log then says what the
+	// service could log in as, and nothing has to be destroyed.
+	Certificate string
 }
 
 // HostCredentials are how a host is logged in to.
@@ -56,6 +61,11 @@ func (h *Handler) PutHost(ctx context.Context, who Who, cmd PutHost) (Receipt, e
 	}
 	if keyErr != nil {
 		return Receipt{}, domain.ErrInvalid.At("ssh_priv_key", "not the base64 of an unencrypted OpenSSH or PEM private key: %v", keyErr)
+	}
+	if cmd.Certificate != "" {
+		if added.Certificate, err = h.config.Certificate(cmd.Certificate, added.Fingerprint, h.config.Now()); err != nil {
+			return Receipt{}, domain.ErrInvalid.At("ssh_certificate", "%v", err)
+		}
 	}
 	if err := h.config.Denied(cmd.Address); err != nil {
 		return Receipt{}, err

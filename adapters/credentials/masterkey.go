@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"commissaire/commands"
+
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
@@ -20,30 +22,34 @@ const makeOne = "make one with: (umask 077; openssl rand -base64 32 > PATH)"
 // execTimeout is how long the command of exec: may take.
 const execTimeout = 30 * time.Second
 
-// MasterKey reads the 32 bytes of the master key, as such or in base64, from
-// where spec says: file:PATH (for its owner alone), env:NAME or exec:COMMAND (run
-// by /bin/sh, at most 30 s; what it says on standard error is shown there).
-// Errors name the source and never what it gave.
-func MasterKey(ctx context.Context, spec string) ([]byte, error) {
+// Source reads a secret from where spec says: file:PATH (for its owner alone),
+// env:NAME or exec:COMMAND (run by /bin/sh, at most 30 s; what it says on standard
+// error is shown there). Errors name the source and never what it gave.
+func Source(ctx context.Context, spec string) (commands.Secret, error) {
 	kind, where, _ := strings.Cut(spec, ":")
-	var text []byte
-	var err error
 	switch kind {
 	case "file":
-		text, err = readPrivate(where)
+		return readPrivate(where)
 	case "env":
 		value, set := os.LookupEnv(where)
-		if text = []byte(value); !set {
-			err = fmt.Errorf("the environment has no %s; %s", where, makeOne)
+		if !set {
+			return nil, fmt.Errorf("the environment has no %s", where)
 		}
+		return commands.Secret(value), nil
 	case "exec":
-		text, err = output(ctx, where)
-	default:
-		return nil, fmt.Errorf("master key: name it as file:PATH, env:NAME or exec:COMMAND; %s", makeOne)
+		return output(ctx, where)
 	}
+	return nil, errors.New("name it as file:PATH, env:NAME or exec:COMMAND")
+}
+
+// MasterKey reads the 32 bytes of the master key, as such or in base64, from a
+// Source.
+func MasterKey(ctx context.Context, spec string) ([]byte, error) {
+	text, err := Source(ctx, spec)
 	if err != nil {
-		return nil, fmt.Errorf("master key: %w", err)
+		return nil, fmt.Errorf("master key: %w; %s", err, makeOne)
 	}
+	kind, _, _ := strings.Cut(spec, ":")
 	if len(text) == chacha20poly1305.KeySize {
 		return text, nil
 	}
@@ -58,7 +64,7 @@ func MasterKey(ctx context.Context, spec string) ([]byte, error) {
 func readPrivate(path string) (text []byte, err error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("%w; %s", err, makeOne)
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	info, err := file.Stat()
@@ -68,7 +74,7 @@ func readPrivate(path string) (text []byte, err error) {
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return nil, fmt.Errorf("%s has mode %04o, so that others than its owner may use it: chmod 600 %s", path, mode, path)
 	}
-	return io.ReadAll(io.LimitReader(file, 4096)) // more is no key
+	return io.ReadAll(io.LimitReader(file, 64<<10)) // more is no key
 }
 
 func output(ctx context.Context, command string) ([]byte, error) {

@@ -53,13 +53,15 @@ var keyTypes = []string{
 	xssh.KeyAlgoRSA,
 }
 
-// hostKeyAlgorithms asks for a key of the given type, if the host has one. The
-// others come after it: a host that has only those shows one, and is told apart
-// by it, instead of failing to agree on an algorithm.
-func hostKeyAlgorithms(first string) []string {
+// hostKeyAlgorithms asks for a key of one of the given types, in that order, if
+// the host has one. The others come after them: a host that has only those shows
+// one, and is told apart by it, instead of failing to agree on an algorithm.
+func hostKeyAlgorithms(first ...string) []string {
 	types := slices.Clone(keyTypes)
-	if i := slices.Index(types, first); i >= 0 {
-		types = slices.Concat(types[i:i+1], types[:i], types[i+1:])
+	for _, kind := range slices.Backward(first) {
+		if i := slices.Index(types, kind); i >= 0 {
+			types = slices.Concat(types[i:i+1], types[:i], types[i+1:])
+		}
 	}
 	var algorithms []string
 	for _, kind := range types {
@@ -70,6 +72,15 @@ func hostKeyAlgorithms(first string) []string {
 		}
 	}
 	return algorithms
+}
+
+// certificateAlgorithms asks for certificates of the keys that algorithms ask for.
+func certificateAlgorithms(algorithms []string) []string {
+	certificates := make([]string, len(algorithms))
+	for i, algorithm := range algorithms {
+		certificates[i] = algorithm + "-cert-v01@openssh.com"
+	}
+	return certificates
 }
 
 func hostKey(key xssh.PublicKey) process.HostKey {

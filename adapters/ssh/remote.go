@@ -15,8 +15,8 @@
 // and, where there was no answer, has connected anew. Only that is ever repeated.
 //
 // A host may lie: what it says is bounded, made valid UTF-8 and never
-// interpreted. A key other than the pinned one ends the connection before
-// anything, the user's name included, is sent.
+// interpreted. A key that is not the host's (KnownHosts says how that is known)
+// ends the connection before anything, the user's name included, is sent.
 //
 // What differs between operating systems is data in families; what makes a host
 // fit is data in a Profile.
@@ -51,8 +51,10 @@ type Config struct {
 	KeepOpen int           // idle connections that are kept; default 0
 	KeepFor  time.Duration // that nobody takes one, until it is closed; default 10 min
 
-	Reach     Reach
-	Bootstrap Bootstrap
+	Reach      Reach
+	KnownHosts *KnownHosts // nil: the first key that a host shows is taken
+	Jump       *Jump       // nil: hosts are connected to directly
+	Bootstrap  Bootstrap
 }
 
 func (c Config) withDefaults() Config {
@@ -68,19 +70,30 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Remote reaches hosts. It may be used by many at once.
+// Remote reaches hosts. It may be used by many at once. It holds the connections
+// that are kept, and the one to the jump host, where there is one.
 type Remote struct {
 	config      Config
 	credentials commands.Credentials
 	log         *slog.Logger
 	kept        *kept
+	dial        dial // how hosts are connected to
 }
+
+// dial connects to an address. It fails with *process.Unreachable,
+// *process.Refused and the context's error.
+type dial func(ctx context.Context, address string) (net.Conn, error)
 
 // New makes a Remote that logs in with keys from credentials: the secret of a
 // host is the text of a private key that ParsePrivateKey takes.
 func New(config Config, credentials commands.Credentials, log *slog.Logger) *Remote {
 	config = config.withDefaults()
-	return &Remote{config: config, credentials: credentials, log: log, kept: newKept(config.KeepOpen, config.KeepFor)}
+	r := &Remote{config: config, credentials: credentials, log: log, kept: newKept(config.KeepOpen, config.KeepFor)}
+	r.dial = r.direct
+	if config.Jump != nil {
+		r.dial = newJump(r, *config.Jump).dial
+	}
+	return r
 }
 
 // Close ends the connections that are kept. Sessions go on, and end for good when
@@ -112,24 +125,32 @@ func (r *Remote) Dial(ctx context.Context, target process.Target) (process.Sessi
 	if err != nil {
 		return nil, fmt.Errorf("read the private key for %s: %w", target.Host, err)
 	}
-	signer, err := parseKey(secret)
+	login, err := parseLogin(secret, target.Certificate)
 	if err != nil {
 		return nil, &process.Refused{Reason: err.Error()}
 	}
-	if target.Pinned == nil || target.Pinned.Type != "" {
-		var first string
-		if target.Pinned != nil {
-			first = target.Pinned.Type
-		}
-		return r.connect(ctx, target, signer, hostKeyAlgorithms(first))
+	client, key, err := r.connect(ctx, target, login, r.dial)
+	if err != nil {
+		return nil, err
+	}
+	c := newConnection(client, target.User, key, r.config.KeepAlive)
+	go c.await(func() { r.kept.forget(c, target.HostID) })
+	return &Session{connection: c, remote: r, target: target}, nil
+}
+
+// connect makes a connection and logs in.
+func (r *Remote) connect(ctx context.Context, target process.Target, login login, dial dial) (*xssh.Client, process.HostKey, error) {
+	trust := newTrust(r.config.KnownHosts, target)
+	algorithms := trust.algorithms()
+	if !trust.bare() {
+		return r.handshake(ctx, target, login, dial, trust, algorithms)
 	}
 
 	// Of the pinned key only the fingerprint is known, and a host shows the one
 	// key it is asked for: ask for each.
-	algorithms := hostKeyAlgorithms("")
 	var changed error
 	for _, algorithm := range algorithms {
-		session, err := r.connect(ctx, target, signer, []string{algorithm})
+		client, key, err := r.handshake(ctx, target, login, dial, trust, []string{algorithm})
 		var none *xssh.AlgorithmNegotiationError
 		var other *process.KeyChanged
 		switch {
@@ -137,39 +158,29 @@ func (r *Remote) Dial(ctx context.Context, target process.Target) (process.Sessi
 			changed = cmp.Or(changed, err)
 		case errors.As(err, &none):
 		default:
-			return session, err
+			return client, key, err
 		}
 	}
 	if changed == nil {
-		return nil, &process.Refused{Reason: fmt.Sprintf("%s has no host key of a type that is supported (%s)", target.Host, strings.Join(keyTypes, ", "))}
+		changed = &process.Refused{Reason: fmt.Sprintf("%s has no host key of a type that is supported (%s)", target.Host, strings.Join(keyTypes, ", "))}
 	}
-	return nil, changed
+	return nil, process.HostKey{}, changed
 }
 
-// connect makes one connection. *xssh.AlgorithmNegotiationError stays visible
+// handshake makes one connection. *xssh.AlgorithmNegotiationError stays visible
 // to errors.As in what it returns.
-func (r *Remote) connect(ctx context.Context, target process.Target, signer xssh.Signer, algorithms []string) (process.Session, error) {
-	port := cmp.Or(target.Port, 22)
-	address := net.JoinHostPort(string(target.Host), strconv.Itoa(port))
-	dialer := net.Dialer{Timeout: r.config.Dial, Control: r.config.Reach.Control}
-	conn, err := dialer.DialContext(ctx, "tcp", address)
+func (r *Remote) handshake(ctx context.Context, target process.Target, login login, dial dial, trust *trust, algorithms []string) (*xssh.Client, process.HostKey, error) {
+	address := net.JoinHostPort(string(target.Host), strconv.Itoa(cmp.Or(target.Port, 22)))
+	conn, err := dial(ctx, address)
 	if err != nil {
-		return nil, r.notConnected(ctx, address, err)
+		return nil, process.HostKey{}, err
 	}
-
-	var shown process.HostKey
 	config := &xssh.ClientConfig{
 		User:              string(target.User),
-		Auth:              []xssh.AuthMethod{xssh.PublicKeys(signer)},
+		Auth:              []xssh.AuthMethod{xssh.PublicKeys(login.signers()...)},
 		ClientVersion:     "SSH-2.0-Commissaire",
 		HostKeyAlgorithms: algorithms,
-		HostKeyCallback: func(_ string, _ net.Addr, key xssh.PublicKey) error {
-			shown = hostKey(key)
-			if pin := target.Pinned; pin != nil && pin.Fingerprint != shown.Fingerprint {
-				return &process.KeyChanged{Host: target.Host, Shown: shown}
-			}
-			return nil
-		},
+		HostKeyCallback:   trust.check,
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	limit := time.AfterFunc(r.config.Handshake, func() { _ = conn.Close() })
@@ -182,13 +193,25 @@ func (r *Remote) connect(ctx context.Context, target process.Target, signer xssh
 	if err != nil {
 		_ = conn.Close()
 		if ended {
-			return nil, fmt.Errorf("connect to %s: %w", address, context.Cause(ctx))
+			return nil, process.HostKey{}, fmt.Errorf("connect to %s: %w", address, context.Cause(ctx))
 		}
-		return nil, r.notLoggedIn(target, signer, address, late, err)
+		return nil, process.HostKey{}, r.notLoggedIn(target, login, address, late, err)
 	}
-	c := newConnection(xssh.NewClient(client, channels, requests), target.User, shown, r.config.KeepAlive)
-	go c.await(func() { r.kept.forget(c, target.HostID) })
-	return &Session{connection: c, remote: r, target: target}, nil
+	return xssh.NewClient(client, channels, requests), trust.shown, nil
+}
+
+// direct connects to an address that is not denied, whatever name it has.
+func (r *Remote) direct(ctx context.Context, address string) (net.Conn, error) {
+	return r.tcp(ctx, address, r.config.Reach.Control)
+}
+
+func (r *Remote) tcp(ctx context.Context, address string, control func(network, address string, c syscall.RawConn) error) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: r.config.Dial, Control: control}
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, r.notConnected(ctx, address, err)
+	}
+	return conn, nil
 }
 
 func (r *Remote) notConnected(ctx context.Context, address string, err error) error {
@@ -212,14 +235,17 @@ func (r *Remote) notConnected(ctx context.Context, address string, err error) er
 	return &process.Unreachable{Reason: fmt.Sprintf("no connection to %s: %s", address, line(err.Error(), maxReason))}
 }
 
-func (r *Remote) notLoggedIn(target process.Target, signer xssh.Signer, address string, late bool, err error) error {
+func (r *Remote) notLoggedIn(target process.Target, login login, address string, late bool, err error) error {
 	var (
-		changed *process.KeyChanged
-		none    *xssh.AlgorithmNegotiationError
+		changed   *process.KeyChanged
+		untrusted *process.Refused
+		none      *xssh.AlgorithmNegotiationError
 	)
 	switch {
 	case errors.As(err, &changed):
 		return changed
+	case errors.As(err, &untrusted):
+		return untrusted
 	case errors.As(err, &none):
 		return &noAlgorithm{
 			Refused: process.Refused{Reason: fmt.Sprintf("%s and this service have no SSH algorithm in common: %s", address, line(none.Error(), maxReason))},
@@ -228,8 +254,7 @@ func (r *Remote) notLoggedIn(target process.Target, signer xssh.Signer, address 
 	case late:
 		return &process.Unreachable{Reason: fmt.Sprintf("%s took the connection, but SSH was not ready within %s: is it sshd that listens there, and is the host overloaded?", address, r.config.Handshake)}
 	case strings.Contains(err.Error(), "unable to authenticate"):
-		return &process.Refused{Reason: fmt.Sprintf("%s does not let %s in with the key %s: add its public half to authorized_keys there, or give another key",
-			address, target.User, xssh.FingerprintSHA256(signer.PublicKey()))}
+		return &process.Refused{Reason: fmt.Sprintf("%s does not let %s in with %s", address, target.User, login.refused())}
 	}
 	return &process.Unreachable{Reason: fmt.Sprintf("no SSH with %s: %s", address, line(err.Error(), maxReason))}
 }

@@ -70,6 +70,19 @@ type sshConfig struct {
 	Attempts         int      `json:"attempts"`
 	RetryDelay       Duration `json:"retry-delay"`
 	AtOnce           int      `json:"at-once"`
+
+	KnownHosts string     `json:"known-hosts"` // path; "": the first key that a host shows is pinned
+	Jump       jumpConfig `json:"jump"`
+}
+
+// jumpConfig is the host by way of which all others are reached; none where the
+// address is "".
+type jumpConfig struct {
+	Address string `json:"address"`
+	Port    int    `json:"port"`
+	User    string `json:"user"`
+	Key     string `json:"key"`      // file:PATH, env:NAME or exec:COMMAND
+	HostKey string `json:"host-key"` // SHA256:…
 }
 
 type hostsConfig struct {
@@ -150,7 +163,7 @@ func defaults(dev bool) Config {
 		ListenInterface: "0.0.0.0", ListenPort: 8000, Store: "sqlite:/var/lib/commissaire",
 		SSH: sshConfig{
 			DialTimeout: Duration(10 * time.Second), HandshakeTimeout: Duration(10 * time.Second),
-			Attempts: 3, RetryDelay: Duration(5 * time.Second), AtOnce: 64,
+			Attempts: 3, RetryDelay: Duration(5 * time.Second), AtOnce: 64, Jump: jumpConfig{Port: 22},
 		},
 		Bootstrap:  bootstrapConfig{Profile: "flannel-docker", EtcdURL: "http://127.0.0.1:2379", FlannelKey: "/atomic01/network"},
 		Operations: operationsConfig{RebootFirstLook: Duration(5 * time.Second), RebootTimeout: Duration(200 * time.Second)},
@@ -358,6 +371,12 @@ func (c Config) check() error {
 		return fail("ssh.attempts and ssh.at-once must be at least 1")
 	case c.SSH.DialTimeout <= 0 || c.SSH.HandshakeTimeout <= 0 || c.SSH.RetryDelay < 0:
 		return fail("ssh.dial-timeout and ssh.handshake-timeout must be more than 0, ssh.retry-delay not less")
+	case c.SSH.Jump.Address == "" && (c.SSH.Jump.User != "" || c.SSH.Jump.Key != "" || c.SSH.Jump.HostKey != ""):
+		return fail("ssh.jump needs an address")
+	case c.SSH.Jump.Address != "" && (c.SSH.Jump.User == "" || c.SSH.Jump.Key == "" || !strings.HasPrefix(c.SSH.Jump.HostKey, "SHA256:")):
+		return fail("ssh.jump needs a user, a key (file:PATH, env:NAME or exec:COMMAND) and the host-key of the jump host (SHA256:…, as ssh-keygen -l prints it)")
+	case c.SSH.Jump.Port < 1 || c.SSH.Jump.Port > 65535:
+		return fail("ssh.jump.port must be from 1 to 65535")
 	case c.Operations.RebootFirstLook < 0 || c.Operations.RebootTimeout <= c.Operations.RebootFirstLook:
 		return fail("operations.reboot-timeout must be more than operations.reboot-first-look, and that not less than 0")
 	case c.Watch.Concurrency < 1 || c.Watch.Misses < 1 || c.Watch.Interval <= 0:
@@ -401,8 +420,10 @@ func (c Config) masked() Config {
 		plugins[i].Users = users
 	}
 	c.AuthenticationPlugins = plugins
-	if strings.HasPrefix(c.Credentials.MasterKey, "exec:") {
-		c.Credentials.MasterKey = "exec:********"
+	for _, source := range []*string{&c.Credentials.MasterKey, &c.SSH.Jump.Key} {
+		if strings.HasPrefix(*source, "exec:") {
+			*source = "exec:********"
+		}
 	}
 	for _, url := range []*string{&c.Store, &c.Bootstrap.EtcdURL, &c.Bootstrap.RegistryMirror} {
 		*url = passwordInURL.ReplaceAllString(*url, "$1:********@")

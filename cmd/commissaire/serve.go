@@ -99,7 +99,7 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 		return s, fmt.Errorf("name this instance: %w", err)
 	}
 	s.commands = commands.New(commands.Config{
-		Log: s.log, Credentials: s.secrets, KeyFingerprint: ssh.ParsePrivateKey, TokenDigest: s.secrets.Digest,
+		Log: s.log, Credentials: s.secrets, KeyFingerprint: ssh.ParsePrivateKey, Certificate: ssh.ParseCertificate, TokenDigest: s.secrets.Digest,
 		Denied: denied(reach), CertificateDir: config.ContainerManagers.CertificateDir,
 		Now: time.Now, NewID: uuid.New, Instance: instance,
 	})
@@ -107,8 +107,17 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 	if err != nil {
 		return s, err
 	}
+	knownHosts, err := knownHosts(config.SSH, logger)
+	if err != nil {
+		return s, err
+	}
+	jump, err := jump(ctx, config.SSH.Jump)
+	if err != nil {
+		return s, err
+	}
 	s.remote = ssh.New(ssh.Config{
-		Dial: time.Duration(config.SSH.DialTimeout), Handshake: time.Duration(config.SSH.HandshakeTimeout), Reach: reach,
+		Dial: time.Duration(config.SSH.DialTimeout), Handshake: time.Duration(config.SSH.HandshakeTimeout),
+		Reach: reach, KnownHosts: knownHosts, Jump: jump,
 		KeepOpen: config.Watch.KeepOpen, KeepFor: max(10*time.Minute, 2*time.Duration(config.Watch.Interval)), // more than a sweep
 		Bootstrap: ssh.Bootstrap{
 			Profile: profile, EtcdURL: config.Bootstrap.EtcdURL, FlannelKey: config.Bootstrap.FlannelKey,
@@ -125,6 +134,41 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 		NewID: uuid.New, Now: time.Now, Logger: logger,
 	})
 	return s, s.catchUp(ctx)
+}
+
+// knownHosts is the configured file; nil where there is none.
+func knownHosts(config sshConfig, logger *slog.Logger) (*ssh.KnownHosts, error) {
+	if config.KnownHosts == "" {
+		return nil, nil
+	}
+	known, err := ssh.OpenKnownHosts(config.KnownHosts, logger)
+	if err != nil {
+		return nil, fmt.Errorf("ssh.known-hosts: %w", err)
+	}
+	return known, nil
+}
+
+// jump is the configured jump host, with its key; nil where there is none.
+func jump(ctx context.Context, config jumpConfig) (*ssh.Jump, error) {
+	if config.Address == "" {
+		return nil, nil
+	}
+	host, err := domain.ParseAddress(config.Address)
+	if err != nil {
+		return nil, fmt.Errorf("ssh.jump.address: %w", err)
+	}
+	user, err := domain.ParseRemoteUser(config.User)
+	if err != nil {
+		return nil, fmt.Errorf("ssh.jump.user: %q is no account name", config.User)
+	}
+	key, err := credentials.Source(ctx, config.Key)
+	if err == nil {
+		_, err = ssh.ParsePrivateKey(key)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ssh.jump.key: %w", err)
+	}
+	return &ssh.Jump{Host: host, Port: config.Port, User: user, Key: key, HostKey: config.HostKey}, nil
 }
 
 // apart refuses a master key that lies with what it seals, whatever links lead

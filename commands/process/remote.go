@@ -13,7 +13,8 @@ import (
 // ever interpolated into it.
 type Remote interface {
 	// Dial connects and authenticates. It fails with *Unreachable, *Refused or
-	// *KeyChanged; in all three nothing was done on the host.
+	// *KeyChanged; in all three nothing was done on the host. A key other than
+	// the pinned one is taken only where an authority vouches for it.
 	Dial(ctx context.Context, target Target) (Session, error)
 }
 
@@ -24,13 +25,20 @@ type Target struct {
 	Port       int // 0: 22
 	User       domain.RemoteUser
 	Credential domain.CredentialID
-	Pinned     *HostKey // nil: first contact, any key is taken
+
+	Certificate string   // of the credential's key, as event.HostAdded has it; "": none
+	Pinned      *HostKey // nil: first contact
 }
 
 // HostKey is how a host proves that it is the same as before.
 type HostKey struct {
 	Type        string // e.g. ssh-ed25519; "" where only the fingerprint was given
 	Fingerprint string // SHA256:…, as ssh-keygen -l prints it
+
+	// Authority is the fingerprint of the certificate authority that vouches for
+	// the key, where that is why it was taken; it may be another than the pinned
+	// one then.
+	Authority string
 }
 
 // Session is a connection to a host. Its methods fail with *Unreachable when

@@ -13,7 +13,7 @@ import (
 
 // target is where and how a host is reached.
 func (p *Process) target(h roster.Host) Target {
-	t := Target{HostID: h.HostID, Host: h.Host, Port: h.Port, User: h.RemoteUser, Credential: h.Credential}
+	t := Target{HostID: h.HostID, Host: h.Host, Port: h.Port, User: h.RemoteUser, Credential: h.Credential, Certificate: h.Certificate}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if key, ok := p.host(h.HostID).Pinned(); ok {
@@ -55,7 +55,11 @@ func (p *Process) recordKey(ctx context.Context, h roster.Host, key HostKey) err
 		return nil
 	}
 	_, err := p.config.Commands.RecordHost(ctx, h.HostID, func(one *host.Host) []event.HostEvent {
-		return one.KeyShown(h.Host, host.Key(key), addedBy)
+		shown := host.Key{Type: key.Type, Fingerprint: key.Fingerprint}
+		if key.Authority != "" {
+			return one.KeyVouched(h.Host, shown, key.Authority, addedBy)
+		}
+		return one.KeyShown(h.Host, shown, addedBy)
 	})
 	return err
 }
@@ -68,7 +72,7 @@ func (p *Process) recordKeyChange(ctx context.Context, h roster.Host, shown Host
 				event.HostKeyChanged{Host: h.Host, Type: shown.Type, Fingerprint: shown.Fingerprint},
 			}
 		}
-		return one.KeyShown(h.Host, host.Key(shown), "")
+		return one.KeyShown(h.Host, host.Key{Type: shown.Type, Fingerprint: shown.Fingerprint}, "")
 	})
 	return err
 }

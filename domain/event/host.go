@@ -72,12 +72,14 @@ type HostRegistrationFailed struct {
 	Reason    string             `json:"reason"`
 }
 
-// HostKeyPinned says which host key is the host's from now on.
+// HostKeyPinned says which host key is the host's from now on: the first one it
+// showed, or one that a certificate authority vouches for.
 type HostKeyPinned struct {
 	Host        domain.Address `json:"host"`
 	Type        string         `json:"type"`
 	Fingerprint string         `json:"fingerprint"`
-	AddedBy     string         `json:"added_by"` // who added the host, and so trusted its first answer
+	AddedBy     string         `json:"added_by"`            // who added the host, and so trusted its first answer
+	Authority   string         `json:"authority,omitempty"` // fingerprint of the authority that vouches for the key
 }
 
 // HostKeyChanged says that a host showed another key than the pinned one.

@@ -24,6 +24,7 @@ type HostAdded struct {
 	Fingerprint string              `json:"fingerprint"`        // SHA-256 of the public half of the host's key
 	Port        int                 `json:"ssh_port,omitempty"` // 0: 22
 	HostKey     string              `json:"ssh_host_key,omitempty"`
+	Certificate string              `json:"ssh_certificate,omitempty"` // of the key, as one line; it is public and opens nothing by itself
 }
 
 // HostRemoved says that a host is no longer known to the service.

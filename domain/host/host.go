@@ -181,6 +181,15 @@ func (h *Host) KeyShown(address domain.Address, key Key, addedBy string) []event
 	return []event.HostEvent{event.HostKeyChanged{Host: address, Type: key.Type, Fingerprint: key.Fingerprint}}
 }
 
+// KeyVouched records a key that a certificate authority vouches for: it is the
+// host's from now on, whatever was pinned before.
+func (h *Host) KeyVouched(address domain.Address, key Key, authority, addedBy string) []event.HostEvent {
+	if h.key == key {
+		return nil
+	}
+	return []event.HostEvent{event.HostKeyPinned{Host: address, Type: key.Type, Fingerprint: key.Fingerprint, AddedBy: addedBy, Authority: authority}}
+}
+
 // AcceptKey makes the changed key that the host showed its key.
 func (h *Host) AcceptKey(address domain.Address, fingerprint string) ([]event.HostEvent, error) {
 	switch {
