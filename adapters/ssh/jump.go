@@ -115,7 +115,6 @@ func (j *jump) current() (l *link, isNew bool) {
 // connect makes a connection and keeps it until it breaks. It is for all that
 // wait for it, so none of them ends it.
 func (j *jump) connect(l *link) {
-	defer j.drop(l)
 	login, err := parseLogin(j.key, "")
 	if err == nil {
 		l.client, _, err = j.remote.connect(context.Background(), j.target, login, func(ctx context.Context, address string) (net.Conn, error) {
@@ -124,10 +123,12 @@ func (j *jump) connect(l *link) {
 	}
 	if err != nil {
 		l.err = j.failed(err)
+		j.drop(l) // before anybody knows: who comes then is not told of it
 		close(l.made)
 		return
 	}
 	close(l.made)
+	defer j.drop(l)
 	over := make(chan struct{})
 	go func() {
 		_ = l.client.Wait() // that it is over is all that is of interest

@@ -8,7 +8,8 @@ import (
 
 // Reach says which addresses may be connected to. The zero value allows all but
 // those that no host can have: unspecified, multicast, link-local, broadcast
-// and loopback.
+// and loopback. By way of a Jump, addresses that names turn out to have are not
+// looked at.
 type Reach struct {
 	Loopback bool           // allow loopback: development and tests
 	Deny     []netip.Prefix // further ranges

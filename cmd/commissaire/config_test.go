@@ -189,42 +189,76 @@ func TestOldFilesAreTaken(t *testing.T) {
 
 func TestWhatCannotBeMeantIsRefused(t *testing.T) {
 	for text, want := range map[string]string{
-		``:                                                       "standard input must have a JSON object",
-		`[]`:                                                     "must have a JSON object",
-		`{"listen-prot": 1}`:                                     `the nearest is "listen-port"`,
-		`{"shh": {"attempts": 1}}`:                               `no key "shh"`,
-		`{"ssh": {"atempts": 1}}`:                                `the nearest is "ssh.attempts"`,
-		`{"ssh": {"attempts": {"x": 1}}}`:                        "ssh.attempts: it is a object and must be a int",
-		`{"ssh": 1}`:                                             "ssh must be an object",
-		`{"ssh": {"attempts": "many"}}`:                          "ssh.attempts: it is a string and must be a int",
-		`{"ssh": {"attempts": 0}}`:                               "ssh.attempts",
-		`{"ssh": {"dial-timeout": "10"}}`:                        "ssh.dial-timeout: \"10\" is no duration",
-		`{"ssh": {"dial-timeout": true}}`:                        "ssh.dial-timeout: true is no duration",
-		`{"ssh": {"dial-timeout": 1e30}}`:                        "is no duration",
-		`{"ssh": {"dial-timeout": -1}}`:                          "ssh.dial-timeout",
-		`{"ssh.attempts": 1, "ssh": {"attempts": 2}}`:            "ssh.attempts is there twice",
-		`{"listen-port": 1, "listen_port": 1}`:                   "listen-port is there twice",
-		`{"listen-port": 65536}`:                                 "listen-port",
-		`{"listen-port": 80.5}`:                                  "listen-port",
-		`{"hosts": {"denied": ["10.0.0.1/33"]}}`:                 "hosts.denied",
-		`{"hosts": {"denied": "10.0.0.0/8"}}`:                    "hosts.denied",
-		`{"watch": {"keep_open": -1}}`:                           "watch.keep-open",
-		`{"watch": {"interval": 0}}`:                             "watch.interval",
-		`{"operations": {"reboot-timeout": "1s"}}`:               "operations.reboot-timeout",
-		`{"store": "sqlite:"}`:                                   "sqlite:/var/lib/commissaire",
-		`{"store": "postgres://a:PASSWORD@b"}`:                   "store must be",
-		`{"bootstrap": {"etcd-client-cert": "/c"}}`:              "bootstrap.etcd-client-key",
-		`{"limits": {"body": 0}}`:                                "limits.body",
-		`{"limits": {"read-timeout": -1}}`:                       "limits.read-timeout",
-		`{"tls-clientverifyfile": "/ca.pem"}`:                    "tls-pemfile",
-		`{"authentication-plugins": [{"name":"ldap"}]}`:          "httpbasicauth is",
-		`{"authentication-plugins": [{"name":"httpbasicauth"}]}`: "filepath or users",
+		``:                                            "standard input must have a JSON object",
+		`[]`:                                          "must have a JSON object",
+		`{"listen-prot": 1}`:                          `the nearest is "listen-port"`,
+		`{"shh": {"attempts": 1}}`:                    `no key "shh"`,
+		`{"ssh": {"atempts": 1}}`:                     `the nearest is "ssh.attempts"`,
+		`{"ssh": {"attempts": {"x": 1}}}`:             "ssh.attempts: it is a object and must be a int",
+		`{"ssh": 1}`:                                  "ssh must be an object",
+		`{"ssh": {"attempts": "many"}}`:               "ssh.attempts: it is a string and must be a int",
+		`{"ssh": {"attempts": 0}}`:                    "ssh.attempts",
+		`{"ssh": {"dial-timeout": "10"}}`:             "ssh.dial-timeout: \"10\" is no duration",
+		`{"ssh": {"dial-timeout": true}}`:             "ssh.dial-timeout: true is no duration",
+		`{"ssh": {"dial-timeout": 1e30}}`:             "is no duration",
+		`{"ssh": {"dial-timeout": -1}}`:               "ssh.dial-timeout",
+		`{"ssh.attempts": 1, "ssh": {"attempts": 2}}`: "ssh.attempts is there twice",
+		`{"listen-port": 1, "listen_port": 1}`:        "listen-port is there twice",
+		`{"listen-port": 65536}`:                      "listen-port",
+		`{"listen-port": 80.5}`:                       "listen-port",
+		`{"ssh": {"jump": {"user": "core"}}}`:         "ssh.jump needs an address",
+		`{"ssh": {"jump": {"address": "gate"}}}`:      "ssh.jump needs a user, a key",
+		`{"ssh.jump.address": "gate", "ssh.jump.user": "core", "ssh.jump.key": "file:/k", "ssh.jump.host-key": "MD5:00"}`: "host-key of the jump host (SHA256:",
+		`{"ssh": {"jump": {"port": 0}}}`:                                                      "ssh.jump.port",
+		`{"ssh": {"jump": "gate"}}`:                                                           "ssh.jump must be an object",
+		`{"ssh": {"known-host": "/k"}}`:                                                       `the nearest is "ssh.known-hosts"`,
+		`{"hosts": {"denied": ["10.0.0.1/33"]}}`:                                              "hosts.denied",
+		`{"hosts": {"denied": "10.0.0.0/8"}}`:                                                 "hosts.denied",
+		`{"watch": {"interval": 0}}`:                                                          "watch.interval",
+		`{"operations": {"reboot-timeout": "1s"}}`:                                            "operations.reboot-timeout",
+		`{"store": "sqlite:"}`:                                                                "sqlite:/var/lib/commissaire",
+		`{"store": "postgres://a:PASSWORD@b"}`:                                                "store must be",
+		`{"bootstrap": {"etcd-client-cert": "/c"}}`:                                           "bootstrap.etcd-client-key",
+		`{"tls-clientverifyfile": "/ca.pem"}`:                                                 "tls-pemfile",
+		`{"authentication-plugins": [{"name":"ldap"}]}`:                                       "httpbasicauth is",
+		`{"authentication-plugins": [{"name":"httpbasicauth"}]}`:                              "filepath or users",
+		`{"watch": {"keep_open": -1}}`:                                                        "watch.keep-open",
+		`{"limits": {"body": 0}}`:                                                             "limits.body",
+		`{"limits": {"read-timeout": -1}}`:                                                    "limits.read-timeout",
 		`{"authentication-plugins": [{"name":"httpbasicauth","filepth":"u"}]}`:                `"filepth"`,
 		`{"authentication-plugins": [{"name":"httpbasicauth","users":{"a":{"role":["x"]}}}]}`: `"role"`,
 		`{"authentication-plugins": {"name":"httpbasicauth"}}`:                                "authentication-plugins: it is a object",
 	} {
 		if _, err := load(t, text, nil, nil, false); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "PASSWORD") {
 			t.Errorf("%s: %v; want %q in it", text, err, want)
+		}
+	}
+}
+
+func TestAJumpHostIsReadByItsKeys(t *testing.T) {
+	c := mustLoad(t, `{"ssh": {"known_hosts": "/k", "jump": {"address": "gate", "user": "core", "key": "exec:vault --token MARKER", "host_key": "SHA256:x"}}}`, nil, nil, false)
+	if want := (jumpConfig{Address: "gate", Port: 22, User: "core", Key: "exec:vault --token MARKER", HostKey: "SHA256:x"}); c.SSH.Jump != want || c.SSH.KnownHosts != "/k" {
+		t.Errorf("%+v", c.SSH)
+	}
+	if shown := c.masked().SSH.Jump.Key; shown != "exec:********" {
+		t.Errorf("shown: %s", shown)
+	}
+}
+
+func TestAJumpHostWithoutAUsableKeyIsRefusedAtStart(t *testing.T) {
+	t.Setenv("TEST_JUMP_KEY", "MARKER")
+	good := jumpConfig{Address: "gate", Port: 22, User: "core", Key: "env:TEST_JUMP_KEY", HostKey: "SHA256:x"}
+	for want, change := range map[string]func(*jumpConfig){
+		"ssh.jump.key: this is no private key":                           func(*jumpConfig) {},
+		"ssh.jump.key: the environment has no TEST_NO_KEY":               func(c *jumpConfig) { c.Key = "env:TEST_NO_KEY" },
+		"ssh.jump.key: name it as file:PATH, env:NAME or exec:COMMAND":   func(c *jumpConfig) { c.Key = "MARKER" },
+		`ssh.jump.address: "no host" is neither an IP address nor a DNS`: func(c *jumpConfig) { c.Address = "no host" },
+		`ssh.jump.user: "No User" is no account name`:                    func(c *jumpConfig) { c.User = "No User" },
+	} {
+		config := good
+		change(&config)
+		if _, err := jump(t.Context(), config); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "MARKER") {
+			t.Errorf("%v; want %q in it", err, want)
 		}
 	}
 }

@@ -75,6 +75,22 @@ func TestTheFirstKeyIsPinnedAndAnotherStopsAllWork(t *testing.T) {
 	given(t, pinned).When(show("SHA256:b")).Then(changed)
 }
 
+func TestAKeyThatAnAuthorityVouchesForIsNoChangedKey(t *testing.T) {
+	vouch := func(fingerprint string) decision {
+		return func(h *Host) ([]event.HostEvent, error) {
+			return h.KeyVouched(at, Key{"ssh-ed25519", fingerprint}, "SHA256:ca", "ann"), nil
+		}
+	}
+	first := pinned
+	first.Authority = "SHA256:ca"
+	second := first
+	second.Fingerprint = "SHA256:b"
+	given(t).When(vouch("SHA256:a")).Then(first)
+	given(t, pinned).When(vouch("SHA256:a")).Then()
+	given(t, pinned).When(vouch("SHA256:b")).Then(second)
+	given(t, pinned, changed).When(vouch("SHA256:b")).Then(second)
+}
+
 func TestOnlyTheKeyThatWasShownIsAccepted(t *testing.T) {
 	accept := func(fingerprint string) decision {
 		return func(h *Host) ([]event.HostEvent, error) { return h.AcceptKey(at, fingerprint) }

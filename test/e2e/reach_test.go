@@ -1,0 +1,173 @@
+package e2e
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"commissaire/test/fleet"
+	"commissaire/test/sshd"
+)
+
+// login is a key, and its private half as text.
+func login(t *testing.T) ([]byte, ssh.Signer) {
+	t.Helper()
+	private, _, err := fleet.NewUserKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.ParsePrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return private, signer
+}
+
+func line(key ssh.PublicKey) string { return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))) }
+
+// certificate is the line of one that is valid for an hour.
+func certificate(t *testing.T, authority ssh.Signer, kind uint32, of ssh.PublicKey, principal string) string {
+	t.Helper()
+	c := &ssh.Certificate{Key: of, CertType: kind, ValidPrincipals: []string{principal}, ValidBefore: uint64(time.Now().Add(time.Hour).Unix())}
+	if err := c.SignCert(rand.Reader, authority); err != nil {
+		t.Fatal(err)
+	}
+	return line(c)
+}
+
+func knownHosts(t *testing.T, lines ...string) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "known_hosts")
+	writeLines(t, path, lines...)
+	t.Setenv("COMMISSAIRE_SSH_KNOWN_HOSTS", path)
+	return path
+}
+
+func writeLines(t *testing.T, path string, lines ...string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *service) history(path, of string) int {
+	s.t.Helper()
+	return bytes.Count(s.get(path+"/history").is(200).body, []byte(of))
+}
+
+func TestHostsBehindAJumpHostThatAKnownHostsFileHas(t *testing.T) {
+	f, body := hosts(t,
+		fleet.Spec{Address: "127.0.17.1", OS: fleet.Fedora}, fleet.Spec{Address: "127.0.17.2", OS: fleet.Fedora}, fleet.Spec{Address: "127.0.17.3", OS: fleet.Fedora})
+	via, h := f.Host("127.0.17.1"), f.Host("127.0.17.2")
+	private, err := base64.StdEncoding.DecodeString(sprint(body()["ssh_priv_key"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := knownHosts(t, "# none yet")
+	for name, value := range map[string]string{
+		"ADDRESS": via.Address(), "PORT": sprint(f.Port()), "USER": "root", "KEY": "env:TEST_JUMP_KEY", "HOST_KEY": fingerprint(via),
+	} {
+		t.Setenv("COMMISSAIRE_SSH_JUMP_"+name, value)
+	}
+	t.Setenv("TEST_JUMP_KEY", string(private))
+	t.Setenv("COMMISSAIRE_SSH_ATTEMPTS", "1")
+	s := newService(t)
+
+	const at, other = "/host/127.0.17.2", "/host/127.0.17.3"
+	s.put(at, body()).is(201)
+	s.until(at, status("failed"))
+	if s.history(at, "is not in "+known) != 1 || s.history(at, "HostKeyPinned") != 0 {
+		t.Errorf("a host that is not known: %s", s.get(at+"/history").body)
+	}
+	writeLines(t, known, "127.0.17.2,127.0.17.3 "+line(h.HostKey()))
+	s.delete(at).is(200)
+	s.put(at, body()).is(201)
+	s.until(at, status("disassociated"))
+
+	s.put(other, body()).is(201)
+	s.until(other, status("failed"))
+	if s.history(other, "which is not the one that "+known) != 1 {
+		t.Errorf("a host with another key: %s", s.get(other+"/history").body)
+	}
+	s.delete(other).is(200)
+	given := body()
+	given["ssh_host_key"] = fingerprint(f.Host("127.0.17.3"))
+	s.put(other, given).is(201)
+	s.until(other, status("disassociated"))
+
+	via.Down()
+	s.until(at, status("failed"))
+	if s.history(at, "the jump host 127.0.17.1 is out of reach") == 0 {
+		t.Errorf("without the jump host: %s", s.get(at+"/history").body)
+	}
+	if err := via.Up(); err != nil {
+		t.Fatal(err)
+	}
+	s.until(at, status("disassociated"))
+	if log, err := os.ReadFile(filepath.Join(s.dir, "log")); err != nil || strings.Contains(string(log), "PRIVATE KEY") {
+		t.Error("the log holds a key")
+	}
+}
+
+func TestCertificatesOfHostAndUserWithOpenSSH(t *testing.T) {
+	host := sshd.Start(t, sshd.Host{Address: "127.0.17.9", User: "core"})
+	_, authority := login(t)
+	knownHosts(t, "@cert-authority 127.0.17.* "+line(authority.PublicKey()))
+	t.Setenv("COMMISSAIRE_BOOTSTRAP_PROFILE", "none")
+	install := func(script, key string) {
+		t.Helper()
+		if _, err := host.Exec(t.Context(), script+"\necho '"+key+"' >/etc/ssh/host_key-cert.pub"); err != nil {
+			t.Fatal(err)
+		}
+		host.Stop()
+		host.Start()
+	}
+	install("echo '"+line(authority.PublicKey())+`' >/etc/ssh/user_ca.pub
+: >/etc/ssh/authorized_keys
+echo 'TrustedUserCAKeys /etc/ssh/user_ca.pub' >>/etc/ssh/sshd_config
+echo 'HostCertificate /etc/ssh/host_key-cert.pub' >>/etc/ssh/sshd_config`,
+		certificate(t, authority, ssh.HostCert, host.HostKey(), "127.0.17.9"))
+	user, err := ssh.ParsePrivateKey(host.PrivateKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newService(t)
+
+	const at = "/host/127.0.17.9"
+	body := map[string]any{"ssh_priv_key": base64.StdEncoding.EncodeToString(host.PrivateKey()), "ssh_port": host.Port, "remote_user": "core"}
+	_, stranger := login(t)
+	for _, wrong := range []any{7, "no certificate", line(user.PublicKey()), certificate(t, authority, ssh.UserCert, stranger.PublicKey(), "core")} {
+		body["ssh_certificate"] = wrong
+		if got := s.put(at, body).is(400).body; !strings.Contains(string(got), "ssh_certificate") {
+			t.Errorf("%v: %s", wrong, got)
+		}
+	}
+	body["ssh_certificate"] = certificate(t, authority, ssh.UserCert, user.PublicKey(), "core")
+	s.put(at, body).is(201).keys(hostKeys...)
+	s.put(at, body).is(201)
+	s.until(at, status("disassociated"))
+	s.get(at+"/creds").is(200).keys("ssh_priv_key", "remote_user")
+	vouched := `"authority":"` + ssh.FingerprintSHA256(authority.PublicKey())
+	if s.history(at, vouched) != 1 || s.history(at, host.HostKeyFingerprint()) != 1 {
+		t.Errorf("the key was not pinned: %s", s.get(at+"/history").body)
+	}
+
+	// Another key with a certificate is the host's from then on, also after a restart.
+	private, key := login(t)
+	install("cat >/etc/ssh/host_key <<'EOT'\n"+string(private)+"EOT", certificate(t, authority, ssh.HostCert, key.PublicKey(), "127.0.17.9"))
+	s.until(at, func(map[string]any) bool { return s.history(at, ssh.FingerprintSHA256(key.PublicKey())) == 1 })
+	s.stop(syscall.SIGKILL)
+	s.start()
+	s.until(at, status("disassociated"))
+	if s.history(at, vouched) != 2 || s.history(at, "HostKeyChanged") != 0 {
+		t.Errorf("a re-issued certificate: %s", s.get(at+"/history").body)
+	}
+}
