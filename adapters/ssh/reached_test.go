@@ -65,7 +65,7 @@ func certificate(t *testing.T, authority xssh.Signer, kind uint32, of xssh.Publi
 	t.Helper()
 	c := &xssh.Certificate{Key: of, CertType: kind, KeyId: "for a test", ValidPrincipals: []string{principal}, ValidBefore: uint64(until.Unix())}
 	if kind == xssh.UserCert {
-		c.Permissions.Extensions = map[string]string{"permit-pty": ""}
+		c.Extensions = map[string]string{"permit-pty": ""}
 	}
 	if err := c.SignCert(rand.Reader, authority); err != nil {
 		t.Fatal(err)
