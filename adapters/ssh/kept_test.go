@@ -147,9 +147,16 @@ func TestABrokenConnectionIsNotKept(t *testing.T) {
 	if _, err := second.BootID(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	ended, cancel := context.WithCancel(t.Context())
+	s.put(t, "run/do-dnf", "sleep 60")
+	ctx, cancel := context.WithCancel(t.Context())
+	given := make(chan error)
+	go func() {
+		_, err := second.Run(ctx, process.Turn{Name: "turn"}, process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}})
+		given <- err
+	}()
+	within(t, 10*time.Second, "the work begins", func() bool { return len(s.calls()) > 0 })
 	cancel()
-	if _, err := second.Facts(ended); !errors.Is(err, context.Canceled) {
+	if err := <-given; !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	second.Close()
