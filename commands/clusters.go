@@ -53,7 +53,10 @@ func (h *Handler) changeCluster(ctx context.Context, who Who, name domain.Cluste
 	at, err := h.roster.transactThen(ctx, recordBy[event.RosterEvent](h, who), decide, func(r *roster.Roster) {
 		c, _ = r.ClusterNamed(name) // it is there: the decision says so
 	})
-	return ClusterReceipt{Receipt{at}, c.Network, c.Manager}, err
+	if err != nil {
+		return ClusterReceipt{}, err
+	}
+	return ClusterReceipt{Receipt{at}, c.Network, c.Manager}, nil
 }
 
 // DeleteCluster deletes a cluster; its members are let go.

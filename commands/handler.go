@@ -126,26 +126,34 @@ func (h *Handler) onHost(ctx context.Context, who Who, id domain.HostID, decide 
 }
 
 // hostAt finds the host that is known under an address.
-func (h *Handler) hostAt(ctx context.Context, address domain.Address) (found roster.Host, err error) {
-	_, err = h.onRoster(ctx, Who{}, func(r *roster.Roster) ([]event.RosterEvent, error) {
+func (h *Handler) hostAt(ctx context.Context, address domain.Address) (roster.Host, error) {
+	var found roster.Host
+	_, err := h.onRoster(ctx, Who{}, func(r *roster.Roster) ([]event.RosterEvent, error) {
 		var ok bool
 		if found, ok = r.HostAt(address); !ok {
 			return nil, roster.ErrNoHost.With("there is no host %s", address)
 		}
 		return nil, nil
 	})
-	return found, err
+	if err != nil {
+		return roster.Host{}, err
+	}
+	return found, nil
 }
 
 // ready asks a host's own history whether it may join a cluster.
 func (h *Handler) ready(ctx context.Context, failed *error) roster.Ready {
-	return func(id domain.HostID) (ready bool) {
+	return func(id domain.HostID) bool {
+		ready := false
 		_, err := h.onHost(ctx, Who{}, id, func(one *host.Host) ([]event.HostEvent, error) {
 			ready = one.Ready()
 			return nil, nil
 		})
-		if err != nil && *failed == nil {
-			*failed = fmt.Errorf("read the host's history: %w", err)
+		if err != nil {
+			if *failed == nil {
+				*failed = fmt.Errorf("read the host's history: %w", err)
+			}
+			return false
 		}
 		return ready
 	}

@@ -39,8 +39,11 @@ func (h *Handler) StartOperation(ctx context.Context, who Who, cmd StartOperatio
 		answer.ID = meant
 		return events, err
 	})
+	if err != nil {
+		return OperationReceipt{}, err
+	}
 	answer.Receipt = receipt
-	return answer, err
+	return answer, nil
 }
 
 // RecordTurn records on an operation's history what f decides on its turns; for

@@ -54,7 +54,8 @@ type decision[S any, E event.Event] struct {
 // decide may be called more than once and must depend on its argument alone. It
 // returns the position of the last event, or where nothing was to record the
 // last known one of the stream. When ctx ends before the append does, the
-// outcome is unknown.
+// outcome is unknown, and decide may still be called: what it tells its caller
+// may be read only where there is no error.
 func (h *history[S, E]) transact(ctx context.Context, record func(E) event.Decided, decide func(S) ([]E, error)) (event.Position, error) {
 	return h.transactThen(ctx, record, decide, func(S) {})
 }

@@ -1,0 +1,49 @@
+package commands_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"commissaire/adapters/eventlog"
+	"commissaire/adapters/eventlog/memory"
+	"commissaire/commands"
+	"commissaire/domain"
+	"commissaire/domain/event"
+)
+
+// TestAClientThatGoesAwayIsToldNothingOfADecisionUnderWay needs the race
+// detector to fail where what is told is read while the decision is made.
+func TestAClientThatGoesAwayIsToldNothingOfADecisionUnderWay(t *testing.T) {
+	log := eventlog.NewLog(memory.New())
+	host := event.HostAdded{HostID: "h", Host: "10.0.0.1", RemoteUser: "root"}
+	if _, err := log.Append(t.Context(), event.RosterStream, event.NoRevision, []event.Decided{{ID: uuid.New(), Event: host}}); err != nil {
+		t.Fatal(err)
+	}
+	h := commands.New(commands.Config{Log: log, Now: time.Now, NewID: uuid.New})
+	who := commands.Who{Actor: "a"}
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	for range 50 {
+		cluster, err := h.PutCluster(gone, who, commands.PutCluster{Name: "c"})
+		if err != nil && (!errors.Is(err, commands.ErrOutcomeUnknown) || cluster != commands.ClusterReceipt{}) {
+			t.Errorf("%+v, %v", cluster, err)
+		}
+		if _, err := h.PutCluster(t.Context(), who, commands.PutCluster{Name: "c"}); err != nil {
+			t.Fatal(err)
+		}
+		started, err := h.StartOperation(gone, who, commands.StartOperation{Kind: domain.Restart, Cluster: "c"})
+		if err != nil && (!errors.Is(err, commands.ErrOutcomeUnknown) || started != commands.OperationReceipt{}) {
+			t.Errorf("%+v, %v", started, err)
+		}
+		if _, err := h.JoinHost(gone, who, "c", "10.0.0.1"); err == nil {
+			t.Error("a host that is not ready joined")
+		}
+		if _, err := h.AcceptHostKey(gone, who, "10.0.0.1", "SHA256:x"); err == nil {
+			t.Error("a key was accepted that was never shown")
+		}
+	}
+}
