@@ -2,9 +2,12 @@
 LINT_VERSION := v2.15.0
 LINT := bin/golangci-lint-$(LINT_VERSION)
 
-.PHONY: all run test lint e2e clean test-host
+.PHONY: all demo run test lint e2e clean test-host
 
 all: lint test
+
+demo: ## what it does, in a minute, on simulated hosts; leaves nothing behind
+	go run ./cmd/commissaire demo
 
 run: ## the service, for trying it: loopback only, everything under ./var
 	go run ./cmd/commissaire serve --dev

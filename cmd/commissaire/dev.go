@@ -39,8 +39,7 @@ func makeMasterKey() error {
 // makeUser makes the user admin with a new password and writes how to use it to
 // var/commctl.json and var/curlrc. It returns the password.
 func makeUser(endpoint string) (Plugin, string, error) {
-	password := base64.RawURLEncoding.EncodeToString(random(18))
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
+	user, password, err := newUser(authentication.Admin)
 	if err != nil {
 		return Plugin{}, "", fmt.Errorf("make the user admin: %w", err)
 	}
@@ -56,8 +55,14 @@ func makeUser(endpoint string) (Plugin, string, error) {
 			return Plugin{}, "", fmt.Errorf("make the user admin: %w", err)
 		}
 	}
-	users := map[string]authentication.User{"admin": {Hash: string(hash), Roles: []authentication.Role{authentication.Admin}}}
-	return Plugin{Name: "httpbasicauth", Users: users}, password, nil
+	return Plugin{Name: "httpbasicauth", Users: map[string]authentication.User{"admin": user}}, password, nil
+}
+
+// newUser makes a user with a new password, and returns that too.
+func newUser(role authentication.Role) (authentication.User, string, error) {
+	password := base64.RawURLEncoding.EncodeToString(random(18))
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
+	return authentication.User{Hash: string(hash), Roles: []authentication.Role{role}}, password, err
 }
 
 // writePrivate replaces a file by one that only its owner may read.

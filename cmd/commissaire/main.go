@@ -26,8 +26,12 @@ func main() {
 	root.AddCommand(serveCommand(), demoCommand(), userCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "commissaire:", err)
+		code := 1
+		if ctx.Err() != nil {
+			code = 130 // as a shell says of a program that Ctrl-C ended
+		}
 		stop()
-		os.Exit(1)
+		os.Exit(code)
 	}
 }
 

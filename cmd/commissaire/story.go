@@ -1,0 +1,352 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"commissaire/test/fleet"
+)
+
+// story is what the demo asks the service for, and what it tells of it.
+type story struct {
+	*stage
+	fleet           *fleet.Fleet
+	key             string // that the hosts take, as PUT /host wants it
+	admin, operator *client
+}
+
+const (
+	oldTree, newTree = "41.20250101.0", "41.20250215.0"
+	broken           = "127.0.2.4" // the host whose first upgrade fails
+)
+
+// cast are the hosts: ten of the cluster web, on ostree, and ten of db.
+func cast() []fleet.Spec {
+	var specs []fleet.Spec
+	speed := fleet.Speed{Upgrade: 200 * time.Millisecond, Install: 50 * time.Millisecond, Shutdown: 50 * time.Millisecond, Reboot: 200 * time.Millisecond}
+	for n := range 20 {
+		spec := fleet.Spec{OS: fleet.Atomic, Release: "41", Version: oldTree, Next: newTree, CPUs: 2, Memory: 4 << 20, Speed: speed}
+		spec.Address = fmt.Sprintf("127.0.1.%d", n+1)
+		if n >= 10 {
+			spec = fleet.Spec{OS: fleet.Fedora, Release: "41", Version: "6.11.4-301.fc41", Next: "6.12.15-200.fc41", CPUs: 8, Memory: 32 << 20, Speed: speed}
+			spec.Address = fmt.Sprintf("127.0.2.%d", n-9)
+		}
+		specs = append(specs, spec)
+	}
+	return specs
+}
+
+func (s *story) tell(ctx context.Context) error {
+	s.say(`Commissaire looks after clusters of container hosts: you ask over REST, it acts over SSH,
+one host at a time, and records who asked for what, when and why, and what came of it.
+
+Here: 20 simulated hosts (real SSH, on 127.0.1.* and 127.0.2.*, port %d) and the service
+(%s). Two people use it: ada, who may do all, and otto, an operator.`, s.fleet.Port(), s.admin.endpoint)
+	for i, chapter := range []struct {
+		title string
+		tell  func(context.Context) error
+	}{
+		{"Two clusters of ten hosts: web (atomic) and db (fedora)", s.register},
+		{"Deploy a version to web", s.deploy},
+		{"Upgrade db, where one host is broken", s.upgrade},
+		{"Mend that host and upgrade again", s.again},
+		{"Restart both: clusters do not wait for one another", s.restart},
+		{"History: who, when, why", s.history},
+	} {
+		s.title(fmt.Sprintf("%d. %s", i+1, chapter.title))
+		if err := chapter.tell(ctx); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// put makes a request, with a reason, and tells it. It does not show the key.
+func (s *story) put(ctx context.Context, c *client, path, reason string, body map[string]any) error {
+	status, text, err := s.quietly(ctx, c, path, reason, body)
+	if err != nil {
+		return err
+	}
+	s.say("   %s: PUT %s%s %s", c.user, apiBase, path, strings.ReplaceAll(text, s.key, "…"))
+	s.say("   X-Commissaire-Reason: %s", reason)
+	s.say("   → %s", status)
+	return nil
+}
+
+// quietly makes a request with a reason. It returns the status and the body that
+// was sent.
+func (s *story) quietly(ctx context.Context, c *client, path, reason string, body map[string]any) (status, text string, err error) {
+	encoded, err := json.Marshal(body)
+	if err != nil {
+		return "", "", fmt.Errorf("PUT %s: %w", path, err)
+	}
+	_, answer, err := c.succeed(ctx, http.MethodPut, path, encoded, map[string]string{"X-Commissaire-Reason": reason})
+	if err != nil {
+		return "", "", err
+	}
+	return answer.Status, string(encoded), nil
+}
+
+// hostRecord is a host, as far as the demo looks at it.
+type hostRecord struct {
+	Address, Status, OS string
+	CPUs                int
+	Memory              int64
+}
+
+func (s *story) register(ctx context.Context) error {
+	const why = "the new rack is wired"
+	for _, cluster := range []string{"web", "db"} {
+		if err := s.put(ctx, s.admin, "/cluster/"+cluster, why, map[string]any{}); err != nil {
+			return err
+		}
+	}
+	for i, h := range s.fleet.Hosts() {
+		cluster := "web"
+		if h.Spec().OS != fleet.Atomic {
+			cluster = "db"
+		}
+		path, body := "/host/"+h.Address(), map[string]any{"cluster": cluster, "ssh_port": s.fleet.Port(), "ssh_priv_key": s.key}
+		var err error
+		if i == 0 {
+			err = s.put(ctx, s.admin, path, why, body)
+		} else {
+			_, _, err = s.quietly(ctx, s.admin, path, why, body)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	s.say("   … and 19 more. The service logs in, learns what each one is, and sets it up:\n")
+	ready := map[string]bool{}
+	err := follow(ctx, s.admin, "/hosts", func(hosts []hostRecord) (bool, error) {
+		for _, h := range hosts {
+			switch {
+			case h.Status == "failed":
+				return false, fmt.Errorf("host %s could not be made ready", h.Address)
+			case h.Status == "disassociated" && !ready[h.Address]:
+				ready[h.Address] = true
+				s.say("   %-10s  %s  %d CPUs  %2d GiB  ready", h.Address, h.OS, h.CPUs, h.Memory>>20)
+			}
+		}
+		s.now(fmt.Sprintf("   %d of %d hosts are ready", len(ready), len(hosts)))
+		return len(ready) == len(s.fleet.Hosts()), nil
+	})
+	if err != nil {
+		return err
+	}
+	first := s.fleet.Hosts()[10]
+	s.say("\n   What was run on %s for that:", first.Address())
+	for _, command := range first.Commands() {
+		s.say("      %-34s  exit status %d", command.Line, command.Exit)
+	}
+	s.say("")
+	const path = "/cluster/web"
+	text, _, err := s.operator.succeed(ctx, http.MethodGet, path, nil, nil)
+	if err != nil {
+		return err
+	}
+	s.say("   %s: GET %s%s\n   → %s", s.operator.user, apiBase, path, strings.TrimSpace(string(text)))
+	return nil
+}
+
+func (s *story) deploy(ctx context.Context) error {
+	if err := s.put(ctx, s.operator, "/cluster/web/deploy", "this tree was tested on staging", map[string]any{"version": newTree}); err != nil {
+		return err
+	}
+	if err := s.watch(ctx, 1, "finished"); err != nil {
+		return err
+	}
+	s.say("   A deploy reboots nothing: the hosts run %s until they are restarted.", oldTree)
+	return nil
+}
+
+func (s *story) upgrade(ctx context.Context) error {
+	s.fleet.Host(broken).FailNext("dnf -y upgrade", 1)
+	if err := s.put(ctx, s.operator, "/cluster/db/upgrade", "security fixes of February", map[string]any{}); err != nil {
+		return err
+	}
+	if err := s.watch(ctx, 1, "failed"); err != nil {
+		return err
+	}
+	s.say("   So says the default policy: one host at a time, stop at the first that fails.\n   Those that wait were not touched.")
+	return nil
+}
+
+func (s *story) again(ctx context.Context) error {
+	s.say("   (The demo had told dnf on %s to fail once. It works again.)\n", broken)
+	if err := s.put(ctx, s.operator, "/cluster/db/upgrade", "again: "+broken+" is mended", map[string]any{}); err != nil {
+		return err
+	}
+	return s.watch(ctx, 1, "finished")
+}
+
+func (s *story) restart(ctx context.Context) error {
+	for _, cluster := range []string{"web", "db"} {
+		if err := s.put(ctx, s.operator, "/cluster/"+cluster+"/restart", "boot into what is new", map[string]any{}); err != nil {
+			return err
+		}
+	}
+	return s.watch(ctx, 2, "finished")
+}
+
+// operationRecord is an operation, as far as the demo looks at it.
+type operationRecord struct {
+	ID, Kind, Cluster, Version, Actor, Reason, Status, Cause string
+
+	StartedAt moment `json:"started_at"`
+	Hosts     []turnRecord
+}
+
+type turnRecord struct {
+	Address, State, Reason string
+
+	StartedAt  moment `json:"started_at"`
+	FinishedAt moment `json:"finished_at"`
+	Before     string `json:"version_before"`
+	After      string `json:"version_after"`
+}
+
+// watch tells of the newest operations as they go on, until they have ended,
+// all as they were meant to.
+func (s *story) watch(ctx context.Context, newest int, meant string) error {
+	path := fmt.Sprintf("/operations?limit=%d", newest)
+	s.say("   %s: GET %s%s, again whenever there is news\n", s.operator.user, apiBase, path)
+	told := map[string]bool{}
+	return follow(ctx, s.operator, path, func(operations []operationRecord) (bool, error) {
+		slices.Reverse(operations) // oldest first
+		var now []string
+		for _, o := range operations {
+			for _, t := range o.Hosts {
+				turn := o.ID + " " + t.Address
+				switch {
+				case t.State == "begun":
+					now = append(now, o.Kind+" of "+t.Address)
+				case t.State != "waiting" && !told[turn]:
+					told[turn] = true
+					s.turn(t)
+				}
+			}
+		}
+		s.now("   " + strings.Join(now, ", "))
+		if slices.ContainsFunc(operations, func(o operationRecord) bool { return o.Status == "in_process" }) {
+			return false, nil
+		}
+		s.say("")
+		for _, o := range operations {
+			s.say("   → %s of %s: %s (%s)", o.Kind, o.Cluster, o.Status, count(o.Hosts))
+			if o.Cause != "" {
+				s.say("     cause: %s", o.Cause)
+			}
+			if o.Status != meant {
+				return false, fmt.Errorf("the %s of %s is %s, and was to be %s", o.Kind, o.Cluster, o.Status, meant)
+			}
+		}
+		return true, nil
+	})
+}
+
+// turn tells how a host's turn ended, and which command ran there.
+func (s *story) turn(t turnRecord) {
+	ran := ""
+	if commands := s.fleet.Host(t.Address).Commands(); len(commands) > 0 {
+		ran = commands[len(commands)-1].Line
+	}
+	came := "runs " + t.After
+	switch {
+	case t.State != "succeeded":
+		came = t.Reason
+	case t.Before != t.After:
+		came = t.Before + " → " + t.After
+	}
+	s.say("   %-10s  %-34s  %-9s %.1f s  %s", t.Address, ran, t.State, t.FinishedAt.Sub(t.StartedAt.Time).Seconds(), came)
+}
+
+// count is how many hosts are in which state.
+func count(turns []turnRecord) string {
+	var parts []string
+	for _, state := range []string{"succeeded", "skipped", "failed", "begun", "waiting"} {
+		n := 0
+		for _, t := range turns {
+			if t.State == state {
+				n++
+			}
+		}
+		if n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, state))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// entryRecord is a line of the audit trail, as far as the demo looks at it.
+type entryRecord struct {
+	Type, Actor, Reason string
+
+	Time moment
+	Data struct{ Reason string }
+}
+
+func (s *story) history(ctx context.Context) error {
+	const path = "/operations"
+	operations, err := fetch[[]operationRecord](ctx, s.admin, path)
+	if err != nil {
+		return err
+	}
+	s.say("   %s: GET %s%s\n", s.admin.user, apiBase, path)
+	table := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	for _, o := range slices.Backward(operations) {
+		_, _ = fmt.Fprintf(table, "   %s\t%s\t%s\t%s\t%s\t%s\t%s\n", o.StartedAt.Format(time.TimeOnly), o.Actor, o.Kind, o.Cluster, o.Status, count(o.Hosts), o.Reason)
+	}
+	if err := table.Flush(); err != nil {
+		return fmt.Errorf("show the operations: %w", err)
+	}
+	if err := s.life(ctx, broken); err != nil {
+		return err
+	}
+	status, err := fetch[struct {
+		Position uint64 `json:"log_position"`
+	}](ctx, s.admin, "/status")
+	if err != nil {
+		return err
+	}
+	s.say("\nAll that you saw is computed from the %d events in the log. To try it by hand: make run", status.Position)
+	return nil
+}
+
+// life tells all that was recorded of a host: a line for each time that somebody
+// turned to it.
+func (s *story) life(ctx context.Context, host string) error {
+	path := "/host/" + host + "/history"
+	entries, err := fetch[[]entryRecord](ctx, s.admin, path)
+	if err != nil {
+		return err
+	}
+	s.say("\n   %s: GET %s%s\n", s.admin.user, apiBase, path)
+	for len(entries) > 0 {
+		first := entries[0]
+		end := slices.IndexFunc(entries[1:], func(e entryRecord) bool { return e.Actor != first.Actor || e.Type == "HostTaken" }) + 1
+		if end == 0 {
+			end = len(entries)
+		}
+		var events []string
+		why := first.Reason
+		for _, e := range entries[:end] {
+			events = append(events, e.Type)
+			why = cmp.Or(why, e.Data.Reason)
+		}
+		s.say("   %s  %-11s  %s", first.Time.Format(time.TimeOnly), first.Actor, strings.Join(events, ", "))
+		if why != "" {
+			s.say("             why: %s", why)
+		}
+		entries = entries[end:]
+	}
+	return nil
+}
