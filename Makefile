@@ -2,7 +2,7 @@
 LINT_VERSION := v2.15.0
 LINT := bin/golangci-lint-$(LINT_VERSION)
 
-.PHONY: all demo run test lint e2e clean test-host
+.PHONY: all demo run test bench lint e2e clean test-host
 
 all: lint test
 
@@ -18,6 +18,10 @@ test: test-host ## all tests
 
 e2e: test-host ## the whole-service tests alone
 	go test -race -shuffle=on -timeout 9m -v ./test/e2e/...
+
+bench: ## what the service does a second, in one table, and what watching hosts costs
+	go run ./test/bench
+	go test ./test/fleet -run '^$$' -bench 'Watch|Start' -benchtime 5000x
 
 # Real OpenSSH servers, other shells and sudo to test against.
 test-host:
