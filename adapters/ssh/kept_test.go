@@ -68,7 +68,7 @@ func TestAConnectionIsKeptForTheNextWhoDials(t *testing.T) {
 
 func TestNothingIsKeptUnlessConfigured(t *testing.T) {
 	s := newKeeping(t, Config{})
-	if s.look(t, s.target) == s.look(t, s.target) {
+	if first := s.look(t, s.target); s.look(t, s.target) == first {
 		t.Error("a connection was kept")
 	}
 	s.connections(t, 0)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -84,9 +85,7 @@ func (b *bench) service(ctx context.Context, store string, more map[string]any) 
 		"authentication-plugins": []any{map[string]any{"name": "httpbasicauth", "users": map[string]any{"bench": map[string]any{"hash": string(hash)}}}},
 		"credentials":            map[string]any{"master-key": "env:BENCH_MASTER_KEY"},
 	}
-	for key, value := range more {
-		config[key] = value
-	}
+	maps.Copy(config, more)
 	text, err := json.Marshal(config)
 	if err != nil {
 		return nil, err
