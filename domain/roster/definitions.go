@@ -84,14 +84,23 @@ func (r *Roster) DefineManager(m event.ContainerManagerDefined) ([]event.RosterE
 			return nil, domain.ErrInvalid.At("options", "%q is no option: there are server_url (or apiserver), token, certificate_path, certificate_key_path, ca_path", key)
 		}
 	}
+	servers := 0
+	for _, key := range []string{"server_url", "apiserver"} {
+		if options[key] == "" {
+			continue
+		}
+		servers++
+		switch u, err := url.Parse(options[key]); {
+		case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+			return nil, domain.ErrInvalid.At("options", "%s must be an http or https URL", key)
+		case u.User != nil: // it is recorded and shown as it is
+			return nil, domain.ErrInvalid.At("options", "%s must be without user and password: give a token", key)
+		}
+	}
 	switch m.Type {
 	case OpenShift, Kubernetes:
-		server := options["server_url"]
-		if server == "" {
-			server = options["apiserver"]
-		}
-		if u, err := url.Parse(server); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
-			return nil, domain.ErrInvalid.At("options", "%s needs server_url (or apiserver) as an http or https URL", m.Type)
+		if servers == 0 {
+			return nil, domain.ErrInvalid.At("options", "%s needs server_url (or apiserver)", m.Type)
 		}
 	case Trivial:
 	default:

@@ -2,6 +2,8 @@ package roster
 
 import (
 	"encoding/json"
+	"errors"
+	"strings"
 	"testing"
 
 	"commissaire/domain"
@@ -137,6 +139,24 @@ func TestWhatIsInUseStays(t *testing.T) {
 	given(t, manager, network, managed).When(func(r *Roster) ([]event.RosterEvent, error) { return r.RemoveManager("m") }).ThenRefused(ErrInUse)
 	given(t, manager, network, managed).When(func(r *Roster) ([]event.RosterEvent, error) { return r.RemoveNetwork("n") }).ThenRefused(ErrInUse)
 	given(t).When(func(r *Roster) ([]event.RosterEvent, error) { return r.RemoveNetwork("default") }).ThenRefused(ErrInUse)
+}
+
+func TestTheServerOfAContainerManagerHasNoPassword(t *testing.T) {
+	for _, key := range []string{"server_url", "apiserver"} {
+		for server, allowed := range map[string]bool{
+			"https://k:1": true, "http://k/api": true, "https://user:secret@k:1": false, "https://user@k": false,
+			"user:secret@k:1": false, "https://user:se cret@k": false, "ftp://k": false, "": false,
+		} {
+			options, err := json.Marshal(map[string]string{key: server})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = New().DefineManager(event.ContainerManagerDefined{Manager: "m", Type: Kubernetes, Options: options})
+			if (err == nil) != allowed || err != nil && (!errors.Is(err, domain.ErrInvalid) || strings.Contains(err.Error(), "cret")) {
+				t.Errorf("%s %q: %v", key, server, err)
+			}
+		}
+	}
 }
 
 // TestAHostIsNeverInTwoClusters tries any sequence of requests (rule 1).
