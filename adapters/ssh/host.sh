@@ -25,6 +25,8 @@
 # What is kept, in /var/lib/commissaire (0700), for 7 days a turn:
 #
 #   lock, term      whoever decides holds lock; term is the highest seen
+#   work            held by a runner from its start to the end of its command, so
+#                   that no two commands run at the same time, whoever asked
 #   turn/NAME/      boot, limit, command, argument, runner: written before the
 #                   turn is claimed by renaming the directory to its name
 #       running     held by the runner from its start to the end of the command
@@ -199,7 +201,7 @@ run_turn() {
 			cat "$boot_id" >"$new/boot" &&
 			echo "$3" >"$new/limit" &&
 			printf '%s' "$run" >"$new/run" &&
-			printf 'cd %s && exec flock -o running sh ./run\n' "$state/turn/$turn" >"$new/runner" ||
+			printf 'cd %s && exec flock -o ../../work flock -o running sh ./run\n' "$state/turn/$turn" >"$new/runner" ||
 			refuse "could not write to $state" || return
 	fi
 	if ! verdict "$claim" "$1" "$turn" ".new-$short" -; then
@@ -212,13 +214,17 @@ run_turn() {
 	else
 		rm -rf "../.new-$short"
 	fi
-	# 1 s of short waits, 20 s of longer ones, if the runner does not start.
+	# 1 s of short waits, 20 s of longer ones, if the runner does not start; what
+	# it waits for while another command runs does not count.
 	tries=0
 	until [ "$(flock running sh -c "$settle")" = 'done' ]; do
-		tries=$((tries + 1))
-		if [ "$tries" -le 50 ]; then
+		if [ "$tries" -lt 50 ]; then
+			tries=$((tries + 1))
 			sleep 0.02
-		elif [ "$tries" -le 150 ]; then
+		elif ! flock -n ../../work true; then
+			sleep 0.2
+		elif [ "$tries" -lt 150 ]; then
+			tries=$((tries + 1))
 			sleep 0.2
 		else
 			: >late

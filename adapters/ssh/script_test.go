@@ -134,6 +134,28 @@ func TestATurnIsRunOnceWhoeverAsks(t *testing.T) {
 	})
 }
 
+func TestCommandsRunOneAfterTheOther(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		m.standIn(t, "sleep") // tells of each wait
+		command := data("[ ! -e /run/command ] || echo overlap; : >/run/command; until [ -e /run/go ]; do /bin/sleep 0.05; done; rm /run/command; echo end")
+		var asked sync.WaitGroup
+		answers := make([]answer, 2)
+		for i := range answers {
+			asked.Go(func() {
+				answers[i], _ = m.tryAsk(t.Context(), "run", "1", string(rune('a'+i)), "60", command, data(""))
+			})
+		}
+		within(t, 30*time.Second, "one waits for the other", func() bool { return strings.Count(m.get("run/calls"), "sleep") > 60 })
+		m.put(t, "run/go", "")
+		asked.Wait()
+		for _, a := range answers {
+			if state(a) != "exit 0" || a["tail"] != "end\n" {
+				t.Errorf("answered %q", a)
+			}
+		}
+	})
+}
+
 func TestOutputOfAnySizeIsMeasuredAndCut(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
 		a := m.run(t, "turn", "tr '\\0' '\\377' </dev/zero | head -c 10000000; printf 'the end'")
