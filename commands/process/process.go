@@ -91,7 +91,7 @@ type Process struct {
 	dirty    map[domain.HostID]bool
 	retries  map[domain.HostID]retry
 	busy     map[domain.HostID]event.Position // worked on: until this position is applied; 0: not ended yet
-	upkeeps  int
+	upkeeps  map[domain.Address]context.CancelFunc // under way
 	ending   map[domain.OperationID]event.Position
 	misses   map[domain.HostID]int
 	turning  map[domain.HostID]domain.OperationID // busy with a turn of that operation
@@ -112,6 +112,7 @@ func New(config Config) *Process {
 		named: map[domain.CredentialID]bool{}, missing: map[domain.HostID]bool{}, addedBy: map[domain.HostID]string{},
 		dirty: map[domain.HostID]bool{}, retries: map[domain.HostID]retry{}, busy: map[domain.HostID]event.Position{}, turning: map[domain.HostID]domain.OperationID{},
 		ending: map[domain.OperationID]event.Position{}, misses: map[domain.HostID]int{},
+		upkeeps: map[domain.Address]context.CancelFunc{},
 	}
 }
 
@@ -164,6 +165,9 @@ func (p *Process) applyRoster(e event.RosterEvent) {
 		if h, ok := p.roster.Host(e.HostID); ok {
 			p.removed[e.HostID] = h.HostAdded
 			p.forget(h.Credential)
+		}
+		if stop, ok := p.upkeeps[e.Host]; ok {
+			stop()
 		}
 		p.settleRemoved(e.HostID)
 		delete(p.missing, e.HostID)
@@ -317,18 +321,21 @@ func (p *Process) startUpkeep(ctx context.Context) time.Duration {
 			next = min(next, due)
 			continue
 		}
-		if p.upkeeps >= p.config.AtOnce {
-			continue
+		if _, former := p.upkeeps[h.Host]; former || len(p.upkeeps) >= p.config.AtOnce {
+			continue // a host of that address, removed since, is still being worked on
 		}
-		p.upkeeps++
+		working, stop := context.WithCancel(ctx)
+		p.upkeeps[h.Host] = stop
 		p.busy[id] = 0
 		p.jobs.Go(func() {
-			at, err := p.upkeep(ctx, h, known)
+			at, err := p.upkeep(working, h, known)
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			p.upkeeps--
+			stopped := working.Err() != nil
+			stop()
+			delete(p.upkeeps, h.Host)
 			p.busy[id] = max(at, 1)
-			if err != nil {
+			if err != nil && !stopped {
 				delay := min(max(firstRetry, 2*p.retries[id].delay), lastRetry)
 				p.retries[id] = retry{at: p.config.Now().Add(delay), delay: delay}
 			} else {
@@ -380,7 +387,7 @@ func (p *Process) advance(ctx context.Context, o *operation.Operation) {
 		}
 		p.busy[m.HostID] = 0
 		t := turn{p: p, operation: o.Operation, member: m}
-		p.jobs.Go(func() { p.done(m.HostID, t.skip(ctx, "the host is no longer a member of the cluster")) })
+		p.jobs.Go(func() { p.done(m.HostID, t.skip(ctx, left)) })
 	}
 	if next.Ended {
 		p.ending[o.Operation] = 0

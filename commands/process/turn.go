@@ -14,6 +14,9 @@ import (
 	"commissaire/domain/roster"
 )
 
+// left is why the turn of a host that is still known is skipped.
+const left = "the host is no longer a member of the cluster"
+
 // turn carries out a host's part in an operation, from wherever it is.
 type turn struct {
 	p         *Process
@@ -36,6 +39,8 @@ func (t turn) carryOut(ctx context.Context) event.Position {
 	switch {
 	case errors.Is(err, roster.ErrNoHost):
 		return t.skip(ctx, "the host was removed")
+	case errors.Is(err, roster.ErrLeft):
+		return t.skip(ctx, left)
 	case err != nil:
 		if !errors.Is(err, roster.ErrTaken) {
 			t.p.report(ctx, "taking a host failed", err, "host", t.member.Host, "operation", t.operation)

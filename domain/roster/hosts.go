@@ -12,6 +12,7 @@ var (
 	ErrOtherMember = domain.Refuse(domain.Conflict, "host-in-another-cluster")
 	ErrHostInHand  = domain.Refuse(domain.Conflict, "host-in-hand")
 	ErrTaken       = domain.Refuse(domain.Conflict, "host-taken")
+	ErrLeft        = domain.Refuse(domain.Conflict, "host-left")
 	ErrOldTerm     = domain.Refuse(domain.Conflict, "old-term")
 )
 
@@ -58,10 +59,12 @@ func (r *Roster) RemoveHost(address domain.Address) ([]event.RosterEvent, error)
 }
 
 // TakeHost claims a host for a stretch of work. It is refused while another
-// claim is held, unless that one is of an earlier term: its holder is gone.
-// Taking again under the same claim changes nothing.
+// claim is held, unless that one is of an earlier term: its holder is gone; and
+// for an operation where the host is no longer a member of its cluster. Taking
+// again under the same claim changes nothing.
 func (r *Roster) TakeHost(id domain.HostID, claim domain.ClaimID, by domain.OperationID, term domain.Term) ([]event.RosterEvent, error) {
 	h, ok := r.hosts.Get(id)
+	o, _ := r.operations.Get(by)
 	switch {
 	case !ok:
 		return nil, ErrNoHost.With("the host was removed")
@@ -69,6 +72,8 @@ func (r *Roster) TakeHost(id domain.HostID, claim domain.ClaimID, by domain.Oper
 		return nil, ErrOldTerm.With("term %d is over: %d has begun", term, r.term)
 	case h.Claim == claim && h.Term == term:
 		return nil, nil
+	case by != "" && h.Cluster != o.ClusterID:
+		return nil, ErrLeft.With("host %s is no member of the cluster of operation %s", h.Host, by)
 	case h.Claim != "" && h.Claim != claim && h.Term == term:
 		return nil, ErrTaken.With("host %s is being worked on", h.Host)
 	}

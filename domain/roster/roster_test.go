@@ -132,6 +132,16 @@ func TestAHostIsTakenByOne(t *testing.T) {
 		Then(event.HostReleased{HostID: "1", Host: one.Host, Claim: "x"})
 }
 
+func TestAnOperationTakesMembersOnly(t *testing.T) {
+	take := func(r *Roster) ([]event.RosterEvent, error) { return r.TakeHost("1", "x", "op", 1) }
+	taken := event.HostTaken{HostID: "1", Host: one.Host, Claim: "x", Operation: "op", Term: 1}
+	running := []event.RosterEvent{created, other, one, joined(one), upgrading}
+	given(t, running...).When(take).Then(taken)
+	given(t, append(running, left(one))...).When(take).ThenRefused(ErrLeft)
+	away := event.HostJoined{HostID: "1", Host: one.Host, ClusterID: "D", Cluster: "d"}
+	given(t, append(running, left(one), away)...).When(take).ThenRefused(ErrLeft)
+}
+
 func TestWhatIsInUseStays(t *testing.T) {
 	manager := event.ContainerManagerDefined{ManagerID: "M", Manager: "m", Type: Trivial, Options: json.RawMessage("{}")}
 	managed := event.ClusterCreated{ClusterID: "C", Cluster: "c", Network: "n", ManagerID: "M", Manager: "m"}
