@@ -56,16 +56,20 @@ func TestMain(m *testing.M) {
 
 // service is a running program, started anew as often as wanted on one store.
 type service struct {
-	t    *testing.T
-	dir  string
-	base string
-	cmd  *exec.Cmd
-	ends chan struct{}
+	t      *testing.T
+	dir    string
+	base   string
+	client *http.Client
+	cmd    *exec.Cmd
+	ends   chan struct{}
 
 	within []string // the program that runs the program; none: it is run as it is
 }
 
 const password = "correct horse: battery staple"
+
+// masterKey is what the service seals its credentials with.
+var masterKey = base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32))
 
 // newService starts the program on a new store. settings are keys of its
 // configuration, dotted.
@@ -80,7 +84,7 @@ func newService(t *testing.T, settings ...map[string]any) *service {
 // unstarted is a service with a configuration and nothing else.
 func unstarted(t *testing.T, settings ...map[string]any) *service {
 	t.Helper()
-	s := &service{t: t, dir: t.TempDir()}
+	s := &service{t: t, dir: t.TempDir(), client: http.DefaultClient}
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
 	if err != nil {
 		t.Fatal(err)
@@ -117,11 +121,25 @@ func (s *service) write(name string, value any) {
 	}
 }
 
+// start starts the program and waits until it listens.
 func (s *service) start() {
+	s.t.Helper()
+	base, ok := <-s.launch()
+	if !ok {
+		<-s.ends
+		text, _ := os.ReadFile(filepath.Join(s.dir, "log"))
+		s.t.Fatalf("the service did not start: %s", text)
+	}
+	s.base = base
+}
+
+// launch starts the program. What it returns gives the URL on which the program
+// listens, or is closed when it ends before.
+func (s *service) launch() <-chan string {
 	s.t.Helper()
 	line := append(slices.Clone(s.within), program, "serve", "--config", filepath.Join(s.dir, "config.json"))
 	s.cmd = exec.CommandContext(context.WithoutCancel(s.t.Context()), line[0], line[1:]...)
-	s.cmd.Env = append(os.Environ(), "TEST_MASTER_KEY="+base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32)))
+	s.cmd.Env = append(os.Environ(), "TEST_MASTER_KEY="+masterKey)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -135,25 +153,21 @@ func (s *service) start() {
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	lines := bufio.NewScanner(out)
-	for lines.Scan() {
-		if _, url, ok := strings.Cut(lines.Text(), "listens on "); ok {
-			s.base = url
-			break
-		}
-	}
+	listens := make(chan string, 1)
 	s.ends = make(chan struct{})
 	go func(cmd *exec.Cmd, ends chan struct{}) {
-		_, _ = io.Copy(io.Discard, out)
+		defer close(ends)
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			_, _ = fmt.Fprintln(log, lines.Text())
+			if _, url, ok := strings.Cut(lines.Text(), "listens on "); ok {
+				listens <- url
+			}
+		}
+		close(listens)
 		_ = cmd.Wait()
 		_ = log.Close()
-		close(ends)
 	}(s.cmd, s.ends)
-	if s.base == "" {
-		<-s.ends
-		text, _ := os.ReadFile(filepath.Join(s.dir, "log"))
-		s.t.Fatalf("the service did not start: %s", text)
-	}
+	return listens
 }
 
 // stop ends the program with a signal and waits until it has ended.
@@ -173,6 +187,29 @@ type answer struct {
 
 func (s *service) as(user, method, path string, body any, headers ...string) answer {
 	s.t.Helper()
+	return s.do(s.request(user, method, path, body, headers...))
+}
+
+func (s *service) do(r *http.Request) answer {
+	s.t.Helper()
+	call := r.Method + " " + r.URL.Path
+	response, err := s.client.Do(r)
+	if err != nil {
+		s.t.Fatalf("%s: %v", call, err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.documented(r, response, text)
+	return answer{s.t, call, response.StatusCode, response.Header, text}
+}
+
+// request is a request of a user; "" is nobody. The body is text, or becomes JSON.
+// A path that begins with // is not one of the API.
+func (s *service) request(user, method, path string, body any, headers ...string) *http.Request {
+	s.t.Helper()
 	var reader io.Reader
 	switch body := body.(type) {
 	case nil:
@@ -185,12 +222,11 @@ func (s *service) as(user, method, path string, body any, headers ...string) ans
 		}
 		reader = bytes.NewReader(text)
 	}
-	if strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "//") {
-		path = s.base + "/api/v0" + path
-	} else {
-		path = s.base + strings.TrimPrefix(path, "/")
+	url := s.base + "/api/v0" + path
+	if rest, ok := strings.CutPrefix(path, "//"); ok {
+		url = s.base + "/" + rest
 	}
-	r, err := http.NewRequestWithContext(s.t.Context(), method, path, reader)
+	r, err := http.NewRequestWithContext(s.t.Context(), method, url, reader)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -200,17 +236,7 @@ func (s *service) as(user, method, path string, body any, headers ...string) ans
 	for i := 0; i+1 < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
-	response, err := http.DefaultClient.Do(r)
-	if err != nil {
-		s.t.Fatalf("%s %s: %v", method, path, err)
-	}
-	defer func() { _ = response.Body.Close() }()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.documented(r, response, text)
-	return answer{s.t, method + " " + path, response.StatusCode, response.Header, text}
+	return r
 }
 
 // documented holds an answer against the API document. What is no route may be
@@ -365,11 +391,18 @@ func status(want ...string) func(map[string]any) bool {
 // hosts starts simulated hosts and returns how they are added.
 func hosts(t *testing.T, specs ...fleet.Spec) (*fleet.Fleet, func() map[string]any) {
 	t.Helper()
+	return startFleet(t, fleet.Config{Hosts: specs})
+}
+
+// startFleet starts simulated hosts that one key opens.
+func startFleet(t *testing.T, config fleet.Config) (*fleet.Fleet, func() map[string]any) {
+	t.Helper()
 	private, public, err := fleet.NewUserKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := fleet.Start(fleet.Config{Hosts: specs, Authorized: []ssh.PublicKey{public}})
+	config.Authorized = []ssh.PublicKey{public}
+	f, err := fleet.Start(config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -388,10 +421,11 @@ func on(t *testing.T, s *service) *service {
 
 func sprint(value any) string { return fmt.Sprint(value) }
 
-// run runs the program to its end.
-func (s *service) run(args ...string) (string, error) {
+// run runs the program to its end, with a text as its standard input.
+func (s *service) run(input string, args ...string) (string, error) {
 	cmd := exec.CommandContext(s.t.Context(), program, args...)
-	cmd.Env = append(os.Environ(), "TEST_MASTER_KEY="+base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32)))
+	cmd.Stdin = strings.NewReader(input)
+	cmd.Env = append(os.Environ(), "TEST_MASTER_KEY="+masterKey)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

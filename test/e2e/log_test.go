@@ -1,0 +1,336 @@
+package e2e
+
+import (
+	"database/sql"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	_ "modernc.org/sqlite" // the driver
+
+	"commissaire/adapters/eventlog"
+	"commissaire/domain"
+	"commissaire/domain/event"
+	"commissaire/test/fleet"
+)
+
+// history is all that was recorded, as it lies on disk.
+type history struct {
+	t      *testing.T
+	events []event.Recorded
+}
+
+func (s *service) recorded() history {
+	s.t.Helper()
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(s.dir, "store", "events.db")+"?mode=ro")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	rows, err := db.QueryContext(s.t.Context(), "SELECT pos, stream, rev, type, data, meta FROM events ORDER BY pos")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	h := history{t: s.t}
+	for rows.Next() {
+		var raw eventlog.Raw
+		if err := rows.Scan(&raw.Position, &raw.Stream, &raw.Revision, &raw.Type, &raw.Data, &raw.Meta); err != nil {
+			s.t.Fatal(err)
+		}
+		r, err := eventlog.Decode(raw)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		h.events = append(h.events, r)
+	}
+	if err := rows.Err(); err != nil {
+		s.t.Fatal(err)
+	}
+	return h
+}
+
+// isWhole checks that no place in the log or in a stream is empty.
+func (h history) isWhole() {
+	h.t.Helper()
+	next := map[event.Stream]event.Revision{}
+	for i, r := range h.events {
+		if r.Position != event.Position(i+1) || r.Revision != next[r.Stream] {
+			h.t.Errorf("event %d of the log is at position %d, revision %d of %s", i+1, r.Position, r.Revision, r.Stream)
+		}
+		next[r.Stream]++
+	}
+}
+
+// hasWhatWasAnswered checks that nothing came of what was refused, and that what
+// was answered stands where the answer says.
+func (h history) hasWhatWasAnswered(replies map[string]reply) {
+	h.t.Helper()
+	for _, r := range h.events {
+		asked, ok := replies[r.Meta.RequestID]
+		switch {
+		case !ok:
+		case !asked.done() && !asked.unknown:
+			h.t.Errorf("%s was answered %d, and left %s at position %d", asked.call, asked.status, r.Event.EventType(), r.Position)
+		case asked.done() && uint64(r.Position) > asked.position:
+			h.t.Errorf("%s was answered at position %d, and left %s at position %d", asked.call, asked.position, r.Event.EventType(), r.Position)
+		}
+	}
+	for _, asked := range replies {
+		if asked.done() && asked.position > uint64(len(h.events)) {
+			h.t.Errorf("%s was answered at position %d, and the log has %d events", asked.call, asked.position, len(h.events))
+		}
+	}
+}
+
+// keepsTheRules checks, event by event, that each was allowed by those before it:
+// a host is in one cluster at most, a cluster runs one operation at most, who
+// works on a host has claimed it, and an operation ends after its turns.
+func (h history) keepsTheRules() {
+	h.t.Helper()
+	known := map[domain.HostID]bool{}
+	in := map[domain.Address]domain.ClusterID{}
+	running := map[domain.ClusterID]domain.OperationID{}
+	claims := map[domain.HostID]event.HostTaken{}
+	open := map[domain.OperationID]map[domain.HostID]bool{} // turns; false: over
+	var term domain.Term
+	runs := func(id domain.OperationID) bool {
+		for _, now := range running {
+			if now == id {
+				return true
+			}
+		}
+		return false
+	}
+	for _, r := range h.events {
+		wrong := func(format string, args ...any) {
+			h.t.Helper()
+			h.t.Errorf("position %d, %s %+v: "+format, append([]any{r.Position, r.Event.EventType(), r.Event}, args...)...)
+		}
+		started := func(s event.Started) {
+			if now := running[s.ClusterID]; now != "" {
+				wrong("operation %s is running", now)
+			}
+			running[s.ClusterID], open[s.Operation] = s.Operation, map[domain.HostID]bool{}
+		}
+		ended := func(id domain.OperationID, cluster domain.ClusterID) {
+			if running[cluster] != id {
+				wrong("it is not running")
+			}
+			for host, isOpen := range open[id] {
+				if isOpen {
+					wrong("the turn of %s is open", host)
+				}
+			}
+			delete(running, cluster)
+		}
+		worked := func(turn event.Turn) {
+			if claim := claims[turn.HostID]; claim.Claim != turn.Claim || claim.Operation != turn.Operation {
+				wrong("the host is claimed by %+v", claim)
+			}
+			if !open[turn.Operation][turn.HostID] {
+				wrong("the turn is not open")
+			}
+		}
+		switch e := r.Event.(type) {
+		case event.HostAdded:
+			known[e.HostID] = true
+		case event.HostRemoved:
+			if runs(claims[e.HostID].Operation) || in[e.Host] != "" {
+				wrong("it is in hand, or a member of %q", in[e.Host])
+			}
+			delete(known, e.HostID)
+			delete(claims, e.HostID)
+		case event.HostJoined:
+			if in[e.Host] != "" || !known[e.HostID] {
+				wrong("it is a member of %q, known: %v", in[e.Host], known[e.HostID])
+			}
+			in[e.Host] = e.ClusterID
+		case event.HostLeft:
+			if in[e.Host] != e.ClusterID || runs(claims[e.HostID].Operation) {
+				wrong("it is a member of %q, claimed by %+v", in[e.Host], claims[e.HostID])
+			}
+			delete(in, e.Host)
+		case event.HostTaken:
+			if held := claims[e.HostID]; held.Claim != "" && held.Claim != e.Claim && held.Term == e.Term {
+				wrong("it is held by %+v", held)
+			}
+			if e.Term < term || !known[e.HostID] || e.Operation != "" && running[in[e.Host]] != e.Operation {
+				wrong("the term is %d, the host known: %v, its cluster runs %q", term, known[e.HostID], running[in[e.Host]])
+			}
+			term, claims[e.HostID] = e.Term, e
+		case event.HostReleased:
+			if claims[e.HostID].Claim != e.Claim {
+				wrong("it is held by %+v", claims[e.HostID])
+			}
+			delete(claims, e.HostID)
+		case event.DeployStarted:
+			started(e.Started)
+		case event.UpgradeStarted:
+			started(e.Started)
+		case event.RestartStarted:
+			started(e.Started)
+		case event.OperationCompleted:
+			ended(e.Operation, e.ClusterID)
+		case event.OperationAborted:
+			ended(e.Operation, e.ClusterID)
+		case event.HostTurnBegun:
+			if _, before := open[e.Operation][e.HostID]; before || !runs(e.Operation) {
+				wrong("a second time, or the operation is not running")
+			} else {
+				open[e.Operation][e.HostID] = true
+			}
+			worked(e.Turn)
+		case event.HostTurnExamined:
+			worked(e.Turn)
+		case event.HostTurnSucceeded:
+			worked(e.Turn)
+			open[e.Operation][e.HostID] = false
+		case event.HostTurnFailed:
+			worked(e.Turn)
+			open[e.Operation][e.HostID] = false
+		case event.HostTurnSkipped:
+			if e.Claim != "" || open[e.Operation][e.HostID] {
+				worked(e.Turn)
+			}
+			open[e.Operation][e.HostID] = false
+		}
+	}
+}
+
+// turn is a host's part in an operation, as recorded.
+type turn struct {
+	operation domain.OperationID
+	kind      domain.OperationKind
+	begun     time.Time
+	over      time.Time // zero: not yet
+	succeeded bool
+}
+
+// turns are all turns of each host, in their order.
+func (h history) turns() map[string][]turn {
+	kinds := map[domain.OperationID]domain.OperationKind{}
+	all := map[string][]turn{}
+	over := func(e event.Turn, at time.Time, succeeded bool) {
+		if turns := all[string(e.Host)]; len(turns) > 0 && turns[len(turns)-1].operation == e.Operation {
+			turns[len(turns)-1].over, turns[len(turns)-1].succeeded = at, succeeded
+		}
+	}
+	for _, r := range h.events {
+		switch e := r.Event.(type) {
+		case event.DeployStarted:
+			kinds[e.Operation] = domain.Deploy
+		case event.UpgradeStarted:
+			kinds[e.Operation] = domain.Upgrade
+		case event.RestartStarted:
+			kinds[e.Operation] = domain.Restart
+		case event.HostTurnBegun:
+			all[string(e.Host)] = append(all[string(e.Host)], turn{operation: e.Operation, kind: kinds[e.Operation], begun: r.Meta.Time})
+		case event.HostTurnSucceeded:
+			over(e.Turn, r.Meta.Time, true)
+		case event.HostTurnFailed:
+			over(e.Turn, r.Meta.Time, false)
+		case event.HostTurnSkipped:
+			over(e.Turn, r.Meta.Time, false)
+		}
+	}
+	return all
+}
+
+// explains checks that all that was done on the hosts was recorded before: what
+// upgrades, deploys or reboots by a turn that had begun, once a turn and before
+// its end; all else by a claim of the host's upkeep.
+func (h history) explains(f *fleet.Fleet) {
+	h.t.Helper()
+	turns := h.turns()
+	claims := h.claims()
+	for _, host := range f.Hosts() {
+		all := turns[host.Address()]
+		done := make([][]fleet.Command, len(all))
+		for _, c := range host.Commands() {
+			if !c.TakesInHand() {
+				before, _ := slices.BinarySearchFunc(claims[host.Address()], c.Time, func(c claimed, at time.Time) int { return c.at.Compare(at) })
+				if before == 0 || !claims[host.Address()][before-1].upkeep {
+					h.t.Errorf("%s: %s at %s, and nobody had claimed the host for its upkeep", host.Address(), c.Line, c.Time)
+				}
+				continue
+			}
+			i := len(all) - 1
+			for i >= 0 && all[i].begun.After(c.Time) {
+				i--
+			}
+			if i < 0 || !does(all[i].kind, c.Line) || !all[i].over.IsZero() && c.Time.After(all[i].over) {
+				h.t.Errorf("%s: %s at %s, and the turns are %+v", host.Address(), c.Line, c.Time, all)
+				continue
+			}
+			done[i] = append(done[i], c)
+		}
+		for i, turn := range all {
+			if n := len(done[i]); n > 1 || turn.succeeded && n == 0 {
+				h.t.Errorf("%s: the %s %s took %d commands: %+v", host.Address(), turn.kind, turn.operation, n, done[i])
+			}
+		}
+	}
+}
+
+// does says whether a command is what a kind of operation is for.
+func does(kind domain.OperationKind, line string) bool {
+	command := map[domain.OperationKind]string{domain.Upgrade: "upgrade", domain.Restart: "reboot", domain.Deploy: "deploy"}[kind]
+	return slices.Contains(strings.Fields(line), command)
+}
+
+// claimed is a moment at which a host was taken for its upkeep, or was no more.
+type claimed struct {
+	at     time.Time
+	upkeep bool
+}
+
+func (h history) claims() map[string][]claimed {
+	all := map[string][]claimed{}
+	for _, r := range h.events {
+		switch e := r.Event.(type) {
+		case event.HostTaken:
+			all[string(e.Host)] = append(all[string(e.Host)], claimed{r.Meta.Time, e.Operation == ""})
+		case event.HostReleased:
+			all[string(e.Host)] = append(all[string(e.Host)], claimed{at: r.Meta.Time})
+		}
+	}
+	return all
+}
+
+// doOneThingAtATime checks that no host ran two commands at the same time.
+func doOneThingAtATime(t *testing.T, f *fleet.Fleet) {
+	t.Helper()
+	for _, h := range f.Hosts() {
+		var last fleet.Command
+		for i, c := range h.Commands() {
+			if i > 0 && (last.Until.IsZero() || last.Until.After(c.Time)) {
+				t.Errorf("%s: %s from %s to %s, and %s at %s", h.Address(), last.Line, last.Time, last.Until, c.Line, c.Time)
+			}
+			last = c
+		}
+	}
+}
+
+// outcomes are how many operations came to their end, why others did not, and how
+// often the turn of a host was taken up again after a kill.
+func (h history) outcomes() (completed, resumed int, failed []string) {
+	taken := map[domain.ClaimID]bool{}
+	for _, r := range h.events {
+		switch e := r.Event.(type) {
+		case event.OperationCompleted:
+			completed++
+		case event.OperationAborted:
+			failed = append(failed, fmt.Sprintf("operation %s: %s", e.Operation, e.Cause))
+		case event.HostTaken:
+			if e.Operation != "" && taken[e.Claim] {
+				resumed++
+			}
+			taken[e.Claim] = true
+		}
+	}
+	return completed, resumed, failed
+}
