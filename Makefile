@@ -3,7 +3,6 @@ LINT_VERSION := v2.15.0
 LINT := bin/golangci-lint-$(LINT_VERSION)
 
 .PHONY: all demo run test crash bench lint e2e clean test-host
-.PHONY: all demo run test crash bench lint e2e clean test-host
 
 all: lint test
 
@@ -23,6 +22,7 @@ e2e: test-host ## the whole-service tests alone
 bench: ## what the service does a second, in one table, and what watching hosts costs
 	go run ./test/bench
 	go test ./test/fleet -run '^$$' -bench 'Watch|Start' -benchtime 5000x
+
 crash: test-host ## kill the service 100 times while hosts and clients go on
 	go test -count=1 -timeout 9m -v -run TestNoKillBreaksARule ./test/e2e -args -kills=100
 

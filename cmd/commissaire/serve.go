@@ -235,7 +235,8 @@ func (s *service) catchUp(ctx context.Context) error {
 // wrongly.
 func (s *service) follow(ctx context.Context) error {
 	position := func() event.Position { return s.views.Snapshot().Position }
-	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: 10 * time.Second}, watermill.NewSlogLogger(s.logger))
+	quiet := watermill.NewSlogLoggerWithLevelMapping(s.logger, map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug})
+	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: 10 * time.Second}, quiet)
 	if err != nil {
 		return fmt.Errorf("follow the log: %w", err)
 	}
