@@ -90,7 +90,7 @@ type Process struct {
 
 	dirty    map[domain.HostID]bool
 	retries  map[domain.HostID]retry
-	busy     map[domain.HostID]event.Position // worked on: until this position is applied; 0: not ended yet
+	busy     map[domain.HostID]event.Position      // worked on: until this position is applied; 0: not ended yet
 	upkeeps  map[domain.Address]context.CancelFunc // under way
 	ending   map[domain.OperationID]event.Position
 	misses   map[domain.HostID]int
