@@ -310,7 +310,8 @@ func TestSecretsAreNowhere(t *testing.T) {
 	for _, body := range []any{
 		text(host(private))[:400], text([]any{host(private)}), encoded(private), string(private),
 		host(private[:len(private)/2]), host(sealed), host(append([]byte("x"), private...)),
-		map[string]any{"ssh_priv_key": string(private)}, map[string]any{"ssh_priv_key": []string{encoded(private)}},
+		map[string]any{"ssh_priv_key": string(private)},
+		map[string]any{"ssh_priv_key": []string{encoded(private)}},
 		map[string]any{"ssh_priv_key": map[string]any{"key": encoded(private)}},
 		host(private, "remote_user", encoded(private)), host(private, "remote_user", []string{encoded(private)}),
 		host(private, "ssh_host_key", string(private)), host(private, "ssh_port", encoded(private)), host(private, "address", encoded(private)),
