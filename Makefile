@@ -19,9 +19,8 @@ test: test-host ## all tests
 e2e: test-host ## the whole-service tests alone
 	go test -race -shuffle=on -timeout 9m -v ./test/e2e/...
 
-bench: ## what the service does a second, in one table, and what watching hosts costs
+bench: ## what the service does a second, in one table
 	go run ./test/bench
-	go test ./test/fleet -run '^$$' -bench 'Watch|Start' -benchtime 5000x
 
 crash: test-host ## kill the service 100 times while hosts and clients go on
 	go test -count=1 -timeout 9m -v -run TestNoKillBreaksARule ./test/e2e -args -kills=100

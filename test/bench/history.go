@@ -34,8 +34,11 @@ func address(n int) string { return fmt.Sprintf("127.%d.%d.%d", 1+n/64516, 1+n/2
 // clusters of 50, each investigated and bootstrapped, and then as many upgrades
 // as it takes to come to the number of events; 0: none.
 func (b *bench) write(ctx context.Context, store string, hosts, events int) error {
-	h := &history{port: 22, revisions: map[event.Stream]event.Revision{}, now: time.Now().UTC().Add(-24 * time.Hour)}
-	return b.writeHistory(ctx, store, h, hosts, events)
+	return b.writeHistory(ctx, store, newHistory(), hosts, events)
+}
+
+func newHistory() *history {
+	return &history{port: 22, revisions: map[event.Stream]event.Revision{}, now: time.Now().UTC().Add(-24 * time.Hour)}
 }
 
 func (b *bench) writeHistory(ctx context.Context, store string, h *history, hosts, events int) (err error) {

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	xssh "golang.org/x/crypto/ssh"
+
+	"commissaire/adapters/credentials"
+	"commissaire/adapters/ssh"
+	"commissaire/commands/process"
+	"commissaire/domain"
+	"commissaire/test/fleet"
+)
+
+// hosts starts n simulated hosts and gives the key that logs in there.
+func hosts(n int) (*fleet.Fleet, []byte, error) {
+	private, public, err := fleet.NewUserKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	specs := make([]fleet.Spec, n)
+	for i := range specs {
+		specs[i] = fleet.Spec{Address: address(i), OS: fleet.Fedora, Version: "6.1"}
+	}
+	f, err := fleet.Start(fleet.Config{Hosts: specs, Authorized: []xssh.PublicKey{public}})
+	return f, private, err
+}
+
+// ssh measures looks at hosts as the watch makes them: a connection each, and
+// over connections that were kept.
+func (b *bench) ssh(ctx context.Context) error {
+	const n = 1000
+	f, private, err := hosts(n)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	secrets, err := credentials.Open(ctx, filepath.Join(b.dir, "ssh"), make([]byte, 32), time.Now)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = secrets.Close() }() // nothing of it is wanted
+	if err := secrets.Store(ctx, credential, private); err != nil {
+		return err
+	}
+	for _, kind := range []struct {
+		what string
+		keep int
+	}{{"a connection each", 0}, {"connections kept open", n}} {
+		remote := ssh.New(ssh.Config{KeepOpen: kind.keep, Reach: ssh.Reach{Loopback: true}}, secrets, slog.New(slog.DiscardHandler))
+		if kind.keep > 0 {
+			if _, err := b.looks(ctx, f, remote, time.Now().Add(time.Hour), n); err != nil {
+				return err
+			}
+		}
+		looks, err := b.looks(ctx, f, remote, time.Now().Add(b.span), 0)
+		remote.Close()
+		if err != nil {
+			return err
+		}
+		b.row(fmt.Sprintf("look at %d hosts, 64 at once, %s", n, kind.what), rate(looks, b.span), "client and hosts in one process")
+	}
+	return nil
+}
+
+// looks looks at hosts, 64 at once, until a time or, if most is not 0, so often.
+func (b *bench) looks(ctx context.Context, f *fleet.Fleet, remote *ssh.Remote, until time.Time, most int) (int, error) {
+	all := f.Hosts()
+	var next, done atomic.Int64
+	var work sync.WaitGroup
+	fails := make([]error, 64)
+	for i := range fails {
+		work.Go(func() {
+			for time.Now().Before(until) && ctx.Err() == nil {
+				n := int(next.Add(1))
+				if most > 0 && n > most {
+					return
+				}
+				h := all[n%len(all)]
+				session, err := remote.Dial(ctx, process.Target{
+					HostID: domain.HostID(h.Address()), Host: domain.Address(h.Address()), Port: f.Port(), User: domain.Root, Credential: credential,
+					Pinned: &process.HostKey{Type: h.HostKey().Type(), Fingerprint: xssh.FingerprintSHA256(h.HostKey())},
+				})
+				if err == nil {
+					_, err = session.BootID(ctx)
+					err = errors.Join(err, session.Close())
+				}
+				if err != nil {
+					fails[i] = err
+					return
+				}
+				done.Add(1)
+			}
+		})
+	}
+	work.Wait()
+	return int(done.Load()), errors.Join(fails...)
+}
+
+// memory measures what a service holds that watches many hosts, after a sweep
+// over all of them.
+func (b *bench) memory(ctx context.Context) error {
+	const n, kept = 10_000, 2_000
+	f, private, err := hosts(n)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var without int
+	for _, keep := range []int{0, kept} {
+		store := fmt.Sprintf("memory-%d", keep)
+		h := newHistory()
+		h.port, h.key = f.Port(), private
+		if err := b.writeHistory(ctx, store, h, n, 0); err != nil {
+			return err
+		}
+		s, err := b.service(ctx, store, map[string]any{"watch": map[string]any{"interval": "30s", "keep-open": keep}, "ssh": map[string]any{"at-once": 64}})
+		if err != nil {
+			return err
+		}
+		megabytes, err := b.afterASweep(ctx, s, h.now)
+		s.stop()
+		if err != nil {
+			return err
+		}
+		if keep == 0 {
+			without = megabytes
+			b.row(fmt.Sprintf("resident memory with %d hosts", n), fmt.Sprintf("%d MiB", megabytes), "after a sweep, no connection kept")
+			continue
+		}
+		b.row(fmt.Sprintf("the same with %d connections kept", kept), fmt.Sprintf("%d MiB", megabytes), fmt.Sprintf("%d KiB a connection", (megabytes-without)<<10/kept))
+	}
+	return nil
+}
+
+// afterASweep is the resident memory of a service, in MiB, when all hosts were
+// looked at since a time.
+func (b *bench) afterASweep(ctx context.Context, s *server, since time.Time) (int, error) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	deadline := time.After(5 * time.Minute)
+	for {
+		text, err := once(ctx, s.address, request(http.MethodGet, "/api/v0/host/"+address(0), ""))
+		if err != nil {
+			return 0, err
+		}
+		_, rest, _ := strings.Cut(string(text), `"last_check":"`)
+		checked, _, _ := strings.Cut(rest, `"`)
+		if at, err := time.Parse("2006-01-02T15:04:05.000000", checked); err == nil && at.After(since) {
+			return s.resident()
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			return 0, errors.New("no sweep ended")
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// resident is the server's resident memory, in MiB.
+func (s *server) resident() (int, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(status)) {
+		var kilobytes int
+		if n, _ := fmt.Sscanf(line, "VmRSS: %d kB", &kilobytes); n == 1 {
+			return kilobytes >> 10, nil
+		}
+	}
+	return 0, errors.New("the process has no resident memory")
+}
