@@ -57,11 +57,7 @@ func (s *Server) putOperation(kind domain.OperationKind) endpoint {
 		if len(cmd.Key) > 256 {
 			return domain.ErrInvalid.At("Idempotency-Key", "longer than 256 bytes")
 		}
-		var known []string
-		if kind == domain.Deploy {
-			known = []string{"version"}
-		}
-		if err := b.only(known...); err != nil {
+		if err := b.only(operationFields(kind)...); err != nil {
 			return err
 		}
 		if kind == domain.Deploy {
@@ -71,6 +67,19 @@ func (s *Server) putOperation(kind domain.OperationKind) endpoint {
 			if !versionForm.MatchString(cmd.Version) {
 				return domain.ErrInvalid.At("version", "is required: a letter or digit, then up to 127 of A-Z a-z 0-9 . _ : + ~ -")
 			}
+		}
+		if cmd.Policy, err = commands.ParsePolicy(kind, b); err != nil {
+			return err
+		}
+		if err := b.into("seed", &cmd.Seed, "must be a whole number: the seed of a random order"); err != nil {
+			return err
+		}
+		dry := false
+		if err := b.into("dry_run", &dry, "must be true or false"); err != nil {
+			return err
+		}
+		if dry {
+			return s.plan(w, r, cmd)
 		}
 		receipt, err := s.config.Commands.StartOperation(r.Context(), who, cmd)
 		if err != nil {
@@ -86,6 +95,49 @@ func (s *Server) putOperation(kind domain.OperationKind) endpoint {
 			}
 		}
 		return s.answer(w, r, http.StatusCreated, o.Record())
+	}
+}
+
+// operationFields are those that the body of a PUT that starts one may have.
+func operationFields(kind domain.OperationKind) []string {
+	fields := append(commands.PolicyFields(kind), "dry_run", "seed")
+	if kind == domain.Deploy {
+		fields = append(fields, "version")
+	}
+	return fields
+}
+
+// plan answers what would be started. Nothing is, so it is also answered while an
+// operation runs.
+func (s *Server) plan(w http.ResponseWriter, r *http.Request, cmd commands.StartOperation) error {
+	plan, err := s.config.Commands.PlanOperation(r.Context(), cmd)
+	if err != nil {
+		return err
+	}
+	snapshot := s.settle(w, r, plan.Receipt)
+	return s.answer(w, r, http.StatusOK, snapshot.Plan(plan.Started, cmd.Kind, cmd.Version, plan.Batches, s.config.Command))
+}
+
+// steer answers a change of an operation that runs.
+func (s *Server) steer(f func(context.Context, commands.Who, domain.OperationID) (commands.Receipt, error)) endpoint {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		id, err := domain.ParseID[domain.OperationID](param(r, "id"))
+		if err != nil {
+			return err
+		}
+		who, _, err := s.change(r)
+		if err != nil {
+			return err
+		}
+		receipt, err := f(r.Context(), who, id)
+		if err != nil {
+			return err
+		}
+		o, ok := s.settle(w, r, receipt).Operation(id)
+		if !ok {
+			return errLate
+		}
+		return s.answer(w, r, http.StatusOK, o)
 	}
 }
 

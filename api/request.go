@@ -124,6 +124,14 @@ func (b body) text(key string) (string, error) {
 	return *value, nil
 }
 
+// into reads a value of the body; where the key is absent it stays as it is.
+func (b body) into(key string, value any, must string) error {
+	if raw, ok := b[key]; ok && (string(raw) == "null" || json.Unmarshal(raw, value) != nil) {
+		return domain.ErrInvalid.At(key, "%s", must)
+	}
+	return nil
+}
+
 // object is an object of the body; nil where the key is absent.
 func (b body) object(key string) (json.RawMessage, error) {
 	raw, ok := b[key]
@@ -172,9 +180,6 @@ func (b body) only(known ...string) error {
 	for key := range b {
 		if slices.Contains(known, key) {
 			continue
-		}
-		if len(known) == 0 {
-			return domain.ErrInvalid.At(key, "this operation takes no fields yet")
 		}
 		nearest := slices.MinFunc(known, func(a, b string) int {
 			return levenshtein.ComputeDistance(a, key) - levenshtein.ComputeDistance(b, key)

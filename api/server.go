@@ -38,8 +38,9 @@ type Config struct {
 	Entries       func(ctx context.Context, at []projections.Position) ([]HistoryEntry, error)
 	NodeStatus    func(ctx context.Context, manager domain.ManagerName, host domain.Address) (json.RawMessage, error)
 	Authenticator authentication.Plugin
-	Status        func(context.Context) any   // what GET /status says beside the view's position
-	Ready         func(context.Context) error // why the service is not ready to serve
+	Command       func(kind domain.OperationKind, os, version string) string // what an operation has a host do, for people
+	Status        func(context.Context) any                                  // what GET /status says beside the view's position
+	Ready         func(context.Context) error                                // why the service is not ready to serve
 	Metrics       *prometheus.Registry
 	MaxBody       int // bytes of a request's body; 0: 1 MiB
 	Now           func() time.Time
@@ -154,6 +155,9 @@ func (s *Server) routes() {
 	get("/operations", read, s.getOperations)
 	get("/operation/{id}", read, s.getOperation)
 	get("/operation/{id}/history", audit, s.getHistory(projections.OfOperation, "id"))
+	put("/operation/{id}/pause", operate, s.steer(s.config.Commands.PauseOperation))
+	put("/operation/{id}/resume", operate, s.steer(s.config.Commands.ResumeOperation))
+	put("/operation/{id}/cancel", operate, s.steer(s.config.Commands.CancelOperation))
 	get("/status", read, s.getStatus)
 
 	metrics := promhttp.HandlerFor(s.config.Metrics, promhttp.HandlerOpts{DisableCompression: true})

@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"strings"
 	"time"
 
@@ -43,6 +42,7 @@ type Config struct {
 
 	Now      func() time.Time
 	NewID    func() uuid.UUID
+	Random   func() uint64 // the seed of a random order
 	Instance string
 }
 
@@ -51,7 +51,7 @@ type Handler struct {
 	config     Config
 	roster     *history[*roster.Roster, event.RosterEvent]
 	hosts      histories[*host.Host, event.HostEvent]
-	operations histories[operation.Turns, event.OperationEvent]
+	operations histories[*operation.Progress, event.OperationEvent]
 	watch      *history[struct{}, event.WatchEvent]
 }
 
@@ -60,24 +60,20 @@ func New(config Config) *Handler {
 	return &Handler{
 		config: config,
 		roster: newHistory(config.Log, event.RosterStream, fold[*roster.Roster, event.RosterEvent]{
-			zero: roster.New, clone: (*roster.Roster).Clone, evolve: (*roster.Roster).Evolve,
+			zero: roster.New, clone: (*roster.Roster).Clone,
+			evolve: func(r *roster.Roster, e event.RosterEvent, _ time.Time) { r.Evolve(e) },
 		}),
 		hosts: histories[*host.Host, event.HostEvent]{log: config.Log, fold: fold[*host.Host, event.HostEvent]{
 			zero:   func() *host.Host { return &host.Host{} },
 			clone:  func(h *host.Host) *host.Host { c := *h; return &c },
-			evolve: (*host.Host).Evolve,
+			evolve: func(h *host.Host, e event.HostEvent, _ time.Time) { h.Evolve(e) },
 		}},
-		operations: histories[operation.Turns, event.OperationEvent]{log: config.Log, fold: fold[operation.Turns, event.OperationEvent]{
-			zero: func() operation.Turns { return operation.Turns{} },
-			clone: func(t operation.Turns) operation.Turns {
-				c := make(operation.Turns, len(t))
-				maps.Copy(c, t)
-				return c
-			},
-			evolve: operation.Turns.Evolve,
+		operations: histories[*operation.Progress, event.OperationEvent]{log: config.Log, fold: fold[*operation.Progress, event.OperationEvent]{
+			zero:  func() *operation.Progress { return &operation.Progress{} },
+			clone: (*operation.Progress).Clone, evolve: (*operation.Progress).Evolve,
 		}},
 		watch: newHistory(config.Log, event.WatchStream, fold[struct{}, event.WatchEvent]{
-			zero: func() struct{} { return struct{}{} }, clone: func(s struct{}) struct{} { return s }, evolve: func(struct{}, event.WatchEvent) {},
+			zero: func() struct{} { return struct{}{} }, clone: func(s struct{}) struct{} { return s }, evolve: func(struct{}, event.WatchEvent, time.Time) {},
 		}),
 	}
 }

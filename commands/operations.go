@@ -2,6 +2,7 @@ package commands
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"commissaire/domain"
@@ -15,7 +16,9 @@ type StartOperation struct {
 	Kind    domain.OperationKind
 	Cluster domain.ClusterName
 	Version string // Deploy: to which
+	Policy  event.Policy
 	Key     string // Idempotency-Key; "": none
+	Seed    uint64 // of a random order; 0: one is drawn
 }
 
 // OperationReceipt names the operation that a command started, or that it found
@@ -26,16 +29,19 @@ type OperationReceipt struct {
 	StartedAt time.Time // UTC; of a new one
 }
 
+// ErrEnded refuses to steer an operation that has ended.
+var ErrEnded = domain.Refuse(domain.Conflict, "operation-ended")
+
+// ErrNoOperation refuses to steer what is no operation.
+var ErrNoOperation = domain.Refuse(domain.NotFound, "no-such-operation")
+
 // StartOperation starts an operation. Asking again with the same key, or for
 // the same while it runs, names the same operation and changes nothing.
 func (h *Handler) StartOperation(ctx context.Context, who Who, cmd StartOperation) (OperationReceipt, error) {
 	answer := OperationReceipt{StartedAt: h.config.Now().UTC()}
-	id := newID[domain.OperationID](h)
-	if cmd.Key != "" {
-		id = operationNamed(cmd.Cluster, cmd.Key)
-	}
+	request := h.request(ctx, cmd)
 	receipt, err := h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) {
-		meant, events, err := r.Start(id, cmd.Kind, cmd.Cluster, cmd.Version, event.DefaultPolicy())
+		meant, events, err := r.Start(request)
 		answer.ID = meant
 		return events, err
 	})
@@ -46,13 +52,120 @@ func (h *Handler) StartOperation(ctx context.Context, who Who, cmd StartOperatio
 	return answer, nil
 }
 
-// RecordTurn records on an operation's history what f decides on its turns; for
-// the process that carries them out.
-func (h *Handler) RecordTurn(ctx context.Context, id domain.OperationID, f func(operation.Turns) []event.OperationEvent) (Receipt, error) {
-	who := Who{Actor: Service}
-	at, err := h.operations.of(event.OperationStream(id)).transact(ctx, recordBy[event.OperationEvent](h, who),
-		func(t operation.Turns) ([]event.OperationEvent, error) { return f(t), nil })
+// ParsePolicy reads the policy in the body of a request, and names every field
+// of it that is wrong. Keys that are no fields of a policy are not looked at.
+func ParsePolicy(kind domain.OperationKind, body map[string]json.RawMessage) (event.Policy, error) {
+	return operation.ParsePolicy(kind, body)
+}
+
+// PolicyFields are the fields that a policy of that kind of operation has.
+func PolicyFields(kind domain.OperationKind) []string { return operation.PolicyFields(kind) }
+
+// Plan is what would be started, and in which batches; none where it does not go
+// in batches.
+type Plan struct {
+	Receipt
+	Started event.Started
+	Batches [][]event.Member
+}
+
+// PlanOperation is what StartOperation would start. It changes nothing, and is
+// answered also while an operation runs.
+func (h *Handler) PlanOperation(ctx context.Context, cmd StartOperation) (Plan, error) {
+	request := h.request(ctx, cmd)
+	var o operation.Operation
+	receipt, err := h.onRoster(ctx, Who{}, func(r *roster.Roster) (_ []event.RosterEvent, err error) {
+		o.Started, err = r.Plan(request)
+		return nil, err
+	})
+	if err != nil {
+		return Plan{}, err
+	}
+	return Plan{receipt, o.Started, o.Batches()}, nil
+}
+
+func (h *Handler) request(ctx context.Context, cmd StartOperation) roster.Request {
+	q := roster.Request{
+		ID: newID[domain.OperationID](h), Kind: cmd.Kind, Cluster: cmd.Cluster, Version: cmd.Version, Policy: cmd.Policy, Seed: cmd.Seed,
+		Done: func(id domain.OperationID) (map[domain.HostID]bool, error) { return h.done(ctx, id) },
+	}
+	if cmd.Key != "" {
+		q.ID = operationNamed(cmd.Cluster, cmd.Key)
+	}
+	if q.Seed == 0 && cmd.Policy.Order != nil && cmd.Policy.Order.Random {
+		q.Seed = h.config.Random()
+	}
+	return q
+}
+
+// done asks an operation's own history which hosts have what it wanted.
+func (h *Handler) done(ctx context.Context, id domain.OperationID) (map[domain.HostID]bool, error) {
+	var done map[domain.HostID]bool
+	_, err := h.onOperation(ctx, Who{}, id, func(p *operation.Progress) ([]event.OperationEvent, error) {
+		done = p.Done()
+		return nil, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return done, nil
+}
+
+// PauseOperation keeps further hosts from being begun; those in hand are
+// finished. It may be repeated.
+func (h *Handler) PauseOperation(ctx context.Context, who Who, id domain.OperationID) (Receipt, error) {
+	return h.steer(ctx, who, id, func(p *operation.Progress) []event.OperationEvent { return p.Pause(id, false) })
+}
+
+// ResumeOperation ends a pause. It may be repeated.
+func (h *Handler) ResumeOperation(ctx context.Context, who Who, id domain.OperationID) (Receipt, error) {
+	return h.steer(ctx, who, id, func(p *operation.Progress) []event.OperationEvent { return p.Resume(id) })
+}
+
+// CancelOperation ends an operation; hosts in hand are finished before. It may
+// be repeated.
+func (h *Handler) CancelOperation(ctx context.Context, who Who, id domain.OperationID) (Receipt, error) {
+	cause := "cancelled by " + who.Actor
+	if who.Reason != "" {
+		cause += ": " + who.Reason
+	}
+	return h.steer(ctx, who, id, func(p *operation.Progress) []event.OperationEvent { return p.Cancel(id, cause) })
+}
+
+// steer records a decision about an operation that has not ended. One that ends
+// at the same moment takes no harm from it.
+func (h *Handler) steer(ctx context.Context, who Who, id domain.OperationID, decide func(*operation.Progress) []event.OperationEvent) (Receipt, error) {
+	if _, err := h.onRoster(ctx, Who{}, func(r *roster.Roster) ([]event.RosterEvent, error) {
+		o, running, ok := r.Operation(id)
+		switch {
+		case !ok:
+			return nil, ErrNoOperation.With("there is no operation %s", id)
+		case !running:
+			return nil, ErrEnded.With("the %s of cluster %s has ended; start another one", o.Kind, o.Cluster)
+		}
+		return nil, nil
+	}); err != nil {
+		return Receipt{}, err
+	}
+	return h.onOperation(ctx, who, id, func(p *operation.Progress) ([]event.OperationEvent, error) { return decide(p), nil })
+}
+
+func (h *Handler) onOperation(ctx context.Context, who Who, id domain.OperationID, decide func(*operation.Progress) ([]event.OperationEvent, error)) (Receipt, error) {
+	at, err := h.operations.of(event.OperationStream(id)).transact(ctx, recordBy[event.OperationEvent](h, who), decide)
 	return Receipt{at}, err
+}
+
+// RecordTurn records on an operation's history what f decides on its progress,
+// and says what a host's turn is then; for the process that carries it out.
+func (h *Handler) RecordTurn(ctx context.Context, id domain.OperationID, host domain.HostID, f func(*operation.Progress) []event.OperationEvent) (Receipt, operation.Turn, error) {
+	var turn operation.Turn
+	at, err := h.operations.of(event.OperationStream(id)).transactThen(ctx, recordBy[event.OperationEvent](h, Who{Actor: Service}),
+		func(p *operation.Progress) ([]event.OperationEvent, error) { return f(p), nil },
+		func(p *operation.Progress) { turn = p.Turn(host) })
+	if err != nil {
+		return Receipt{}, operation.Turn{}, err
+	}
+	return Receipt{at}, turn, nil
 }
 
 // EndOperation ends an operation: completed where cause is "", else aborted.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"commissaire/domain/event"
 )
@@ -37,7 +38,7 @@ type history[S any, E event.Event] struct {
 type fold[S any, E event.Event] struct {
 	zero   func() S
 	clone  func(S) S // a state that can evolve without changing the first
-	evolve func(S, E)
+	evolve func(S, E, time.Time)
 }
 
 type decision[S any, E event.Event] struct {
@@ -127,8 +128,9 @@ func (h *history[S, E]) attempt(ctx context.Context, batch []*decision[S, E]) er
 			continue
 		}
 		for _, fact := range facts {
-			h.fold.evolve(tried, fact)
-			events = append(events, d.record(fact))
+			recorded := d.record(fact)
+			h.fold.evolve(tried, fact, recorded.Meta.Time)
+			events = append(events, recorded)
 		}
 		d.then(tried)
 	}
@@ -162,7 +164,7 @@ func (h *history[S, E]) catchUp(ctx context.Context) error {
 		if !ok {
 			return fmt.Errorf("read: %s at position %d does not belong there", r.Event.EventType(), r.Position)
 		}
-		h.fold.evolve(h.state, fact)
+		h.fold.evolve(h.state, fact, r.Meta.Time)
 		h.revision, h.position = r.Revision, r.Position
 	}
 	h.loaded = true

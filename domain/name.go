@@ -92,6 +92,17 @@ func (a Address) Less(b Address) bool {
 	return a < b
 }
 
+// Compare is negative where a comes before b, and 0 where they are the same.
+func (a Address) Compare(b Address) int {
+	switch {
+	case a == b:
+		return 0
+	case a.Less(b):
+		return -1
+	}
+	return 1
+}
+
 // RemoteUser is the account used on a host.
 type RemoteUser string
 

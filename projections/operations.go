@@ -12,7 +12,7 @@ import (
 func (s *Snapshot) start(r event.Recorded, kind domain.OperationKind, version string, e event.Started) {
 	o := &Operation{
 		ID: e.Operation, Kind: kind, Cluster: e.Cluster, Version: version, Policy: e.Policy, Actor: r.Meta.Actor,
-		Reason: r.Meta.Reason, Status: InProcess, StartedAt: Time{r.Meta.Time}, Hosts: make([]Turn, len(e.Hosts)),
+		Reason: r.Meta.Reason, Status: InProcess, State: "running", StartedAt: Time{r.Meta.Time}, Hosts: make([]Turn, len(e.Hosts)),
 		place: make(map[domain.HostID]int, len(e.Hosts)), generation: s.generation,
 	}
 	for i, m := range e.Hosts {
@@ -26,7 +26,7 @@ func (s *Snapshot) start(r event.Recorded, kind domain.OperationKind, version st
 
 func (s *Snapshot) end(id domain.OperationID, at time.Time, status, cause string) {
 	s.changeOperation(id, func(o *Operation) {
-		o.Status, o.Cause, o.FinishedAt = status, cause, &Time{at}
+		o.Status, o.State, o.Waiting, o.Cause, o.FinishedAt = status, "ended", nil, cause, &Time{at}
 	})
 }
 
@@ -55,32 +55,67 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 			}
 			turn := &o.Hosts[i]
 			turn.State = state
-			if h, ok := s.hosts.Get(t.HostID); ok {
+			if h, ok := s.hosts.Get(t.HostID); ok && turn.FinishedAt == nil {
 				turn.frozen = s.record(h)
 			}
 			if state == "begun" && turn.StartedAt == nil {
 				turn.StartedAt, turn.Attempts = &Time{at}, 1
 			}
-			if state != "begun" {
+			if turn.Doing = ""; state != "begun" && state != "waiting" && turn.FinishedAt == nil {
 				turn.FinishedAt = &Time{at}
 			}
 			f(turn)
 		})
 	}
+	doing := func(t event.Turn, what string) { change(t, "begun", func(turn *Turn) { turn.Doing = what }) }
+	is := func(id domain.OperationID, state string, wait *Wait) {
+		s.changeOperation(id, func(o *Operation) {
+			if o.State != "cancelling" && o.State != "ended" {
+				o.State, o.Waiting = state, wait
+			}
+		})
+	}
 	switch e := e.(type) {
+	case event.HostStaged:
+		change(e.Turn, "waiting", func(t *Turn) { t.Doing = "downloaded" })
 	case event.HostTurnBegun:
-		change(e.Turn, "begun", func(*Turn) {})
+		is(e.Operation, "running", nil)
+		doing(e.Turn, "examining")
+	case event.HostTurnCordoned:
+		doing(e.Turn, "draining")
 	case event.HostTurnExamined:
-		change(e.Turn, "begun", func(t *Turn) { t.VersionBefore = e.Version })
+		change(e.Turn, "begun", func(t *Turn) { t.Doing, t.VersionBefore = "working", e.Version })
+	case event.HostTurnWorked:
+		change(e.Turn, "begun", func(t *Turn) {
+			if t.Doing, t.Pending = "checking", e.Pending; e.Reboot {
+				t.Doing = "rebooting"
+			}
+		})
+	case event.HostTurnGated:
+		change(e.Turn, "begun", func(t *Turn) { t.Doing, t.Reason = "checking health", e.Reason })
 	case event.HostTurnSucceeded:
 		change(e.Turn, "succeeded", func(t *Turn) {
 			exit := 0
-			t.ExitStatus, t.VersionAfter = &exit, e.Version
+			t.ExitStatus, t.VersionAfter, t.Pending, t.Reason = &exit, e.Version, e.Pending, ""
 		})
 	case event.HostTurnFailed:
 		change(e.Turn, "failed", func(t *Turn) { t.Reason, t.ExitStatus = e.Reason, e.Exit })
 	case event.HostTurnSkipped:
 		change(e.Turn, "skipped", func(t *Turn) { t.Reason = e.Reason })
+	case event.HostCleanedUp:
+		change(e.Turn, "succeeded", func(t *Turn) {
+			if t.Reason = e.Failure; e.Failure == "" {
+				t.Reason, t.Pending = "the pending deployment "+e.Version+" was dropped: the operation was cancelled", ""
+			}
+		})
+	case event.OperationWaiting:
+		is(e.Operation, "waiting", &Wait{e.Why, Time{e.Until}})
+	case event.OperationPaused:
+		is(e.Operation, "paused", nil)
+	case event.OperationResumed:
+		is(e.Operation, "running", nil)
+	case event.OperationCancelled:
+		is(e.Operation, "cancelling", nil)
 	}
 }
 

@@ -183,6 +183,12 @@ func (s *Snapshot) remember(r event.Recorded) {
 		note(OfHost, string(t.Host))
 		note(OfOperation, string(t.Operation))
 	}
+	steered := func(id domain.OperationID) {
+		note(OfOperation, string(id))
+		if o, ok := s.Operation(id); ok {
+			note(OfCluster, string(o.Cluster))
+		}
+	}
 	member := func(cluster domain.ClusterName, host domain.Address) {
 		note(OfCluster, string(cluster))
 		note(OfHost, string(host))
@@ -229,6 +235,24 @@ func (s *Snapshot) remember(r event.Recorded) {
 		turn(e.Turn)
 	case event.HostTurnSkipped:
 		turn(e.Turn)
+	case event.HostStaged:
+		turn(e.Turn)
+	case event.HostTurnCordoned:
+		turn(e.Turn)
+	case event.HostTurnWorked:
+		turn(e.Turn)
+	case event.HostTurnGated:
+		turn(e.Turn)
+	case event.HostCleanedUp:
+		turn(e.Turn)
+	case event.OperationPaused:
+		steered(e.Operation)
+	case event.OperationResumed:
+		steered(e.Operation)
+	case event.OperationCancelled:
+		steered(e.Operation)
+	case event.OperationWaiting:
+		steered(e.Operation)
 	case event.HostEvent:
 		if id, ok := r.Stream.Host(); ok {
 			if h, known := s.hosts.Get(id); known {

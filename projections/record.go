@@ -143,7 +143,9 @@ type Operation struct {
 	Actor      string               `json:"actor"`
 	Reason     string               `json:"reason"`
 	Status     string               `json:"status"`
-	Cause      string               `json:"cause"` // why it failed
+	State      string               `json:"state"`   // running, waiting, paused, cancelling, ended
+	Waiting    *Wait                `json:"waiting"` // with the state waiting
+	Cause      string               `json:"cause"`   // why it failed
 	StartedAt  Time                 `json:"started_at"`
 	FinishedAt *Time                `json:"finished_at"`
 	Hosts      []Turn               `json:"hosts"`
@@ -152,10 +154,17 @@ type Operation struct {
 	generation int
 }
 
+// Wait says why no host is begun, and until when.
+type Wait struct {
+	Why   string `json:"why"`
+	Until Time   `json:"until"`
+}
+
 // Turn is a host's part in an operation.
 type Turn struct {
 	Address       domain.Address `json:"address"`
 	State         string         `json:"state"` // waiting, begun, succeeded, failed, skipped
+	Doing         string         `json:"doing"` // with the state begun: what, in a word
 	StartedAt     *Time          `json:"started_at"`
 	FinishedAt    *Time          `json:"finished_at"`
 	Attempts      int            `json:"attempts"`
@@ -163,5 +172,6 @@ type Turn struct {
 	Reason        string         `json:"reason"`
 	VersionBefore string         `json:"version_before"`
 	VersionAfter  string         `json:"version_after"`
+	Pending       string         `json:"version_pending"` // what the next boot brings
 	frozen        Host
 }

@@ -29,6 +29,16 @@ func (trivial) Register(context.Context, domain.Address) error { return nil }
 
 func (trivial) Unregister(context.Context, domain.Address) error { return nil }
 
+func (trivial) Ready(context.Context, domain.Address) (bool, string, error) { return true, "", nil }
+
+func (trivial) Cordoned(context.Context, domain.Address) (bool, error) { return false, nil }
+
+func (trivial) Cordon(context.Context, domain.Address) error { return nil }
+
+func (trivial) Drain(context.Context, domain.Address, int) error { return nil }
+
+func (trivial) Uncordon(context.Context, domain.Address) error { return nil }
+
 func (trivial) NodeStatus(_ context.Context, host domain.Address) (json.RawMessage, error) {
 	status, err := json.Marshal(struct {
 		Node   domain.Address `json:"node"`

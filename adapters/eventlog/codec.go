@@ -31,6 +31,8 @@ var types = register(
 
 	event.HostTurnBegun{}, event.HostTurnExamined{},
 	event.HostTurnSucceeded{}, event.HostTurnFailed{}, event.HostTurnSkipped{},
+	event.HostStaged{}, event.HostTurnCordoned{}, event.HostTurnWorked{}, event.HostTurnGated{}, event.HostCleanedUp{},
+	event.OperationPaused{}, event.OperationResumed{}, event.OperationCancelled{}, event.OperationWaiting{},
 
 	event.SweepFinished{},
 )

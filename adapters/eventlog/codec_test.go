@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"commissaire/domain"
 	"commissaire/domain/event"
 
 	"github.com/google/uuid"
@@ -36,8 +37,20 @@ func fill(t *testing.T, v reflect.Value) {
 	case json.RawMessage:
 		v.SetBytes([]byte(`{"key":"value"}`))
 		return
-	case event.Amount:
+	case event.Amount: // these have a form of their own
 		v.Set(reflect.ValueOf(event.Amount{N: 25, Percent: true}))
+		return
+	case event.Drain:
+		v.Set(reflect.ValueOf(event.Drain{Timeout: 7, Grace: 7, Continue: true}))
+		return
+	case event.Order:
+		v.Set(reflect.ValueOf(event.Order{First: []domain.Address{"text"}}))
+		return
+	case event.Only:
+		v.Set(reflect.ValueOf(event.Only{Hosts: []domain.Address{"text"}}))
+		return
+	case event.Reboot:
+		v.Set(reflect.ValueOf(event.RebootIfNeeded))
 		return
 	}
 	switch v.Kind() {

@@ -1,10 +1,12 @@
 package ssh
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -42,12 +44,45 @@ func parseFacts(a answer) (event.Facts, error) {
 	}
 	status, ostree := a["rpm-ostree"]
 	if !ostree {
+		if newest := newestKernel(a["kernels"]); newest != "" && newest != line(a["kernel"], maxText) {
+			facts.Pending = strings.TrimSpace(release["VERSION_ID"] + " " + newest)
+		}
 		return facts, nil
 	}
 	facts.OS, facts.OSTree = "atomic", true
 	facts.Version, facts.Pending, err = parseDeployments(status)
 	return facts, err
 }
+
+// newestKernel is the latest of the installed kernels, which the next boot
+// usually brings; "" where none is known.
+func newestKernel(list string) (newest string) {
+	for row := range strings.Lines(clip(list, 64<<10)) {
+		if name := line(row, maxText); name != "" && (newest == "" || compareVersions(name, newest) > 0) {
+			newest = name
+		}
+	}
+	return newest
+}
+
+// compareVersions compares part by part, numbers by their value.
+func compareVersions(a, b string) int {
+	x, y := versionParts.FindAllString(a, -1), versionParts.FindAllString(b, -1)
+	for i := range min(len(x), len(y)) {
+		n, nErr := strconv.ParseUint(x[i], 10, 63)
+		m, mErr := strconv.ParseUint(y[i], 10, 63)
+		order := cmp.Compare(x[i], y[i])
+		if nErr == nil && mErr == nil {
+			order = cmp.Compare(n, m)
+		}
+		if order != 0 {
+			return order
+		}
+	}
+	return cmp.Compare(len(x), len(y))
+}
+
+var versionParts = regexp.MustCompile(`[0-9]+|[A-Za-z]+`)
 
 func parseBootID(text string) (string, error) {
 	id := strings.TrimSpace(text)

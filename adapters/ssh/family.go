@@ -1,6 +1,12 @@
 package ssh
 
-import "slices"
+import (
+	"slices"
+	"strings"
+
+	"commissaire/commands/process"
+	"commissaire/domain"
+)
 
 // A family is what differs between systems. Its commands are shell scripts run
 // by host.sh as root, in a directory where the file `argument` holds what they
@@ -9,8 +15,8 @@ import "slices"
 type family struct {
 	ids []string // as in event.Facts.OS
 
-	upgrade string // brings the system up to date; never reboots
-	deploy  string // brings the version in `argument`; "" where there is no such thing
+	upgrade map[process.Act]string // brings the system up to date; never reboots
+	deploy  map[process.Act]string // brings the version in `argument`; none where there is no such thing
 
 	installed string // succeeds where package $name is installed; "" where packages are not installed
 	install   string // installs package $name
@@ -26,25 +32,35 @@ apt-get update && exec apt-get -y -o Dpkg::Options::=--force-confold dist-upgrad
 
 var families = []family{
 	{
-		ids:     []string{"atomic"},
-		upgrade: "exec rpm-ostree upgrade\n",
-		deploy:  "exec rpm-ostree deploy -- \"$(cat argument)\"\n",
+		ids: []string{"atomic"},
+		upgrade: map[process.Act]string{
+			process.Apply:       "exec rpm-ostree upgrade\n",
+			process.Stage:       "exec rpm-ostree upgrade --download-only\n",
+			process.ApplyStaged: "exec rpm-ostree upgrade --cache-only\n",
+			process.CleanUp:     "exec rpm-ostree cleanup -p\n",
+		},
+		deploy: map[process.Act]string{
+			process.Apply:       "exec rpm-ostree deploy -- \"$(cat argument)\"\n",
+			process.Stage:       "exec rpm-ostree deploy --download-only -- \"$(cat argument)\"\n",
+			process.ApplyStaged: "exec rpm-ostree deploy --cache-only -- \"$(cat argument)\"\n",
+			process.CleanUp:     "exec rpm-ostree cleanup -p\n",
+		},
 	},
 	{
 		ids:       []string{"fedora"},
-		upgrade:   "exec dnf -y upgrade\n",
+		upgrade:   map[process.Act]string{process.Apply: "exec dnf -y upgrade\n"},
 		installed: rpmInstalled,
 		install:   `dnf install -y "$name"`,
 	},
 	{
 		ids:       []string{"rhel", "centos"},
-		upgrade:   "exec yum -y update\n",
+		upgrade:   map[process.Act]string{process.Apply: "exec yum -y update\n"},
 		installed: rpmInstalled,
 		install:   `yum install -y "$name"`,
 	},
 	{
 		ids:       []string{"debian", "ubuntu"},
-		upgrade:   aptUpgrade,
+		upgrade:   map[process.Act]string{process.Apply: aptUpgrade},
 		installed: `dpkg -s "$name"`,
 		install:   `DEBIAN_FRONTEND=noninteractive apt-get install -y "$name"`,
 	},
@@ -78,3 +94,22 @@ const services = `while read -r name; do
 	systemctl restart "$name" || exit
 done <argument
 `
+
+// Command is what an operation has a host of that OS do, for people; "" is
+// nothing.
+func Command(kind domain.OperationKind, os, version string) string {
+	family, _ := familyOf(os)
+	var command string
+	switch kind {
+	case domain.Deploy:
+		command = family.deploy[process.Apply]
+	case domain.Upgrade:
+		command = family.upgrade[process.Apply]
+	case domain.Restart:
+		return "systemctl reboot"
+	}
+	if _, last, ok := strings.Cut(command, "exec "); ok { // what comes before only prepares it
+		command = last
+	}
+	return strings.ReplaceAll(strings.TrimSpace(command), `"$(cat argument)"`, version)
+}

@@ -12,6 +12,7 @@
 #   look   TURN                                   answers at once, starts nothing
 #   write  TERM MODE PATH64 CONTENT64             a whole file, if it differs
 #   reboot TERM TURN BOOT_ID                      once a turn, from that boot only
+#   check  SECONDS COMMAND64                      a health command, as often as asked
 #
 # (…64: base64 without line breaks. COMMAND is a shell script; it runs in the
 # turn's directory, where the file `argument` holds ARGUMENT.)
@@ -291,6 +292,18 @@ reboot_turn() {
 	rm -rf "$new"
 }
 
+# The section exit comes through the same pipe as what it is about, so that what
+# is too much of that is cut at its beginning.
+check_health() {
+	section output
+	{
+		decode "$2" | timeout -k 5 "$1" sh -s 2>&1
+		status=$?
+		section exit
+		printf '%s\n' "$status"
+	} | tail -c 8192
+}
+
 read_facts() {
 	section os-release
 	cat /etc/os-release || cat /usr/lib/os-release
@@ -300,6 +313,10 @@ read_facts() {
 	uname -r
 	section boot-id
 	cat "$boot_id"
+	section kernels
+	for directory in /lib/modules/*; do
+		[ ! -d "$directory" ] || printf '%s\n' "${directory##*/}"
+	done
 	section cpus
 	nproc --all
 	section memory
@@ -325,6 +342,7 @@ commissaire() (
 	look) look_turn "$@" ;;
 	write) write_file "$@" ;;
 	reboot) reboot_turn "$@" ;;
+	check) check_health "$@" ;;
 	*) refuse "there is no verb $verb" ;;
 	esac
 	section end

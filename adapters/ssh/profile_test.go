@@ -1,8 +1,10 @@
 package ssh
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -74,7 +76,7 @@ func TestTheRepositoriesOfRHEL7AreForRHEL7(t *testing.T) {
 func TestTheScriptsArePOSIX(t *testing.T) {
 	scripts := []string{Script, services}
 	for _, f := range families {
-		scripts = append(scripts, f.upgrade, f.deploy)
+		scripts = slices.AppendSeq(slices.AppendSeq(scripts, maps.Values(f.upgrade)), maps.Values(f.deploy))
 		if f.install != "" {
 			scripts = append(scripts, f.packages())
 		}

@@ -100,7 +100,7 @@ func (s *Session) Facts(ctx context.Context) (event.Facts, error) {
 // shortly before the deadline that the context of the first call has, so that
 // there is time left to say so.
 func (s *Session) Run(ctx context.Context, turn process.Turn, work process.Work) (process.Result, error) {
-	if err := s.check(turn); err != nil {
+	if err := s.understands(turn); err != nil {
 		return process.Result{}, err
 	}
 	family, known := familyOf(work.Facts.OS)
@@ -109,17 +109,43 @@ func (s *Session) Run(ctx context.Context, turn process.Turn, work process.Work)
 	}
 	switch work.Kind { //nolint:exhaustive // a restart is Reboot
 	case domain.Upgrade:
-		return s.run(ctx, turn, family.upgrade, "")
-	case domain.Deploy:
-		if family.deploy == "" {
-			return process.Result{}, s.refused("there are no versions to deploy on %s", osName(work.Facts))
+		if command, ok := family.upgrade[work.Act]; ok {
+			return s.run(ctx, turn, command, "")
 		}
-		if !versionForm.MatchString(work.Version) {
+		return process.Result{}, s.refused("nothing is downloaded in advance on %s", osName(work.Facts))
+	case domain.Deploy:
+		command, ok := family.deploy[work.Act]
+		switch {
+		case !ok:
+			return process.Result{}, s.refused("there are no versions to deploy on %s", osName(work.Facts))
+		case !versionForm.MatchString(work.Version) && work.Act != process.CleanUp:
 			return process.Result{}, s.refused("%q is no version", clip(work.Version, 64))
 		}
-		return s.run(ctx, turn, family.deploy, work.Version)
+		return s.run(ctx, turn, command, work.Version)
 	}
 	return process.Result{}, s.refused("no command does a %s", work.Kind)
+}
+
+// Check runs a health command as root, as often as it is asked to. The host ends
+// it after Config.Answer, or shortly before ctx's deadline.
+func (s *Session) Check(ctx context.Context, command string) (exit int, tail string, err error) {
+	limit := s.remote.config.Answer
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(deadline))
+	}
+	seconds := max(1, int64((limit-limit/10)/time.Second))
+	a, err := s.ask(ctx, request{
+		verb: "check", privileged: true, limit: limit,
+		arguments: []string{strconv.FormatInt(seconds, 10), data(command)},
+	})
+	if err != nil {
+		return 0, "", err
+	}
+	status, err := strconv.ParseUint(strings.TrimSpace(a["exit"]), 10, 8)
+	if err != nil {
+		return 0, "", s.refused("its answer about a health command makes no sense")
+	}
+	return int(status), lastLine(a["output"], maxReason), nil
 }
 
 // versionForm is what rpm-ostree takes for a version, with room to spare.
@@ -128,7 +154,7 @@ var versionForm = regexp.MustCompile(`^[^\x00-\x1f\x7f]{1,256}$`)
 // Reboot makes the host reboot, once a turn. Where its boot id no longer is
 // bootID it has rebooted already: that succeeds too, and nothing is done.
 func (s *Session) Reboot(ctx context.Context, turn process.Turn, bootID string) error {
-	if err := s.check(turn); err != nil {
+	if err := s.understands(turn); err != nil {
 		return err
 	}
 	s.rebooted.Store(true) // a connection to what goes down is not worth keeping
@@ -148,7 +174,7 @@ func (s *Session) Reboot(ctx context.Context, turn process.Turn, bootID string) 
 // same turn it goes on where it was and does not do again what it did; after a
 // failure, another turn is needed to try that step again.
 func (s *Session) Bootstrap(ctx context.Context, turn process.Turn, b process.Bootstrap) error {
-	if err := s.check(turn); err != nil {
+	if err := s.understands(turn); err != nil {
 		return err
 	}
 	config := s.remote.config.Bootstrap
@@ -354,8 +380,8 @@ func (s *Session) refused(format string, arguments ...any) error {
 
 func (s *Session) who() slog.Attr { return slog.String("host", string(s.target.Host)) }
 
-// check refuses a turn that the host would not understand.
-func (s *Session) check(turn process.Turn) error {
+// understands refuses a turn that the host would not understand.
+func (s *Session) understands(turn process.Turn) error {
 	if !turnName.MatchString(turn.Name) {
 		return s.refused("%q is no name of a turn", clip(turn.Name, 64))
 	}

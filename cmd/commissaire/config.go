@@ -103,6 +103,7 @@ type bootstrapConfig struct {
 type operationsConfig struct {
 	RebootFirstLook Duration `json:"reboot-first-look"`
 	RebootTimeout   Duration `json:"reboot-timeout"`
+	HealthInterval  Duration `json:"health-interval"`
 }
 
 type watchConfig struct {
@@ -166,7 +167,7 @@ func defaults(dev bool) Config {
 			Attempts: 3, RetryDelay: Duration(5 * time.Second), AtOnce: 64, Jump: jumpConfig{Port: 22},
 		},
 		Bootstrap:  bootstrapConfig{Profile: "flannel-docker", EtcdURL: "http://127.0.0.1:2379", FlannelKey: "/atomic01/network"},
-		Operations: operationsConfig{RebootFirstLook: Duration(5 * time.Second), RebootTimeout: Duration(200 * time.Second)},
+		Operations: operationsConfig{RebootFirstLook: Duration(5 * time.Second), RebootTimeout: Duration(200 * time.Second), HealthInterval: Duration(time.Second)},
 		Watch:      watchConfig{Interval: Duration(time.Minute), Concurrency: 64, Misses: 3},
 		Limits: limitsConfig{
 			Body: 1 << 20, Headers: 64 << 10, ReadTimeout: Duration(time.Minute), IdleTimeout: Duration(2 * time.Minute),
@@ -377,6 +378,8 @@ func (c Config) check() error {
 		return fail("ssh.jump needs a user, a key (file:PATH, env:NAME or exec:COMMAND) and the host-key of the jump host (SHA256:…, as ssh-keygen -l prints it)")
 	case c.SSH.Jump.Port < 1 || c.SSH.Jump.Port > 65535:
 		return fail("ssh.jump.port must be from 1 to 65535")
+	case c.Operations.HealthInterval <= 0:
+		return fail("operations.health-interval must be more than 0")
 	case c.Operations.RebootFirstLook < 0 || c.Operations.RebootTimeout <= c.Operations.RebootFirstLook:
 		return fail("operations.reboot-timeout must be more than operations.reboot-first-look, and that not less than 0")
 	case c.Watch.Concurrency < 1 || c.Watch.Misses < 1 || c.Watch.Interval <= 0:

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // windows of operations name zones, also where the system has none
 
 	"github.com/spf13/cobra"
 )

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -101,7 +102,8 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 	s.commands = commands.New(commands.Config{
 		Log: s.log, Credentials: s.secrets, KeyFingerprint: ssh.ParsePrivateKey, Certificate: ssh.ParseCertificate, TokenDigest: s.secrets.Digest,
 		Denied: denied(reach), CertificateDir: config.ContainerManagers.CertificateDir,
-		Now: time.Now, NewID: uuid.New, Instance: instance,
+		Now: time.Now, NewID: uuid.New, Random: func() uint64 { return uint64(rand.Uint32()) }, // JSON readers keep 53 bits
+		Instance: instance,
 	})
 	profile, err := ssh.LoadProfile(config.Bootstrap.Profile)
 	if err != nil {
@@ -130,6 +132,7 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 		Remote:   s.remote,
 		Attempts: config.SSH.Attempts, RetryDelay: time.Duration(config.SSH.RetryDelay), AtOnce: config.SSH.AtOnce,
 		RebootFirstLook: time.Duration(config.Operations.RebootFirstLook), RebootTimeout: time.Duration(config.Operations.RebootTimeout),
+		HealthInterval: time.Duration(config.Operations.HealthInterval), Probe: ssh.NewProbe(reach),
 		WatchInterval: time.Duration(config.Watch.Interval), WatchConcurrency: config.Watch.Concurrency, WatchMisses: config.Watch.Misses,
 		NewID: uuid.New, Now: time.Now, Logger: logger,
 	})
@@ -390,7 +393,7 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 	server := &http.Server{
 		Handler: api.New(api.Config{
 			Commands: s.commands, Views: s.views, Entries: s.entries, NodeStatus: s.nodeStatus, Authenticator: stack,
-			Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
+			Command: ssh.Command, Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
 			MaxBody: config.Limits.Body,
 		}),
 		ReadTimeout: time.Duration(config.Limits.ReadTimeout), ReadHeaderTimeout: min(10*time.Second, time.Duration(config.Limits.ReadTimeout)),

@@ -11,7 +11,6 @@ package process
 
 import (
 	"context"
-	"encoding/json"
 	"log/slog"
 	"sync"
 	"time"
@@ -26,19 +25,11 @@ import (
 	"github.com/google/uuid"
 )
 
-// Manager is a container manager. Registering twice and unregistering what is
-// gone succeed.
-type Manager interface {
-	Register(ctx context.Context, host domain.Address) error
-	Unregister(ctx context.Context, host domain.Address) error
-	// NodeStatus is the manager's own view of the host.
-	NodeStatus(ctx context.Context, host domain.Address) (json.RawMessage, error)
-}
-
 // Config is what a Process needs.
 type Config struct {
 	Commands    *commands.Handler
 	Remote      Remote
+	Probe       Probe
 	Managers    func(event.ContainerManagerDefined) (Manager, error)
 	Credentials commands.Credentials
 	Term        domain.Term
@@ -50,6 +41,7 @@ type Config struct {
 
 	RebootFirstLook time.Duration // after a reboot was asked for
 	RebootTimeout   time.Duration // until the host must be back
+	HealthInterval  time.Duration // between two looks at a host's health
 
 	WatchInterval    time.Duration // of a sweep over all hosts
 	WatchConcurrency int
@@ -92,7 +84,7 @@ type Process struct {
 	retries  map[domain.HostID]retry
 	busy     map[domain.HostID]event.Position      // worked on: until this position is applied; 0: not ended yet
 	upkeeps  map[domain.Address]context.CancelFunc // under way
-	ending   map[domain.OperationID]event.Position
+	deciding map[domain.OperationID]event.Position // decisions about them, until applied; 0: not recorded yet
 	misses   map[domain.HostID]int
 	turning  map[domain.HostID]domain.OperationID // busy with a turn of that operation
 	destroys []domain.CredentialID
@@ -111,7 +103,7 @@ func New(config Config) *Process {
 		managers: map[domain.ManagerID]event.ContainerManagerDefined{}, removed: map[domain.HostID]event.HostAdded{},
 		named: map[domain.CredentialID]bool{}, missing: map[domain.HostID]bool{}, addedBy: map[domain.HostID]string{},
 		dirty: map[domain.HostID]bool{}, retries: map[domain.HostID]retry{}, busy: map[domain.HostID]event.Position{}, turning: map[domain.HostID]domain.OperationID{},
-		ending: map[domain.OperationID]event.Position{}, misses: map[domain.HostID]int{},
+		deciding: map[domain.OperationID]event.Position{}, misses: map[domain.HostID]int{},
 		upkeeps: map[domain.Address]context.CancelFunc{},
 	}
 }
@@ -142,7 +134,7 @@ func (p *Process) Apply(r event.Recorded) {
 	case event.OperationEvent:
 		if id, ok := r.Stream.Operation(); ok {
 			if o, running := p.operations[id]; running {
-				o.Turns.Evolve(e)
+				o.Evolve(e, r.Meta.Time)
 			}
 		}
 	case event.SweepFinished:
@@ -205,7 +197,6 @@ func (p *Process) applyRoster(e event.RosterEvent) {
 }
 
 func (p *Process) started(o operation.Operation) {
-	o.Turns = operation.Turns{}
 	p.operations[o.Operation] = &o
 }
 
@@ -278,19 +269,20 @@ func (p *Process) act(ctx context.Context) time.Duration {
 			p.dirty[id] = true
 		}
 	}
-	for id, until := range p.ending {
+	for id, until := range p.deciding {
 		if until != 0 && until <= p.position {
-			delete(p.ending, id)
+			delete(p.deciding, id)
 		}
 	}
 	for _, id := range p.destroys {
 		p.jobs.Go(func() { p.destroy(ctx, id) })
 	}
 	p.destroys = nil
+	next := time.Hour
 	for _, o := range p.operations {
-		p.advance(ctx, o)
+		next = min(next, p.advance(ctx, o))
 	}
-	return p.startUpkeep(ctx)
+	return min(next, p.startUpkeep(ctx))
 }
 
 // startUpkeep starts the upkeep of hosts that need it and are free.
@@ -353,57 +345,87 @@ func (p *Process) wanted(h roster.Host) domain.ManagerID {
 	return c.ManagerID
 }
 
-// advance starts the turns of an operation that are to be under way.
-func (p *Process) advance(ctx context.Context, o *operation.Operation) {
-	if _, ending := p.ending[o.Operation]; ending {
-		return
+// situation is what an operation must know of a host.
+func (p *Process) situation(o *operation.Operation, m event.Member) operation.Situation {
+	h, known := p.roster.Host(m.HostID)
+	_, working := p.busy[m.HostID]
+	facts, _ := p.host(m.HostID).Facts()
+	at := operation.Situation{OSTree: facts.OSTree}
+	switch {
+	case !known || h.Cluster != o.ClusterID:
+		at.Availability = operation.Gone
+	case working && p.turning[m.HostID] == o.Operation:
+		at.Availability = operation.Taken
+	case working || h.Claim != "" && h.By != o.Operation && h.Term == p.config.Term || p.host(m.HostID).Settling():
+		at.Availability = operation.Busy
 	}
-	next := o.Next(func(m event.Member) operation.Availability {
-		h, known := p.roster.Host(m.HostID)
-		_, working := p.busy[m.HostID]
-		switch {
-		case !known || h.Cluster != o.ClusterID:
-			return operation.Gone
-		case working && p.turning[m.HostID] == o.Operation:
-			return operation.Taken
-		case working || h.Claim != "" && h.Term == p.config.Term || p.host(m.HostID).Settling():
-			return operation.Busy
-		}
-		return operation.Free
-	})
-	for _, m := range append(next.InHand, next.Begin...) {
-		if _, working := p.busy[m.HostID]; working {
-			continue
-		}
-		p.busy[m.HostID] = 0
-		p.turning[m.HostID] = o.Operation
-		before := o.Turns[m.HostID]
-		t := turn{p: p, operation: o.Operation, kind: o.Kind, version: o.Version, policy: o.Policy, member: m, before: before}
-		p.jobs.Go(func() { p.done(m.HostID, t.carryOut(ctx)) })
+	return at
+}
+
+// advance starts what an operation calls for and is not under way, and says when
+// to look again if nothing happens.
+func (p *Process) advance(ctx context.Context, o *operation.Operation) time.Duration {
+	if _, deciding := p.deciding[o.Operation]; deciding {
+		return time.Hour
 	}
-	for _, m := range next.Skip {
-		if _, working := p.busy[m.HostID]; working {
-			continue
-		}
-		p.busy[m.HostID] = 0
-		t := turn{p: p, operation: o.Operation, member: m}
-		p.jobs.Go(func() { p.done(m.HostID, t.skip(ctx, left)) })
-	}
-	if next.Ended {
-		p.ending[o.Operation] = 0
-		id, cause := o.Operation, next.Cause
-		p.jobs.Go(func() {
-			receipt, err := p.config.Commands.EndOperation(ctx, id, cause)
-			p.report(ctx, "ending an operation failed", err, "operation", id)
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			if p.ending[id] = receipt.Position; err != nil {
-				delete(p.ending, id)
-				p.soon()
+	now := p.config.Now()
+	next := o.Next(now, func(m event.Member) operation.Situation { return p.situation(o, m) })
+	for _, call := range []struct {
+		hosts []event.Member
+		what  func(*turn, context.Context) event.Position
+	}{
+		{next.InHand, (*turn).carryOut}, {next.Begin, (*turn).carryOut}, {next.Stage, (*turn).stage}, {next.Drop, (*turn).cleanUp},
+		{next.Skip, func(t *turn, ctx context.Context) event.Position { return t.skip(ctx, left) }},
+	} {
+		for _, m := range call.hosts {
+			if _, working := p.busy[m.HostID]; working {
+				continue
 			}
-			p.notify()
+			p.busy[m.HostID] = 0
+			p.turning[m.HostID] = o.Operation
+			t := &turn{p: p, operation: o.Operation, kind: o.Kind, version: o.Version, policy: o.Policy, member: m, state: o.Turn(m.HostID)}
+			p.jobs.Go(func() { p.done(m.HostID, call.what(t, ctx)) })
+		}
+	}
+	progress := func(decide func(*operation.Progress) []event.OperationEvent) {
+		p.decide(ctx, o.Operation, func() (commands.Receipt, error) {
+			receipt, _, err := p.config.Commands.RecordTurn(ctx, o.Operation, "", decide)
+			return receipt, err
 		})
 	}
+	switch {
+	case next.Ended:
+		p.decide(ctx, o.Operation, func() (commands.Receipt, error) {
+			return p.config.Commands.EndOperation(ctx, o.Operation, next.Cause)
+		})
+	case next.Pause:
+		progress(func(of *operation.Progress) []event.OperationEvent { return of.Pause(o.Operation, true) })
+	case !next.Until.IsZero() && len(o.Wait(o.Operation, next.Wait, next.Until)) > 0:
+		progress(func(of *operation.Progress) []event.OperationEvent {
+			return of.Wait(o.Operation, next.Wait, next.Until)
+		})
+	}
+	if next.Until.IsZero() {
+		return time.Hour
+	}
+	return max(0, next.Until.Sub(now))
+}
+
+// decide records a decision about an operation; until that is applied here,
+// nothing else is done about it.
+func (p *Process) decide(ctx context.Context, id domain.OperationID, record func() (commands.Receipt, error)) {
+	p.deciding[id] = 0
+	p.jobs.Go(func() {
+		receipt, err := record()
+		p.report(ctx, "a decision about an operation could not be recorded", err, "operation", id)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.deciding[id] = receipt.Position; err != nil {
+			delete(p.deciding, id)
+			p.soon()
+		}
+		p.notify()
+	})
 }
 
 // done says that the work on a host ended, and where in the log its outcome is.

@@ -66,6 +66,10 @@ type Session interface {
 	// is bootID. It returns as soon as the host has taken note.
 	Reboot(ctx context.Context, turn Turn, bootID string) error
 
+	// Check runs a health command, as often as it is asked to, and returns its
+	// exit status and the end of what it printed.
+	Check(ctx context.Context, command string) (exit int, tail string, err error)
+
 	Close() error
 }
 
@@ -83,8 +87,20 @@ type Bootstrap struct {
 	NetworkOptions json.RawMessage
 }
 
+// Act is what Run does of an operation.
+type Act int
+
+// The acts. All but Apply are for ostree hosts.
+const (
+	Apply       Act = iota
+	Stage           // only download
+	ApplyStaged     // apply what was downloaded
+	CleanUp         // drop the deployment that waits for a boot
+)
+
 // Work is what Run does.
 type Work struct {
+	Act     Act
 	Kind    domain.OperationKind // Upgrade or Deploy
 	Version string               // Deploy: to which
 	Facts   event.Facts

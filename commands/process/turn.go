@@ -17,7 +17,9 @@ import (
 // left is why the turn of a host that is still known is skipped.
 const left = "the host is no longer a member of the cluster"
 
-// turn carries out a host's part in an operation, from wherever it is.
+// turn carries out a host's part in an operation, from wherever it is: each
+// thing it does follows from what is recorded of the turn, so taking it up again
+// after a crash is nothing special.
 type turn struct {
 	p         *Process
 	operation domain.OperationID
@@ -25,47 +27,68 @@ type turn struct {
 	version   string
 	policy    event.Policy
 	member    event.Member
-	before    operation.Turn
+	state     operation.Turn // as it is recorded
 }
 
+// errNotBegun says that the operation was paused or cancelled meanwhile.
+var errNotBegun = errors.New("the turn was not begun")
+
 // carryOut returns the position of the last thing recorded; 0 when nothing was.
-func (t turn) carryOut(ctx context.Context) event.Position {
-	claim := t.before.Claim
-	if claim == "" {
-		claim = domain.ClaimID(t.p.config.NewID().String())
-	}
-	at := event.Turn{Operation: t.operation, HostID: t.member.HostID, Host: t.member.Host, Claim: claim}
-	_, err := t.p.config.Commands.TakeHost(ctx, t.member.HostID, claim, t.operation, t.p.config.Term)
+func (t *turn) carryOut(ctx context.Context) event.Position {
+	return t.claimed(ctx, t.skip, func(at event.Turn) (event.OperationEvent, error) { return t.work(ctx, at) })
+}
+
+// claimed takes the host, does what is to be done there, records how the turn
+// ended (nil: it has not) and releases the host. Where there is nobody to do it
+// to any more, gone records that.
+func (t *turn) claimed(ctx context.Context, gone func(ctx context.Context, why string) event.Position, work func(event.Turn) (event.OperationEvent, error)) event.Position {
+	at := event.Turn{Operation: t.operation, HostID: t.member.HostID, Host: t.member.Host, Claim: t.claim()}
+	_, err := t.p.config.Commands.TakeHost(ctx, t.member.HostID, at.Claim, t.operation, t.p.config.Term)
 	switch {
 	case errors.Is(err, roster.ErrNoHost):
-		return t.skip(ctx, "the host was removed")
+		return gone(ctx, "the host was removed")
 	case errors.Is(err, roster.ErrLeft):
-		return t.skip(ctx, left)
+		return gone(ctx, left)
 	case err != nil:
 		if !errors.Is(err, roster.ErrTaken) {
 			t.p.report(ctx, "taking a host failed", err, "host", t.member.Host, "operation", t.operation)
 		}
 		return 0
 	}
-	outcome, err := t.work(ctx, at)
-	if err != nil {
+	outcome, err := work(at)
+	if err != nil && !errors.Is(err, errNotBegun) {
 		t.p.report(ctx, "a turn could not be recorded", err, "host", t.member.Host, "operation", t.operation)
 		return 0 // it stays open, and is taken up again
 	}
-	if err := t.record(ctx, func(turns operation.Turns) []event.OperationEvent {
-		return turns.End(t.member.HostID, outcome)
-	}); err != nil {
-		t.p.report(ctx, "the end of a turn could not be recorded", err, "host", t.member.Host, "operation", t.operation)
-		return 0
+	if outcome != nil {
+		if err := t.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.End(t.member.HostID, outcome) }); err != nil {
+			t.p.report(ctx, "the end of a turn could not be recorded", err, "host", t.member.Host, "operation", t.operation)
+			return 0
+		}
 	}
-	receipt, err := t.p.config.Commands.ReleaseHost(ctx, t.member.HostID, claim)
+	receipt, err := t.p.config.Commands.ReleaseHost(ctx, t.member.HostID, at.Claim)
 	t.p.report(ctx, "releasing a host failed", err, "host", t.member.Host, "operation", t.operation)
 	return receipt.Position
 }
 
-func (t turn) skip(ctx context.Context, why string) event.Position {
-	receipt, err := t.p.config.Commands.RecordTurn(ctx, t.operation, func(turns operation.Turns) []event.OperationEvent {
-		return turns.End(t.member.HostID, event.HostTurnSkipped{
+// claim is the one that the turn was begun under, or that this operation left on
+// the host before it could begin: the host knows the work by it. Else it is new.
+func (t *turn) claim() domain.ClaimID {
+	if t.state.Claim != "" {
+		return t.state.Claim
+	}
+	t.p.mu.Lock()
+	h, _ := t.p.roster.Host(t.member.HostID)
+	t.p.mu.Unlock()
+	if h.Claim != "" && h.By == t.operation {
+		return h.Claim
+	}
+	return domain.ClaimID(t.p.config.NewID().String())
+}
+
+func (t *turn) skip(ctx context.Context, why string) event.Position {
+	receipt, _, err := t.p.config.Commands.RecordTurn(ctx, t.operation, t.member.HostID, func(p *operation.Progress) []event.OperationEvent {
+		return p.End(t.member.HostID, event.HostTurnSkipped{
 			Turn:   event.Turn{Operation: t.operation, HostID: t.member.HostID, Host: t.member.Host},
 			Reason: why,
 		})
@@ -74,72 +97,102 @@ func (t turn) skip(ctx context.Context, why string) event.Position {
 	return receipt.Position
 }
 
-func (t turn) record(ctx context.Context, f func(operation.Turns) []event.OperationEvent) error {
-	_, err := t.p.config.Commands.RecordTurn(ctx, t.operation, f)
+// record records what f decides, and keeps what the turn is then.
+func (t *turn) record(ctx context.Context, f func(*operation.Progress) []event.OperationEvent) error {
+	_, state, err := t.p.config.Commands.RecordTurn(ctx, t.operation, t.member.HostID, f)
+	if err == nil {
+		t.state = state
+	}
 	return err
+}
+
+// on is the work of the turn on its host.
+func (t *turn) on(at event.Turn) *working {
+	t.p.mu.Lock()
+	h, _ := t.p.roster.Host(t.member.HostID)
+	c, _ := t.p.roster.Cluster(h.Cluster)
+	definition, managed := t.p.managers[c.ManagerID]
+	t.p.mu.Unlock()
+	limit := time.Duration(t.policy.Timeout) * time.Second
+	w := &working{turn: t, at: at, host: h, limit: limit, deadline: t.p.config.Now().Add(limit)}
+	if managed {
+		w.node = &node{p: t.p, definition: definition, host: h.Host}
+	}
+	return w
 }
 
 // work does the turn's work and says how it ended. An error says nothing about
 // the host: the turn stays open.
-func (t turn) work(ctx context.Context, at event.Turn) (event.OperationEvent, error) {
-	if err := t.record(ctx, func(turns operation.Turns) []event.OperationEvent {
-		return turns.Begin(at, t.p.config.Term)
-	}); err != nil {
+func (t *turn) work(ctx context.Context, at event.Turn) (event.OperationEvent, error) {
+	if err := t.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.Begin(at, t.p.config.Term) }); err != nil {
 		return nil, err
 	}
-	t.p.mu.Lock()
-	h, _ := t.p.roster.Host(t.member.HostID)
-	t.p.mu.Unlock()
-	limit := time.Duration(t.policy.Timeout) * time.Second
-	if t.kind == domain.Restart { // what it waits for is the host, not a command
-		limit = t.p.config.RebootTimeout
+	if t.state.State == operation.Waiting {
+		return nil, errNotBegun
 	}
-	w := &working{turn: t, at: at, host: h, limit: limit, deadline: t.p.config.Now().Add(limit)}
+	w := t.on(at)
 	defer w.hangUp()
-
-	found := t.before
-	var facts event.Facts
-	var err error
-	switch {
-	case found.State != operation.Examined:
-		if facts, err = w.facts(ctx, time.Time{}); err != nil {
-			return w.failed(ctx, err)
-		}
-		if t.kind == domain.Deploy && !facts.OSTree {
-			return event.HostTurnSkipped{Turn: at, Reason: "not an ostree host: there is no tree to deploy"}, nil
-		}
-		found = operation.Turn{BootID: facts.BootID, Version: facts.Version, Pending: facts.Pending}
-		if err := t.record(ctx, func(turns operation.Turns) []event.OperationEvent {
-			return turns.Examine(at, facts.BootID, facts.Version, facts.Pending)
-		}); err != nil {
-			return nil, err
-		}
-	case t.kind != domain.Restart:
-		// The work may be going on, or done, while the host is out of reach.
-		if facts, err = w.facts(ctx, w.deadline); err != nil {
-			return w.failed(ctx, err)
-		}
-	}
-	var outcome event.OperationEvent
-	if t.kind == domain.Restart {
-		outcome, err = w.restart(ctx, found)
-	} else {
-		outcome, err = w.run(ctx, found, facts)
+	outcome, err := w.steps(ctx)
+	if err != nil {
+		outcome, err = w.failed(ctx, err)
 	}
 	if err != nil {
-		return w.failed(ctx, err)
+		return nil, err
 	}
-	return outcome, nil
+	return w.uncordoned(ctx, outcome)
 }
 
 // working is a turn with a connection, made anew when it breaks.
 type working struct {
-	turn
+	*turn
 	at       event.Turn
 	host     roster.Host
-	limit    time.Duration // for the command, or for the host to be back
+	node     *node         // nil: no container manager knows the host
+	limit    time.Duration // for the command
 	deadline time.Time     // limit from when the turn was taken up, here and now
 	session  Session
+}
+
+// steps does what the turn calls for, one thing after the other.
+func (w *working) steps(ctx context.Context) (event.OperationEvent, error) {
+	var facts event.Facts
+	var err error
+	if w.state.State == operation.Begun {
+		if facts, err = w.facts(ctx, time.Time{}); err != nil {
+			return nil, err
+		}
+		if w.kind == domain.Deploy && !facts.OSTree {
+			return event.HostTurnSkipped{Turn: w.at, Reason: "not an ostree host: there is no tree to deploy"}, nil
+		}
+		if err := w.drain(ctx); err != nil {
+			return nil, err
+		}
+		if err := w.record(ctx, func(p *operation.Progress) []event.OperationEvent {
+			return p.Examine(event.HostTurnExamined{
+				Turn: w.at, BootID: facts.BootID, Version: facts.Version, Pending: facts.Pending, OSTree: facts.OSTree,
+			})
+		}); err != nil {
+			return nil, err
+		}
+	}
+	if w.state.State == operation.Examined && w.kind != domain.Restart {
+		if outcome, err := w.run(ctx, facts); outcome != nil || err != nil {
+			return outcome, err
+		}
+	}
+	after, outcome, err := w.rebooted(ctx)
+	if outcome != nil || err != nil {
+		return outcome, err
+	}
+	if outcome, err := w.gate(ctx); outcome != nil || err != nil {
+		return outcome, err
+	}
+	if err := w.recordFacts(ctx, after); err != nil {
+		return nil, err
+	}
+	return event.HostTurnSucceeded{
+		Turn: w.at, Version: after.Version, Pending: after.Pending, OSTree: after.OSTree, BootID: after.BootID, Output: w.state.Worked.Output,
+	}, nil
 }
 
 func (w *working) hangUp() {
@@ -149,8 +202,16 @@ func (w *working) hangUp() {
 	}
 }
 
-// name is how the host knows the turn.
+// name is how the host knows the turn's command, or its reboot.
 func (w *working) name() Turn { return Turn{Name: string(w.at.Claim), Term: w.p.config.Term} }
+
+func (w *working) rebootName() Turn {
+	name := w.name()
+	if w.kind != domain.Restart {
+		name.Name += "-reboot"
+	}
+	return name
+}
 
 // failed is the outcome of a turn that an error ended. Being stopped or
 // overtaken by a later leader says nothing about the host.
@@ -159,13 +220,14 @@ func (w *working) failed(ctx context.Context, err error) (event.OperationEvent, 
 	var away *Unreachable
 	var refused *Refused
 	var changed *KeyChanged
+	var node *nodeError
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case errors.As(err, &fenced):
 		return nil, err
-	case errors.As(err, &away), errors.As(err, &refused), errors.As(err, &changed):
-		return event.HostTurnFailed{Turn: w.at, Reason: reason(err)}, nil
+	case errors.As(err, &away), errors.As(err, &refused), errors.As(err, &changed), errors.As(err, &node):
+		return event.HostTurnFailed{Turn: w.at, Reason: reason(err), Output: w.state.Worked.Output}, nil
 	}
 	return nil, err
 }
@@ -206,18 +268,35 @@ func (w *working) facts(ctx context.Context, deadline time.Time) (facts event.Fa
 	return facts, err
 }
 
-// run upgrades or deploys.
-func (w *working) run(ctx context.Context, found operation.Turn, before event.Facts) (event.OperationEvent, error) {
+// command has the host do something once a turn, until the turn's time limit.
+func (w *working) command(ctx context.Context, work Work) (Result, error) {
 	var result Result
 	limited, cancel := context.WithTimeout(ctx, w.limit)
 	defer cancel()
 	err := w.connected(limited, w.deadline, func(s Session) (err error) {
-		result, err = s.Run(limited, w.name(), Work{Kind: w.kind, Version: w.version, Facts: before})
+		result, err = s.Run(limited, w.name(), work)
 		return err
 	})
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		return event.HostTurnFailed{Turn: w.at, Reason: fmt.Sprintf("the %s did not end within %s", w.kind, w.limit)}, nil
+		return result, &Refused{Reason: fmt.Sprintf("the %s did not end within %s", w.kind, w.limit)}
 	}
+	return result, err
+}
+
+// run upgrades or deploys, and records how the host is then; or says how the
+// turn ended instead.
+func (w *working) run(ctx context.Context, before event.Facts) (event.OperationEvent, error) {
+	if before.OS == "" { // taken up again: the work may be going on while the host is out of reach
+		var err error
+		if before, err = w.facts(ctx, w.deadline); err != nil {
+			return nil, err
+		}
+	}
+	work := Work{Act: Apply, Kind: w.kind, Version: w.version, Facts: before}
+	if w.state.Staged {
+		work.Act = ApplyStaged
+	}
+	result, err := w.command(ctx, work)
 	if err != nil {
 		return nil, err
 	}
@@ -231,13 +310,18 @@ func (w *working) run(ctx context.Context, found operation.Turn, before event.Fa
 	if err != nil {
 		return nil, err
 	}
-	if result.Exit == nil && !took(w.kind, w.version, found, after) {
+	if result.Exit == nil && !took(w.kind, w.version, w.state, after) {
 		return event.HostTurnFailed{
 			Turn: w.at, Output: result.Output,
 			Reason: fmt.Sprintf("the %s was %s: see on the host how far it got, then start it again", w.kind, result.Interrupted),
 		}, nil
 	}
-	return w.succeeded(ctx, after, result.Output)
+	reboot := w.policy.Reboot == event.AlwaysReboot || w.policy.Reboot == event.RebootIfNeeded && after.Pending != ""
+	return nil, w.record(ctx, func(p *operation.Progress) []event.OperationEvent {
+		return p.Work(event.HostTurnWorked{
+			Turn: w.at, BootID: after.BootID, Version: after.Version, Pending: after.Pending, Reboot: reboot, Output: result.Output,
+		})
+	})
 }
 
 // took tells, for a command that was interrupted on an ostree host, whether it
@@ -252,42 +336,71 @@ func took(kind domain.OperationKind, version string, found operation.Turn, after
 	return after.Pending != "" || after.Version != found.Version
 }
 
-// restart reboots the host once and waits until it is back with another boot
-// id. Where a deployment was pending, that is what it must run then: a host that
-// fell back to the old one has failed, so that the others are not sent after it.
-// A host that is out of reach may be down for the reboot that was asked for.
-func (w *working) restart(ctx context.Context, found operation.Turn) (event.OperationEvent, error) {
+// rebooted is how the host is after the reboot that the turn calls for, if it
+// does; or how the turn ended instead. The host is rebooted once, and waited for
+// until it is back with another boot id. What was pending is what it must run
+// then: a host that fell back to the old version has failed, so that the others
+// are not sent after it. (Without ostree that holds for a kernel which this turn
+// installed: for one that was there before there may be reasons not to boot it.)
+func (w *working) rebooted(ctx context.Context) (after event.Facts, outcome event.OperationEvent, err error) {
+	from, want := w.state.Worked.BootID, w.state.Worked.Pending
+	if w.kind == domain.Restart {
+		from, want = w.state.BootID, w.state.Pending
+	} else if !w.state.Worked.Reboot {
+		after, err = w.facts(ctx, time.Time{})
+		return after, nil, err
+	}
+	if !w.state.OSTree && want == w.state.Pending {
+		want = ""
+	}
+	if err := w.back(ctx, from); err != nil {
+		return after, nil, err
+	}
+	if after, err = w.facts(ctx, w.p.config.Now().Add(w.p.config.RebootTimeout)); err != nil {
+		return after, nil, err
+	}
+	if want == "" || after.Version == want {
+		return after, nil, nil
+	}
+	if err := w.recordFacts(ctx, after); err != nil {
+		return after, nil, err
+	}
+	return after, event.HostTurnFailed{
+		Turn: w.at, Output: w.state.Worked.Output,
+		Reason: fmt.Sprintf("it came back on %s, wanted %s: see journalctl -b -1 and rpm-ostree status on the host", after.Version, want),
+	}, nil
+}
+
+// back reboots the host, unless it runs from another boot already, and returns
+// when it is back. A host that is out of reach may be down for the reboot that
+// was asked for.
+func (w *working) back(ctx context.Context, from string) error {
+	deadline := w.p.config.Now().Add(w.p.config.RebootTimeout)
 	asked, wait := false, time.Duration(0)
 	for pause(ctx, wait) {
 		bootID, err := w.bootID(ctx)
 		switch {
 		case err != nil:
-		case bootID != found.BootID:
-			after, err := w.facts(ctx, w.deadline)
-			if err != nil {
-				return nil, err
-			}
-			if want := found.Pending; want != "" && after.Version != want {
-				return w.fellBack(ctx, after, want)
-			}
-			return w.succeeded(ctx, after, event.Output{})
+		case bootID != from:
+			return nil
 		case !asked:
-			err = w.session.Reboot(ctx, w.name(), found.BootID)
+			if err := w.drain(ctx); err != nil { // somebody may have let work in again
+				return err
+			}
+			err = w.session.Reboot(ctx, w.rebootName(), from)
 			asked = err == nil // else it may have gone down before it answered
 		}
 		w.hangUp()
 		var away *Unreachable
 		if err != nil && !errors.As(err, &away) {
-			return nil, err
+			return err
 		}
-		if !w.p.config.Now().Before(w.deadline) {
+		if !w.p.config.Now().Before(deadline) {
 			why := "it still runs as before the reboot was asked for"
 			if err != nil {
 				why = reason(err)
 			}
-			return event.HostTurnFailed{
-				Turn: w.at, Reason: fmt.Sprintf("the host was not back within %s of its reboot, look at its console: %s", w.limit, why),
-			}, nil
+			return &Refused{Reason: fmt.Sprintf("the host was not back within %s of its reboot, look at its console: %s", w.p.config.RebootTimeout, why)}
 		}
 		if wait == 0 {
 			wait = w.p.config.RebootFirstLook
@@ -295,7 +408,7 @@ func (w *working) restart(ctx context.Context, found operation.Turn) (event.Oper
 			wait = min(w.p.config.RebootFirstLook, time.Second)
 		}
 	}
-	return nil, ctx.Err()
+	return ctx.Err()
 }
 
 // bootID is that of the host now, on a connection that stays.
@@ -310,30 +423,80 @@ func (w *working) bootID(ctx context.Context) (string, error) {
 	return w.session.BootID(ctx)
 }
 
-// succeeded records what the host is now, and then that its turn succeeded.
-func (w *working) succeeded(ctx context.Context, after event.Facts, output event.Output) (event.OperationEvent, error) {
-	if err := w.recordFacts(ctx, after); err != nil {
-		return nil, err
-	}
-	return event.HostTurnSucceeded{Turn: w.at, Version: after.Version, Pending: after.Pending, BootID: after.BootID, Output: output}, nil
-}
-
-// fellBack records what the host is now, and then that it is not what it was to be.
-func (w *working) fellBack(ctx context.Context, after event.Facts, want string) (event.OperationEvent, error) {
-	if err := w.recordFacts(ctx, after); err != nil {
-		return nil, err
-	}
-	return event.HostTurnFailed{
-		Turn:   w.at,
-		Reason: fmt.Sprintf("it came back on %s, wanted %s: see journalctl -b -1 and rpm-ostree status on the host", after.Version, want),
-	}, nil
-}
-
 func (w *working) recordFacts(ctx context.Context, facts event.Facts) error {
 	_, err := w.p.config.Commands.RecordHost(ctx, w.host.HostID, func(one *host.Host) []event.HostEvent {
 		return one.Investigated(w.host.Host, facts)
 	})
 	return err
+}
+
+// stage has the host download what its turn will apply; a host that cannot has
+// failed before its turn.
+func (t *turn) stage(ctx context.Context) event.Position {
+	return t.claimed(ctx, t.skip, func(at event.Turn) (event.OperationEvent, error) {
+		w := t.on(at)
+		defer w.hangUp()
+		at.Claim = "" // the turn itself begins under another one, as other work
+		outcome, err := w.downloaded(ctx, at)
+		if err != nil {
+			return w.failed(ctx, err)
+		}
+		return outcome, nil
+	})
+}
+
+func (w *working) downloaded(ctx context.Context, at event.Turn) (event.OperationEvent, error) {
+	facts, err := w.facts(ctx, time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	result, err := w.command(ctx, Work{Act: Stage, Kind: w.kind, Version: w.version, Facts: facts})
+	switch {
+	case err != nil:
+		return nil, err
+	case result.Exit == nil:
+		return event.HostTurnFailed{Turn: at, Output: result.Output, Reason: "the download was " + result.Interrupted}, nil
+	case *result.Exit != 0:
+		return event.HostTurnFailed{
+			Turn: at, Exit: result.Exit, Output: result.Output,
+			Reason: fmt.Sprintf("the download ended with exit status %d%s", *result.Exit, lastLine(result.Tail)),
+		}, nil
+	}
+	return nil, w.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.Stage(at) })
+}
+
+// cleanUp drops the deployment that the turn left, if nobody booted it or put
+// another in its place. What cannot be dropped is said, once.
+func (t *turn) cleanUp(ctx context.Context) event.Position {
+	deployment := t.state.Left
+	t.state.Claim = "" // this is other work than the turn's
+	gone := func(ctx context.Context, why string) event.Position {
+		at := event.Turn{Operation: t.operation, HostID: t.member.HostID, Host: t.member.Host}
+		receipt, _, err := t.p.config.Commands.RecordTurn(ctx, t.operation, t.member.HostID, func(p *operation.Progress) []event.OperationEvent {
+			return p.CleanUp(at, why)
+		})
+		t.p.report(ctx, "a clean-up could not be recorded", err, "host", t.member.Host, "operation", t.operation)
+		return receipt.Position
+	}
+	return t.claimed(ctx, gone, func(at event.Turn) (event.OperationEvent, error) {
+		w := t.on(at)
+		defer w.hangUp()
+		facts, err := w.facts(ctx, time.Time{})
+		if err == nil && facts.Pending == deployment {
+			var result Result
+			if result, err = w.command(ctx, Work{Act: CleanUp, Kind: w.kind, Facts: facts}); err == nil && (result.Exit == nil || *result.Exit != 0) {
+				err = &Refused{Reason: "rpm-ostree cleanup -p failed" + lastLine(result.Tail)}
+			}
+		}
+		failure := ""
+		if err != nil {
+			if _, err := w.failed(ctx, err); err != nil {
+				return nil, err
+			}
+			failure = reason(err)
+		}
+		return nil, t.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.CleanUp(at, failure) })
+	})
 }
 
 func lastLine(text string) string {

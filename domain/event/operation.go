@@ -1,6 +1,10 @@
 package event
 
-import "commissaire/domain"
+import (
+	"time"
+
+	"commissaire/domain"
+)
 
 // OperationEvent is a fact about one operation: the turns of its hosts.
 //
@@ -25,19 +29,50 @@ type HostTurnBegun struct {
 	Term domain.Term `json:"term"`
 }
 
+// HostStaged says that a host has downloaded what its turn will apply.
+type HostStaged struct{ Turn }
+
+// HostTurnCordoned says that work is kept away from the host's node from now on:
+// by this turn, or by somebody before it.
+type HostTurnCordoned struct {
+	Turn
+	Before bool `json:"before,omitempty"`
+}
+
 // HostTurnExamined says how the host was found, before anything was changed on it.
 type HostTurnExamined struct {
 	Turn
 	BootID  string `json:"boot_id"`
 	Version string `json:"version"`
-	Pending string `json:"pending,omitempty"` // ostree: the deployment the next boot was to bring
+	Pending string `json:"pending,omitempty"` // what the next boot brings
+	OSTree  bool   `json:"ostree,omitempty"`
+}
+
+// HostTurnWorked says that the command ended well, and how the host is now.
+// A reboot and the health gate may follow.
+type HostTurnWorked struct {
+	Turn
+	BootID  string `json:"boot_id"`
+	Version string `json:"version"`
+	Pending string `json:"pending,omitempty"` // what the next boot brings
+	Reboot  bool   `json:"reboot,omitempty"`  // the host is to be rebooted
+	Output  Output `json:"output,omitzero"`
+}
+
+// HostTurnGated says whether the host is healthy after its work: at first, and
+// when that changes.
+type HostTurnGated struct {
+	Turn
+	Healthy bool   `json:"healthy"`
+	Reason  string `json:"reason,omitempty"` // why it is not
 }
 
 // HostTurnSucceeded says that the host has what the operation wanted for it.
 type HostTurnSucceeded struct {
 	Turn
-	Version string `json:"version"` // what it runs now
-	Pending string `json:"pending,omitempty"`
+	Version string `json:"version"`           // what it runs now
+	Pending string `json:"pending,omitempty"` // what the next boot brings
+	OSTree  bool   `json:"ostree,omitempty"`
 	BootID  string `json:"boot_id"`
 	Output  Output `json:"output,omitzero"`
 }
@@ -56,20 +91,71 @@ type HostTurnSkipped struct {
 	Reason string `json:"reason"`
 }
 
+// HostCleanedUp says that a deployment which the operation had made, and which
+// nobody had booted, was dropped because the operation was cancelled, or why it
+// could not be.
+type HostCleanedUp struct {
+	Turn
+	Version string `json:"version"`
+	Failure string `json:"failure,omitempty"`
+}
+
+// OperationWaiting says that no host is begun until a time, and why.
+type OperationWaiting struct {
+	Operation domain.OperationID `json:"operation"`
+	Why       string             `json:"why"`
+	Until     time.Time          `json:"until"` // UTC
+}
+
+// OperationPaused says that no further host is begun until it is resumed.
+type OperationPaused struct {
+	Operation domain.OperationID `json:"operation"`
+	ByPolicy  bool               `json:"by_policy,omitempty"` // as its policy asked for
+}
+
+// OperationResumed says that hosts are begun again.
+type OperationResumed struct {
+	Operation domain.OperationID `json:"operation"`
+}
+
+// OperationCancelled says that no further host is begun, for good.
+type OperationCancelled struct {
+	Operation domain.OperationID `json:"operation"`
+	Cause     string             `json:"cause"` // by whom and why
+}
+
 // Output describes what a command printed; the text itself is kept beside the log.
 type Output struct {
 	Size   int64  `json:"size"`   // bytes
 	SHA256 string `json:"sha256"` // hexadecimal
 }
 
-func (HostTurnBegun) operationEvent()     {}
-func (HostTurnExamined) operationEvent()  {}
-func (HostTurnSucceeded) operationEvent() {}
-func (HostTurnFailed) operationEvent()    {}
-func (HostTurnSkipped) operationEvent()   {}
+func (HostStaged) operationEvent()         {}
+func (HostTurnBegun) operationEvent()      {}
+func (HostTurnCordoned) operationEvent()   {}
+func (HostTurnExamined) operationEvent()   {}
+func (HostTurnWorked) operationEvent()     {}
+func (HostTurnGated) operationEvent()      {}
+func (HostTurnSucceeded) operationEvent()  {}
+func (HostTurnFailed) operationEvent()     {}
+func (HostTurnSkipped) operationEvent()    {}
+func (HostCleanedUp) operationEvent()      {}
+func (OperationWaiting) operationEvent()   {}
+func (OperationPaused) operationEvent()    {}
+func (OperationResumed) operationEvent()   {}
+func (OperationCancelled) operationEvent() {}
 
-func (HostTurnBegun) EventType() string     { return "HostTurnBegun" }
-func (HostTurnExamined) EventType() string  { return "HostTurnExamined" }
-func (HostTurnSucceeded) EventType() string { return "HostTurnSucceeded" }
-func (HostTurnFailed) EventType() string    { return "HostTurnFailed" }
-func (HostTurnSkipped) EventType() string   { return "HostTurnSkipped" }
+func (HostStaged) EventType() string         { return "HostStaged" }
+func (HostTurnBegun) EventType() string      { return "HostTurnBegun" }
+func (HostTurnCordoned) EventType() string   { return "HostTurnCordoned" }
+func (HostTurnExamined) EventType() string   { return "HostTurnExamined" }
+func (HostTurnWorked) EventType() string     { return "HostTurnWorked" }
+func (HostTurnGated) EventType() string      { return "HostTurnGated" }
+func (HostTurnSucceeded) EventType() string  { return "HostTurnSucceeded" }
+func (HostTurnFailed) EventType() string     { return "HostTurnFailed" }
+func (HostTurnSkipped) EventType() string    { return "HostTurnSkipped" }
+func (HostCleanedUp) EventType() string      { return "HostCleanedUp" }
+func (OperationWaiting) EventType() string   { return "OperationWaiting" }
+func (OperationPaused) EventType() string    { return "OperationPaused" }
+func (OperationResumed) EventType() string   { return "OperationResumed" }
+func (OperationCancelled) EventType() string { return "OperationCancelled" }

@@ -126,6 +126,7 @@ type Started struct {
 	Cluster   domain.ClusterName `json:"cluster"`
 	Hosts     []Member           `json:"hosts"`
 	Policy    Policy             `json:"policy"`
+	Seed      uint64             `json:"seed,omitempty"` // of a random order
 }
 
 // Member is a host as an operation knows it.

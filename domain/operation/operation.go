@@ -1,90 +1,26 @@
 // Package operation decides the turns of the hosts in an operation and which
 // come next. That a cluster runs one operation at a time is the roster's rule.
+//
+// Which hosts are begun, and when, follows from what is recorded and from the
+// time alone (Next), so a crash or a pause needs no code of its own. That nothing
+// begins while an operation is paused or after it was cancelled is decided in the
+// very stream that says so (Begin).
 package operation
 
 import (
 	"fmt"
+	"time"
 
 	"commissaire/domain"
 	"commissaire/domain/event"
 )
 
-// State is how far a host's turn is.
-type State int
-
-// The states of a turn.
-const (
-	Waiting State = iota
-	Begun
-	Examined
-	Succeeded
-	Failed
-	Skipped
-)
-
-// Turn is a host's part in an operation.
-type Turn struct {
-	State   State
-	Claim   domain.ClaimID
-	BootID  string // as it was found
-	Version string
-	Pending string
-	Reason  string
-}
-
-// Over tells whether the turn has ended.
-func (t Turn) Over() bool { return t.State >= Succeeded }
-
-// Turns is what the events of an operation's stream come to.
-type Turns map[domain.HostID]Turn
-
-// Evolve brings the turns up to e.
-func (t Turns) Evolve(e event.OperationEvent) {
-	switch e := e.(type) {
-	case event.HostTurnBegun:
-		t[e.HostID] = Turn{State: Begun, Claim: e.Claim}
-	case event.HostTurnExamined:
-		t[e.HostID] = Turn{State: Examined, Claim: e.Claim, BootID: e.BootID, Version: e.Version, Pending: e.Pending}
-	case event.HostTurnSucceeded:
-		t[e.HostID] = Turn{State: Succeeded, Claim: e.Claim}
-	case event.HostTurnFailed:
-		t[e.HostID] = Turn{State: Failed, Claim: e.Claim, Reason: e.Reason}
-	case event.HostTurnSkipped:
-		t[e.HostID] = Turn{State: Skipped, Claim: e.Claim, Reason: e.Reason}
-	}
-}
-
-// Begin begins a host's turn. A turn that was begun stays as it is.
-func (t Turns) Begin(turn event.Turn, term domain.Term) []event.OperationEvent {
-	if t[turn.HostID].State != Waiting {
-		return nil
-	}
-	return []event.OperationEvent{event.HostTurnBegun{Turn: turn, Term: term}}
-}
-
-// Examine records how a host was found, once a turn.
-func (t Turns) Examine(turn event.Turn, bootID, version, pending string) []event.OperationEvent {
-	if t[turn.HostID].State != Begun {
-		return nil
-	}
-	return []event.OperationEvent{event.HostTurnExamined{Turn: turn, BootID: bootID, Version: version, Pending: pending}}
-}
-
-// End records how a turn ended: e is one of HostTurnSucceeded, HostTurnFailed
-// and HostTurnSkipped. A turn that is over stays as it is.
-func (t Turns) End(host domain.HostID, e event.OperationEvent) []event.OperationEvent {
-	if t[host].Over() {
-		return nil
-	}
-	return []event.OperationEvent{e}
-}
-
-// Operation is an operation with its turns.
+// Operation is an operation with its progress.
 type Operation struct {
 	event.Started
 	Kind    domain.OperationKind
 	Version string
-	Turns   Turns
+	Progress
 }
 
 // Availability is whether a host can be taken in hand.
@@ -98,54 +34,202 @@ const (
 	Gone               // it was removed, or left the cluster: its turn is skipped
 )
 
+// Situation is what an operation must know of a host that waits.
+type Situation struct {
+	Availability
+	OSTree bool
+}
+
 // Next is what history leaves outstanding.
 type Next struct {
 	InHand []event.Member // turns begun and not over: they are to be carried on
 	Begin  []event.Member // turns to begin now
-	Skip   []event.Member
-	Ended  bool
-	Cause  string // with Ended: why it was aborted; "" when it came to its end
+	Skip   []event.Member // turns of hosts that are gone
+	Stage  []event.Member // hosts to download on, before any is begun
+	Drop   []event.Member // hosts on which a deployment that nobody booted is to be dropped
+
+	Pause bool // it is to pause by itself
+
+	// Wait says why no host is begun although some wait, and Until when that is
+	// over; zero: when something happens.
+	Wait  string
+	Until time.Time
+
+	Ended bool
+	Cause string // with Ended: why it was aborted; "" when it came to its end
 }
 
-// Next depends on recorded history and on the hosts' availability alone, so a
-// restart needs no recovery. Begun hosts finish; none begins after more than
-// the tolerated number failed.
-func (o *Operation) Next(available func(event.Member) Availability) Next {
+// Next depends on what is recorded, on the hosts' situation and on the time
+// alone. Begun hosts finish, whatever happens; none begins while it is paused or
+// outside its window, after more than the tolerated number failed, or once it is
+// cancelled.
+func (o *Operation) Next(now time.Time, situation func(event.Member) Situation) Next {
 	var next Next
-	var failed []event.Member
-	var waiting []event.Member
+	var failed, waiting []event.Member
 	for _, m := range o.Hosts {
-		switch o.Turns[m.HostID].State {
-		case Waiting:
+		switch turn := o.Turn(m.HostID); {
+		case turn.State == Waiting:
 			waiting = append(waiting, m)
-		case Begun, Examined:
+		case !turn.Over():
 			next.InHand = append(next.InHand, m)
-		case Failed:
+		case turn.State == Failed:
 			failed = append(failed, m)
-		case Succeeded, Skipped:
 		}
 	}
-	if len(failed) > o.Policy.MaxFailures.Of(len(o.Hosts)) {
+	switch {
+	case o.Cancelled != "":
 		if len(next.InHand) == 0 {
-			first := failed[0]
-			next.Ended, next.Cause = true, fmt.Sprintf("host %s: %s", first.Host, o.Turns[first.HostID].Reason)
+			next.Drop = o.dropped()
+			next.Ended, next.Cause = len(next.Drop) == 0, o.Cancelled
+		}
+		return next
+	case len(failed) > o.Policy.MaxFailures.Of(len(o.Hosts)):
+		if len(next.InHand) == 0 {
+			next.Ended, next.Cause = true, fmt.Sprintf("host %s: %s", failed[0].Host, o.Turn(failed[0].HostID).Reason)
 		}
 		return next
 	}
-	room := max(1, o.Policy.MaxUnavailable.Of(len(o.Hosts))) - len(next.InHand)
+
 	var free []event.Member
+	taken, staging := 0, false
 	for _, m := range waiting {
-		switch available(m) {
+		at := situation(m)
+		switch at.Availability {
 		case Gone:
 			next.Skip = append(next.Skip, m)
+			continue
+		case Taken:
+			taken++
 		case Free:
 			free = append(free, m)
-		case Taken:
-			room--
 		case Busy:
 		}
+		if o.Policy.Stage && at.OSTree && !o.Turn(m.HostID).Staged {
+			staging = true
+			if at.Availability == Free {
+				next.Stage = append(next.Stage, m)
+			}
+		}
 	}
-	next.Begin = free[:min(max(room, 0), len(free))]
-	next.Ended = len(waiting) == 0 && len(next.InHand) == 0
+	if len(waiting) == 0 {
+		next.Ended = len(next.InHand) == 0
+		return next
+	}
+	if len(waiting) == len(next.Skip) {
+		return next
+	}
+	open, opens := opening(o.Policy.Window, now)
+	switch {
+	case o.Paused:
+		next.Stage, next.Wait = nil, "it is paused"
+		return next
+	case staging:
+		next.Wait = "hosts are downloading"
+		return next
+	case o.pauseDue():
+		next.Pause = len(next.InHand)+taken == 0
+		return next
+	case !open:
+		next.Wait, next.Until = "its window is closed", opens
+		return next
+	}
+	next.Begin, next.Until = o.begin(now, free, len(next.InHand), taken)
+	if !next.Until.IsZero() {
+		next.Wait = "the delay between batches"
+	}
 	return next
+}
+
+// begin is which of the free hosts are begun now, with so many in hand and so
+// many that are being taken; or until when none is.
+func (o *Operation) begin(now time.Time, free []event.Member, inHand, taken int) ([]event.Member, time.Time) {
+	room := max(1, o.Policy.MaxUnavailable.Of(len(o.Hosts))) - inHand - taken
+	if batch, ended, batched := o.batch(); batched {
+		if until := ended.Add(time.Duration(o.Policy.Delay) * time.Second); now.Before(until) {
+			return nil, until
+		}
+		in := map[domain.HostID]bool{}
+		for _, m := range batch {
+			in[m.HostID] = true
+		}
+		var ofBatch []event.Member
+		for _, m := range free {
+			if in[m.HostID] {
+				ofBatch = append(ofBatch, m)
+			}
+		}
+		free, room = ofBatch, len(batch)
+	}
+	if o.Policy.PauseAfter > 0 && !o.pausedAlone {
+		room = min(room, o.Policy.PauseAfter-o.begun()-taken)
+	}
+	return free[:min(max(room, 0), len(free))], time.Time{}
+}
+
+// batch is the one that is to be carried out, and when the one before ended; for
+// an operation that goes in batches. With a delay and no sizes, as many as may be
+// unavailable are one.
+func (o *Operation) batch() (batch []event.Member, ended time.Time, batched bool) {
+	batches := o.Batches()
+	for _, batch := range batches {
+		open := false
+		var last time.Time
+		for _, m := range batch {
+			turn := o.Turn(m.HostID)
+			open = open || !turn.Over()
+			if turn.State != Skipped && turn.Ended.After(last) {
+				last = turn.Ended
+			}
+		}
+		if open {
+			return batch, ended, true
+		}
+		if !last.IsZero() { // nothing to wait for after one that was skipped whole
+			ended = last
+		}
+	}
+	return nil, ended, len(batches) > 0
+}
+
+// Batches are the hosts batch by batch; none for an operation that does not go
+// in batches.
+func (o *Operation) Batches() (batches [][]event.Member) {
+	sizes := o.Policy.Batches
+	if len(sizes) == 0 && o.Policy.Delay > 0 {
+		sizes = []event.Amount{o.Policy.MaxUnavailable}
+	}
+	if len(sizes) == 0 {
+		return nil
+	}
+	for rest := o.Hosts; len(rest) > 0; {
+		size := max(1, sizes[min(len(batches), len(sizes)-1)].Of(len(o.Hosts)))
+		size = min(size, len(rest))
+		batches, rest = append(batches, rest[:size]), rest[size:]
+	}
+	return batches
+}
+
+// begun counts the hosts that were begun, whatever became of them.
+func (o *Operation) begun() (n int) {
+	for _, m := range o.Hosts {
+		if turn := o.Turn(m.HostID); turn.State != Waiting && turn.Claim != "" {
+			n++
+		}
+	}
+	return n
+}
+
+func (o *Operation) pauseDue() bool {
+	return o.Policy.PauseAfter > 0 && !o.pausedAlone && o.begun() >= o.Policy.PauseAfter
+}
+
+// dropped are the hosts on which this operation left a deployment that nobody
+// booted.
+func (o *Operation) dropped() (hosts []event.Member) {
+	for _, m := range o.Hosts {
+		if o.Turn(m.HostID).Left != "" {
+			hosts = append(hosts, m)
+		}
+	}
+	return hosts
 }

@@ -2,7 +2,9 @@ package operation
 
 import (
 	"fmt"
+	"slices"
 	"testing"
+	"time"
 
 	"commissaire/domain"
 	"commissaire/domain/event"
@@ -11,105 +13,370 @@ import (
 	"pgregory.net/rapid"
 )
 
-var turn = event.Turn{Operation: "op", HostID: "1", Host: "10.0.0.1", Claim: "x"}
+var (
+	noon = time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC) // a Monday
+	turn = event.Turn{Operation: "op", HostID: "1", Host: "10.0.0.1", Claim: "x"}
+)
 
-func given(t *testing.T, events ...event.OperationEvent) *scenario.Scenario[Turns, event.OperationEvent] {
+func given(t *testing.T, events ...event.OperationEvent) *scenario.Scenario[*Progress, event.OperationEvent] {
 	t.Helper()
-	return scenario.Given(t, Turns{}, Turns.Evolve, events...)
+	return scenario.Given(t, &Progress{}, func(p *Progress, e event.OperationEvent) { p.Evolve(e, noon) }, events...)
 }
+
+type decision = func(*Progress) ([]event.OperationEvent, error)
+
+func decide(f func(*Progress) []event.OperationEvent) decision {
+	return func(p *Progress) ([]event.OperationEvent, error) { return f(p), nil }
+}
+
+var (
+	begin  = decide(func(p *Progress) []event.OperationEvent { return p.Begin(turn, 1) })
+	pause  = decide(func(p *Progress) []event.OperationEvent { return p.Pause("op", false) })
+	resume = decide(func(p *Progress) []event.OperationEvent { return p.Resume("op") })
+	cancel = decide(func(p *Progress) []event.OperationEvent { return p.Cancel("op", "cancelled by ann") })
+)
 
 func TestATurnIsBegunExaminedAndEndedOnce(t *testing.T) {
 	begun := event.HostTurnBegun{Turn: turn, Term: 1}
-	examined := event.HostTurnExamined{Turn: turn, BootID: "b", Version: "v", Pending: "p"}
+	examined := event.HostTurnExamined{Turn: turn, BootID: "b", Version: "v"}
+	worked := event.HostTurnWorked{Turn: turn, BootID: "b", Version: "v", Pending: "w", Reboot: true}
 	succeeded := event.HostTurnSucceeded{Turn: turn, Version: "w"}
-	given(t).When(func(s Turns) ([]event.OperationEvent, error) { return s.Begin(turn, 1), nil }).Then(begun)
-	given(t, begun).When(func(s Turns) ([]event.OperationEvent, error) { return s.Examine(turn, "b", "v", "p"), nil }).Then(examined)
-	given(t, begun, examined).When(func(s Turns) ([]event.OperationEvent, error) { return s.End("1", succeeded), nil }).Then(succeeded)
+	given(t).When(begin).Then(begun)
+	given(t, begun).When(decide(func(p *Progress) []event.OperationEvent { return p.Examine(examined) })).Then(examined)
+	given(t, begun, examined).When(decide(func(p *Progress) []event.OperationEvent { return p.Work(worked) })).Then(worked)
+	given(t, begun, examined, worked).When(decide(func(p *Progress) []event.OperationEvent { return p.End("1", succeeded) })).Then(succeeded)
 	given(t, begun, examined, succeeded).
-		When(func(s Turns) ([]event.OperationEvent, error) {
-			return s.End("1", event.HostTurnFailed{Turn: turn}), nil
-		}).Then()
+		When(decide(func(p *Progress) []event.OperationEvent { return p.End("1", event.HostTurnFailed{Turn: turn}) })).Then()
+}
+
+func TestNothingBeginsWhilePausedOrOnceCancelled(t *testing.T) {
+	paused, resumed := event.OperationPaused{Operation: "op"}, event.OperationResumed{Operation: "op"}
+	cancelled := event.OperationCancelled{Operation: "op", Cause: "cancelled by ann"}
+	given(t).When(pause).Then(paused)
+	given(t, paused).When(begin).Then()
+	given(t, paused).When(resume).Then(resumed)
+	given(t, paused, resumed).When(begin).Then(event.HostTurnBegun{Turn: turn, Term: 1})
+	given(t).When(resume).Then()
+	given(t, paused).When(cancel).Then(cancelled)
+	given(t, cancelled).When(begin).Then()
+	given(t, cancelled).When(pause).Then()
+}
+
+func TestItPausesByItselfOnce(t *testing.T) {
+	alone := decide(func(p *Progress) []event.OperationEvent { return p.Pause("op", true) })
+	paused := event.OperationPaused{Operation: "op", ByPolicy: true}
+	given(t).When(alone).Then(paused)
+	given(t, paused, event.OperationResumed{Operation: "op"}).When(alone).Then()
+}
+
+func TestHealthIsRecordedWhenItChanges(t *testing.T) {
+	gate := func(healthy bool) decision {
+		return decide(func(p *Progress) []event.OperationEvent { return p.Gate(turn, healthy, "") })
+	}
+	ill, well := event.HostTurnGated{Turn: turn}, event.HostTurnGated{Turn: turn, Healthy: true}
+	given(t).When(gate(false)).Then(ill)
+	given(t, ill).When(gate(false)).Then()
+	given(t, ill).When(gate(true)).Then(well)
+	given(t, ill, well).When(gate(false)).Then(ill)
+}
+
+func TestANodeThatWasCordonedBeforeIsNotOurs(t *testing.T) {
+	p := &Progress{}
+	p.Evolve(event.HostTurnCordoned{Turn: turn, Before: true}, noon)
+	if got := p.Turn("1").Cordon; got != CordonedBefore {
+		t.Errorf("got %v", got)
+	}
 }
 
 func operationOf(n int, policy event.Policy) *Operation {
-	o := &Operation{Started: event.Started{Operation: "op", Policy: policy}, Turns: Turns{}}
+	o := &Operation{Started: event.Started{Operation: "op", Policy: policy}}
 	for i := range n {
 		o.Hosts = append(o.Hosts, event.Member{HostID: domain.HostID(fmt.Sprint(i)), Host: domain.Address(fmt.Sprintf("10.0.0.%d", i))})
 	}
 	return o
 }
 
+func (o *Operation) on(at time.Time, events ...event.OperationEvent) *Operation {
+	for _, e := range events {
+		o.Evolve(e, at)
+	}
+	return o
+}
+
+func of(i int) event.Turn {
+	return event.Turn{Operation: "op", HostID: domain.HostID(fmt.Sprint(i)), Claim: "x"}
+}
+
+func begun(i int) event.OperationEvent     { return event.HostTurnBegun{Turn: of(i)} }
+func succeeded(i int) event.OperationEvent { return event.HostTurnSucceeded{Turn: of(i)} }
+func failed(i int) event.OperationEvent    { return event.HostTurnFailed{Turn: of(i), Reason: "broken"} }
+
+func free(event.Member) Situation { return Situation{} }
+
+func ids(members []event.Member) (all string) {
+	for _, m := range members {
+		all += string(m.HostID)
+	}
+	return all
+}
+
+func policy(change func(*event.Policy)) event.Policy {
+	p := event.DefaultPolicy()
+	change(&p)
+	return p
+}
+
+func TestWhichHostsComeNext(t *testing.T) {
+	sizes := func(n ...int) (all []event.Amount) {
+		for _, one := range n {
+			all = append(all, event.Amount{N: one})
+		}
+		return all
+	}
+	later := noon.Add(time.Minute)
+	for name, c := range map[string]struct {
+		o           *Operation
+		now         time.Time
+		begin, wait string
+		until       time.Time
+		pause       bool
+		cause       string
+	}{
+		"one by default":                       {o: operationOf(3, event.DefaultPolicy()), begin: "0"},
+		"none while one is in hand":            {o: operationOf(3, event.DefaultPolicy()).on(noon, begun(0))},
+		"as many as may be unavailable":        {o: operationOf(4, policy(func(p *event.Policy) { p.MaxUnavailable = event.Amount{N: 50, Percent: true} })).on(noon, begun(0)), begin: "1"},
+		"at least one, however low":            {o: operationOf(4, policy(func(p *event.Policy) { p.MaxUnavailable = event.Amount{N: 1, Percent: true} })), begin: "0"},
+		"the first batch":                      {o: operationOf(6, policy(func(p *event.Policy) { p.Batches = sizes(1, 2) })), begin: "0"},
+		"the second when the first has ended":  {o: operationOf(6, policy(func(p *event.Policy) { p.Batches = sizes(1, 2) })).on(noon, begun(0), succeeded(0)), begin: "12"},
+		"not before all of a batch have ended": {o: operationOf(6, policy(func(p *event.Policy) { p.Batches = sizes(1, 2) })).on(noon, begun(0), succeeded(0), begun(1), begun(2), succeeded(1))},
+		"the last size repeats":                {o: operationOf(6, policy(func(p *event.Policy) { p.Batches = sizes(1, 2) })).on(noon, succeeded(0), succeeded(1), succeeded(2)), begin: "34"},
+		"a delay between hosts": {
+			o:   operationOf(2, policy(func(p *event.Policy) { p.Delay = 60 })).on(noon, begun(0), succeeded(0)),
+			now: noon.Add(59 * time.Second), until: later, wait: "the delay between batches",
+		},
+		"after the delay": {o: operationOf(2, policy(func(p *event.Policy) { p.Delay = 60 })).on(noon, begun(0), succeeded(0)), now: later, begin: "1"},
+		"a delay between batches": {
+			o:   operationOf(3, policy(func(p *event.Policy) { p.Delay, p.Batches = 60, sizes(2) })).on(noon, begun(0), succeeded(0), begun(1), failed(1)).tolerating(1),
+			now: noon, until: later, wait: "the delay between batches",
+		},
+		"no more than until the pause":        {o: operationOf(6, policy(func(p *event.Policy) { p.MaxUnavailable, p.PauseAfter = event.Amount{N: 4}, 2 })), begin: "01"},
+		"a pause when those have ended":       {o: operationOf(6, policy(func(p *event.Policy) { p.PauseAfter = 1 })).on(noon, begun(0), succeeded(0)), pause: true},
+		"no pause while one is in hand":       {o: operationOf(6, policy(func(p *event.Policy) { p.PauseAfter, p.MaxUnavailable = 2, event.Amount{N: 2} })).on(noon, begun(0), begun(1), succeeded(0))},
+		"on after the pause":                  {o: operationOf(6, policy(func(p *event.Policy) { p.PauseAfter = 1 })).on(noon, begun(0), succeeded(0), event.OperationPaused{ByPolicy: true}, event.OperationResumed{}), begin: "1"},
+		"none while paused":                   {o: operationOf(3, event.DefaultPolicy()).on(noon, event.OperationPaused{}), wait: "it is paused"},
+		"an end after too many failed":        {o: operationOf(3, event.DefaultPolicy()).on(noon, begun(0), failed(0)), cause: "host 10.0.0.0: broken"},
+		"no end while another is in hand":     {o: operationOf(3, policy(func(p *event.Policy) { p.MaxUnavailable = event.Amount{N: 2} })).on(noon, begun(0), begun(1), failed(0))},
+		"on when a failure is tolerated":      {o: operationOf(3, event.DefaultPolicy()).tolerating(1).on(noon, begun(0), failed(0)), begin: "1"},
+		"an end once cancelled":               {o: operationOf(3, event.DefaultPolicy()).on(noon, event.OperationCancelled{Cause: "enough"}), cause: "enough"},
+		"no end while cancelled, with a host": {o: operationOf(3, event.DefaultPolicy()).on(noon, begun(0), event.OperationCancelled{Cause: "enough"})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := c.now
+			if now.IsZero() {
+				now = noon
+			}
+			next := c.o.Next(now, free)
+			if ids(next.Begin) != c.begin || next.Wait != c.wait || !next.Until.Equal(c.until) || next.Pause != c.pause || next.Cause != c.cause || next.Ended != (c.cause != "") {
+				t.Errorf("got %+v", next)
+			}
+		})
+	}
+}
+
+func (o *Operation) tolerating(n int) *Operation {
+	o.Policy.MaxFailures = event.Amount{N: n}
+	return o
+}
+
 func TestAnOperationWithoutHostsEndsAtOnce(t *testing.T) {
-	if next := operationOf(0, event.DefaultPolicy()).Next(nil); !next.Ended || next.Cause != "" {
+	if next := operationOf(0, event.DefaultPolicy()).Next(noon, nil); !next.Ended || next.Cause != "" {
 		t.Errorf("got %+v", next)
 	}
 }
 
 func TestABusyHostDoesNotHoldUpTheOthers(t *testing.T) {
-	o := operationOf(2, event.DefaultPolicy())
-	next := o.Next(func(m event.Member) Availability {
+	next := operationOf(2, event.DefaultPolicy()).Next(noon, func(m event.Member) Situation {
 		if m.HostID == "0" {
-			return Busy
+			return Situation{Availability: Busy}
 		}
-		return Free
+		return Situation{}
 	})
-	if len(next.Begin) != 1 || next.Begin[0].HostID != "1" {
+	if ids(next.Begin) != "1" {
 		t.Errorf("got %+v", next)
 	}
 }
 
 func TestAHostThatIsBeingTakenCountsAsInHand(t *testing.T) {
-	next := operationOf(2, event.DefaultPolicy()).Next(func(m event.Member) Availability {
+	next := operationOf(2, event.DefaultPolicy()).Next(noon, func(m event.Member) Situation {
 		if m.HostID == "1" {
-			return Taken
+			return Situation{Availability: Taken}
 		}
-		return Free
+		return Situation{}
 	})
 	if len(next.Begin) != 0 || next.Ended {
 		t.Errorf("got %+v", next)
 	}
 }
 
-// TestAnyOperationKeepsItsPolicyAndEnds tries any outcomes: never more in hand
-// than allowed, none begun after too many failed, every host once, and an end.
+func TestOSTreeHostsDownloadBeforeAnyIsBegun(t *testing.T) {
+	o := operationOf(3, policy(func(p *event.Policy) { p.Stage = true }))
+	situation := func(m event.Member) Situation { return Situation{OSTree: m.HostID != "2"} }
+	if next := o.Next(noon, situation); ids(next.Stage) != "01" || len(next.Begin) != 0 {
+		t.Errorf("at first: %+v", next)
+	}
+	o.on(noon, event.HostStaged{Turn: of(0)})
+	if next := o.Next(noon, situation); ids(next.Stage) != "1" || len(next.Begin) != 0 {
+		t.Errorf("with one: %+v", next)
+	}
+	o.on(noon, event.HostStaged{Turn: of(1)})
+	if next := o.Next(noon, situation); len(next.Stage) != 0 || ids(next.Begin) != "0" {
+		t.Errorf("with all: %+v", next)
+	}
+}
+
+func TestCancellingDropsWhatNobodyBooted(t *testing.T) {
+	o := operationOf(3, event.DefaultPolicy()).on(noon, begun(0), event.HostTurnSucceeded{Turn: of(0), Pending: "2", OSTree: true}, begun(1))
+	o.on(noon, event.OperationCancelled{Cause: "enough"}, succeeded(1))
+	if next := o.Next(noon, free); ids(next.Drop) != "0" || next.Ended {
+		t.Errorf("got %+v", next)
+	}
+	o.on(noon, event.HostCleanedUp{Turn: of(0)})
+	if next := o.Next(noon, free); !next.Ended || next.Cause != "enough" {
+		t.Errorf("got %+v", next)
+	}
+}
+
+func TestAWindowOpensAndCloses(t *testing.T) {
+	at := func(text string) time.Time {
+		when, err := time.Parse(time.RFC3339, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return when
+	}
+	nights := &event.Window{Days: []string{"sat"}, From: "22:00", To: "04:30", Zone: "Europe/Berlin"}
+	daily := &event.Window{From: "02:30", To: "03:30", Zone: "Europe/Berlin"} // what the clocks skip in March
+	for _, c := range []struct {
+		window *event.Window
+		now    string
+		opens  string // "": it is open
+	}{
+		{nights, "2026-03-07T20:59:59Z", "2026-03-07T21:00:00Z"},
+		{nights, "2026-03-07T21:00:00Z", ""},
+		{nights, "2026-03-08T03:29:59Z", ""},                     // Sunday, of the night that began on Saturday
+		{nights, "2026-03-08T03:30:00Z", "2026-03-14T21:00:00Z"}, // 04:30
+		{nights, "2026-03-28T23:00:00Z", ""},
+		{nights, "2026-03-29T02:29:59Z", ""}, // 04:29 by summer time
+		{nights, "2026-03-29T02:30:00Z", "2026-04-04T20:00:00Z"},
+		{daily, "2026-03-29T01:29:00Z", ""}, // 03:29, the hour before was skipped
+		{daily, "2026-03-29T01:30:00Z", "2026-03-30T00:30:00Z"},
+	} {
+		open, opens := opening(c.window, at(c.now))
+		if open != (c.opens == "") || !open && !opens.Equal(at(c.opens)) {
+			t.Errorf("at %s: open %v, opens %s", c.now, open, opens.UTC())
+		}
+	}
+	o := operationOf(1, policy(func(p *event.Policy) { p.Window = nights }))
+	if next := o.Next(at("2026-03-08T03:30:00Z"), free); len(next.Begin) != 0 || next.Wait != "its window is closed" || !next.Until.Equal(at("2026-03-14T21:00:00Z")) {
+		t.Errorf("got %+v", next)
+	}
+}
+
+// TestAnyOperationKeepsItsPolicyAndEnds tries any members, policies, outcomes,
+// controls and losses of what is not recorded: never more in hand than allowed,
+// none begun after too many failed, while paused, once cancelled or outside the
+// window, every host once, no batch before the one before it, and an end.
 func TestAnyOperationKeepsItsPolicyAndEnds(t *testing.T) {
+	amounts := func(t *rapid.T, name string, least int) event.Amount {
+		return event.Amount{N: rapid.IntRange(least, 100).Draw(t, name), Percent: rapid.Bool().Draw(t, name+" in percent")}
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(0, 12).Draw(t, "hosts")
-		policy := event.Policy{
-			MaxUnavailable: event.Amount{N: rapid.IntRange(1, 100).Draw(t, "unavailable"), Percent: rapid.Bool().Draw(t, "percent")},
-			MaxFailures:    event.Amount{N: rapid.IntRange(0, 3).Draw(t, "failures")},
+		p := event.Policy{MaxUnavailable: amounts(t, "unavailable", 1), MaxFailures: amounts(t, "failures", 0), Delay: rapid.IntRange(0, 100).Draw(t, "delay"), PauseAfter: rapid.IntRange(0, 5).Draw(t, "pause after")}
+		for range rapid.IntRange(0, 3).Draw(t, "batches") {
+			p.Batches = append(p.Batches, amounts(t, "batch", 1))
 		}
-		limit := max(1, policy.MaxUnavailable.Of(n))
-		o := operationOf(n, policy)
-		failed, begun := 0, map[domain.HostID]int{}
-		for range 3*n + 1 {
-			next := o.Next(func(event.Member) Availability { return Free })
+		if rapid.Bool().Draw(t, "windowed") {
+			p.Window = &event.Window{From: "11:00", To: "13:00", Zone: "UTC"}
+		}
+		o, now := operationOf(n, p), noon
+		limit := max(1, p.MaxUnavailable.Of(n))
+		for _, size := range p.Batches {
+			limit = max(limit, max(1, size.Of(n)))
+		}
+		begun, inHand, failures, quiet := map[domain.HostID]bool{}, []event.Member{}, 0, false
+		for range 40*n + 40 {
+			if rapid.IntRange(0, 9).Draw(t, "a person") == 0 && !quiet {
+				for _, e := range rapid.SampledFrom([]func() []event.OperationEvent{
+					func() []event.OperationEvent { return o.Pause("op", false) },
+					func() []event.OperationEvent { return o.Resume("op") },
+					func() []event.OperationEvent { return o.Cancel("op", "enough") },
+				}).Draw(t, "steers")() {
+					o.Evolve(e, now)
+				}
+			}
+			next := o.Next(now, free)
+			if got := ids(next.InHand); got != ids(inHand) {
+				t.Fatalf("in hand are %s, not %s", got, ids(inHand))
+			}
 			if next.Ended {
-				if (failed > policy.MaxFailures.N) != (next.Cause != "") {
-					t.Fatalf("%d failed and the cause is %q", failed, next.Cause)
+				if len(inHand) > 0 {
+					t.Fatal("it ended with a host in hand")
+				}
+				stopped := failures > p.MaxFailures.Of(n) || o.Cancelled != ""
+				if stopped != (next.Cause != "") || !stopped && len(begun) != n {
+					t.Fatalf("%d of %d were begun, %d failed, and the cause is %q", len(begun), n, failures, next.Cause)
 				}
 				return
 			}
-			if len(next.Begin) > 0 && failed > policy.MaxFailures.N {
-				t.Fatal("a host was begun after too many had failed")
-			}
-			if len(next.InHand)+len(next.Begin) > limit {
-				t.Fatalf("%d in hand, at most %d allowed", len(next.InHand)+len(next.Begin), limit)
+			open, _ := opening(p.Window, now)
+			switch {
+			case len(next.Begin) == 0:
+			case o.Paused, o.Cancelled != "", failures > p.MaxFailures.Of(n), !open:
+				t.Fatalf("hosts were begun that must not: %+v", next)
+			case len(inHand)+len(next.Begin) > limit:
+				t.Fatalf("%d in hand, at most %d allowed", len(inHand)+len(next.Begin), limit)
+			case p.PauseAfter > 0 && !o.pausedAlone && len(begun)+len(next.Begin) > p.PauseAfter:
+				t.Fatal("more were begun than before the pause")
 			}
 			for _, m := range next.Begin {
-				if begun[m.HostID]++; begun[m.HostID] > 1 {
+				if begun[m.HostID] {
 					t.Fatalf("host %s was begun twice", m.Host)
 				}
-				o.Turns.Evolve(event.HostTurnBegun{Turn: event.Turn{HostID: m.HostID, Claim: "x"}})
+				if rapid.IntRange(0, 4).Draw(t, "lost") == 0 {
+					continue // a crash before it was recorded
+				}
+				begun[m.HostID] = true
+				inHand = append(inHand, m)
+				o.Evolve(event.HostTurnBegun{Turn: event.Turn{HostID: m.HostID, Claim: "x"}}, now)
 			}
-			inHand := append(next.InHand, next.Begin...)
-			m := inHand[rapid.IntRange(0, len(inHand)-1).Draw(t, "ends")]
-			if rapid.Bool().Draw(t, "fails") {
-				failed++
-				o.Turns.Evolve(event.HostTurnFailed{Turn: event.Turn{HostID: m.HostID}, Reason: "broken"})
-			} else {
-				o.Turns.Evolve(event.HostTurnSucceeded{Turn: event.Turn{HostID: m.HostID}})
+			slices.SortFunc(inHand, func(a, b event.Member) int {
+				return slices.IndexFunc(o.Hosts, func(m event.Member) bool { return m == a }) - slices.IndexFunc(o.Hosts, func(m event.Member) bool { return m == b })
+			})
+			switch {
+			case next.Pause:
+				for _, e := range o.Pause("op", true) {
+					o.Evolve(e, now)
+				}
+				quiet = rapid.Bool().Draw(t, "left alone from here on")
+			case !next.Until.IsZero():
+				now = next.Until
+			case len(inHand) > 0:
+				i := rapid.IntRange(0, len(inHand)-1).Draw(t, "ends")
+				m := inHand[i]
+				inHand = slices.Delete(inHand, i, i+1)
+				if rapid.IntRange(0, 3).Draw(t, "fails") == 0 {
+					failures++
+					o.Evolve(event.HostTurnFailed{Turn: event.Turn{HostID: m.HostID}, Reason: "broken"}, now)
+				} else {
+					o.Evolve(event.HostTurnSucceeded{Turn: event.Turn{HostID: m.HostID}}, now)
+				}
+			case o.Paused:
+				for _, e := range o.Resume("op") {
+					o.Evolve(e, now)
+				}
 			}
+			now = now.Add(time.Duration(rapid.IntRange(0, 5).Draw(t, "minutes")) * time.Minute)
 		}
 		t.Fatal("the operation did not end")
 	})

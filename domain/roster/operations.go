@@ -1,6 +1,7 @@
 package roster
 
 import (
+	"math/rand/v2"
 	"slices"
 
 	"commissaire/domain"
@@ -10,44 +11,122 @@ import (
 // ErrKeyUsed refuses an idempotency key that already names something else.
 var ErrKeyUsed = domain.Refuse(domain.Conflict, "idempotency-key-used")
 
-// Start starts an operation over the present members of a cluster, in the order
-// of their addresses. The answer's id is that of the operation the caller meant:
-// the one of that id if it was started before, or the one that runs with the
-// same kind, version and policy.
-func (r *Roster) Start(id domain.OperationID, kind domain.OperationKind, name domain.ClusterName, version string, policy event.Policy) (domain.OperationID, []event.RosterEvent, error) {
-	c, err := r.cluster(name)
+// Request is an operation as it is asked for.
+type Request struct {
+	ID      domain.OperationID
+	Kind    domain.OperationKind
+	Cluster domain.ClusterName
+	Version string // Deploy: to which
+	Policy  event.Policy
+	Seed    uint64 // of a random order
+
+	// Done tells, of an operation that has ended, which hosts have what it
+	// wanted: the operation's stream says so, not the roster.
+	Done func(domain.OperationID) (map[domain.HostID]bool, error)
+}
+
+// Start starts an operation over the present members of a cluster. The answer's
+// id is that of the operation the caller meant: the one of that id if it was
+// started before, or the one that runs with the same kind, version and policy.
+func (r *Roster) Start(q Request) (domain.OperationID, []event.RosterEvent, error) {
+	c, err := r.cluster(q.Cluster)
 	if err != nil {
 		return "", nil, err
 	}
-	if old, ok := r.operations.Get(id); ok {
-		if old.ClusterID != c.ID || old.Kind != kind || old.Version != version || old.Policy != policy {
-			return "", nil, ErrKeyUsed.With("the idempotency key names operation %s, which is another one; use a new key", id)
+	same := func(o Operation) bool {
+		return o.ClusterID == c.ID && o.Kind == q.Kind && o.Version == q.Version && o.Policy.Equal(q.Policy)
+	}
+	if old, ok := r.operations.Get(q.ID); ok {
+		if !same(old) {
+			return "", nil, ErrKeyUsed.With("the idempotency key names operation %s, which is another one; use a new key", q.ID)
 		}
-		return id, nil, nil
+		return q.ID, nil, nil
 	}
 	if c.Running != "" {
-		if now, _ := r.operations.Get(c.Running); now.Kind == kind && now.Version == version && now.Policy == policy {
+		if now, _ := r.operations.Get(c.Running); same(now) {
 			return c.Running, nil, nil
 		}
 		return "", nil, running(c)
 	}
-	hosts := r.Members(c.ID)
-	slices.SortFunc(hosts, func(a, b event.Member) int {
-		if a.Host.Less(b.Host) {
-			return -1
-		}
-		return 1
-	})
-	started := event.Started{Operation: id, ClusterID: c.ID, Cluster: name, Hosts: hosts, Policy: policy}
-	switch kind {
-	case domain.Deploy:
-		return id, []event.RosterEvent{event.DeployStarted{Started: started, Version: version}}, nil
-	case domain.Upgrade:
-		return id, []event.RosterEvent{event.UpgradeStarted{Started: started}}, nil
-	case domain.Restart:
-		return id, []event.RosterEvent{event.RestartStarted{Started: started}}, nil
+	started, err := r.Plan(q)
+	if err != nil {
+		return "", nil, err
 	}
-	return "", nil, domain.ErrInvalid.With("%q is no operation", kind)
+	switch q.Kind {
+	case domain.Deploy:
+		return q.ID, []event.RosterEvent{event.DeployStarted{Started: started, Version: q.Version}}, nil
+	case domain.Upgrade:
+		return q.ID, []event.RosterEvent{event.UpgradeStarted{Started: started}}, nil
+	case domain.Restart:
+		return q.ID, []event.RosterEvent{event.RestartStarted{Started: started}}, nil
+	}
+	return "", nil, domain.ErrInvalid.With("%q is no operation", q.Kind)
+}
+
+// Plan is what would be started: over which hosts, and in which order.
+func (r *Roster) Plan(q Request) (event.Started, error) {
+	c, err := r.cluster(q.Cluster)
+	if err != nil {
+		return event.Started{}, err
+	}
+	started := event.Started{Operation: q.ID, ClusterID: c.ID, Cluster: c.Name, Policy: q.Policy}
+	if started.Hosts, err = r.chosen(c, q); err != nil {
+		return event.Started{}, err
+	}
+	slices.SortFunc(started.Hosts, func(a, b event.Member) int { return a.Host.Compare(b.Host) })
+	if o := q.Policy.Order; o != nil {
+		if o.Random {
+			started.Seed = q.Seed
+			rand.New(rand.NewPCG(q.Seed, 0)).Shuffle(len(started.Hosts), func(i, j int) {
+				started.Hosts[i], started.Hosts[j] = started.Hosts[j], started.Hosts[i]
+			})
+		}
+		place := func(m event.Member) int {
+			if i := slices.Index(o.First, m.Host); i >= 0 {
+				return i
+			}
+			return len(o.First)
+		}
+		if err := amongMembers("order", o.First, started.Hosts); err != nil {
+			return event.Started{}, err
+		}
+		slices.SortStableFunc(started.Hosts, func(a, b event.Member) int { return place(a) - place(b) })
+	}
+	return started, nil
+}
+
+// chosen are the members that an operation is for.
+func (r *Roster) chosen(c Cluster, q Request) ([]event.Member, error) {
+	all, only := r.Members(c.ID), q.Policy.Only
+	if only == nil {
+		return all, nil
+	}
+	if !only.Failed {
+		err := amongMembers("only", only.Hosts, all)
+		return slices.DeleteFunc(all, func(m event.Member) bool { return !slices.Contains(only.Hosts, m.Host) }), err
+	}
+	last, ok := r.latest.Get(latestOf(c.ID, q.Kind))
+	if !ok {
+		return nil, domain.ErrInvalid.At("only", "there was no %s of cluster %s yet that hosts could have failed in", q.Kind, c.Name)
+	}
+	done, err := q.Done(last)
+	if err != nil {
+		return nil, err
+	}
+	before, _ := r.operations.Get(last)
+	return slices.DeleteFunc(all, func(m event.Member) bool {
+		return done[m.HostID] || !slices.ContainsFunc(before.Hosts, func(b event.Member) bool { return b.HostID == m.HostID })
+	}), nil
+}
+
+// amongMembers refuses addresses that are no members.
+func amongMembers(field string, addresses []domain.Address, all []event.Member) error {
+	for _, address := range addresses {
+		if !slices.ContainsFunc(all, func(m event.Member) bool { return m.Host == address }) {
+			return domain.ErrInvalid.At(field, "host %s is not among the members this is for", address)
+		}
+	}
+	return nil
 }
 
 // End ends an operation: completed when cause is "", else aborted. Ending what

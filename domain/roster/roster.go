@@ -29,6 +29,7 @@ type Roster struct {
 	networks   btree.Map[domain.NetworkName, Network]
 	managers   btree.Map[domain.ManagerName, Manager]
 	operations btree.Map[domain.OperationID, Operation]
+	latest     btree.Map[string, domain.OperationID] // cluster id, space, kind
 	term       domain.Term
 }
 
@@ -86,7 +87,7 @@ func (r *Roster) Clone() *Roster {
 	return &Roster{
 		hosts: *r.hosts.Copy(), addresses: *r.addresses.Copy(), clusters: *r.clusters.Copy(),
 		names: *r.names.Copy(), members: *r.members.Copy(), networks: *r.networks.Copy(),
-		managers: *r.managers.Copy(), operations: *r.operations.Copy(), term: r.term,
+		managers: *r.managers.Copy(), operations: *r.operations.Copy(), latest: *r.latest.Copy(), term: r.term,
 	}
 }
 
@@ -150,10 +151,15 @@ func (r *Roster) changeHost(id domain.HostID, change func(*Host)) {
 
 func (r *Roster) started(o Operation) {
 	r.operations.Set(o.Operation, o)
+	r.latest.Set(latestOf(o.ClusterID, o.Kind), o.Operation)
 	if c, ok := r.clusters.Get(o.ClusterID); ok {
 		c.Running = o.Operation
 		r.clusters.Set(c.ID, c)
 	}
+}
+
+func latestOf(cluster domain.ClusterID, kind domain.OperationKind) string {
+	return string(cluster) + " " + string(kind)
 }
 
 func (r *Roster) ended(id domain.ClusterID) {
@@ -188,6 +194,13 @@ func (r *Roster) Network(name domain.NetworkName) (Network, bool) { return r.net
 
 // Manager is the container manager of that name.
 func (r *Roster) Manager(name domain.ManagerName) (Manager, bool) { return r.managers.Get(name) }
+
+// Operation is the operation of that id, and whether it has not ended.
+func (r *Roster) Operation(id domain.OperationID) (o Operation, running, ok bool) {
+	o, ok = r.operations.Get(id)
+	c, _ := r.clusters.Get(o.ClusterID)
+	return o, ok && c.Running == id, ok
+}
 
 // Running calls f with every operation that has not ended.
 func (r *Roster) Running(f func(Operation)) {

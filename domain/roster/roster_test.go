@@ -58,7 +58,7 @@ func members(old, wanted []domain.Address, ready Ready) decision {
 
 func start(kind domain.OperationKind, id domain.OperationID) decision {
 	return func(r *Roster) ([]event.RosterEvent, error) {
-		_, events, err := r.Start(id, kind, "c", "", event.DefaultPolicy())
+		_, events, err := r.Start(Request{ID: id, Kind: kind, Cluster: "c", Policy: event.DefaultPolicy()})
 		return events, err
 	}
 }

@@ -38,12 +38,13 @@ type Host struct {
 	slow     map[string]time.Duration
 	commands []*Command
 
-	version   string          // what runs
-	pending   string          // what runs after the next boot, if it is not ""
-	next      string          // what an upgrade brings
-	rollback  string          // OSTree: the deployment before
-	installed map[string]bool // packages
-	enabled   map[string]bool // units
+	version    string          // what runs
+	pending    string          // what runs after the next boot, if it is not ""
+	next       string          // what an upgrade brings
+	rollback   string          // OSTree: the deployment before
+	downloaded string          // OSTree: what can be deployed without a download
+	installed  map[string]bool // packages
+	enabled    map[string]bool // units
 }
 
 // A boot is a host's time between two reboots.

@@ -255,6 +255,9 @@ func (p *process) upgrade(ctx context.Context, program, nothing, complete string
 		return 0
 	}
 	fmt.Fprintf(p.stdout, "Upgrading:\n kernel %s\n", next)
+	for _, kernel := range []string{p.host.Version(), next} {
+		p.host.files.put("/lib/modules/"+kernel, 0o755, nil)
+	}
 	if exit := p.transact(ctx, p.host.spec.Speed.Upgrade, true, func() { p.host.pending = next }); exit != 0 {
 		return exit
 	}
@@ -341,11 +344,12 @@ type deployment struct {
 
 // rpmOSTree knows status, upgrade, deploy and cleanup.
 func rpmOSTree(ctx context.Context, p *process, args []string) int {
-	verb, names, err := verbOf(args, []string{"--json", "-b", "--booted", "-p", "--pending", "-m", "-r", "--reboot", "--unchanged-exit-77"}, nil)
+	verb, names, err := verbOf(args, []string{"--json", "-b", "--booted", "-p", "--pending", "-m", "-r", "--reboot", "--unchanged-exit-77", "--download-only", "--cache-only"}, nil)
 	if err != nil {
 		return p.complain("error", err)
 	}
 	h := p.host
+	download := slices.Contains(args, "--download-only")
 	if verb == "status" {
 		return p.deployments(slices.Contains(args, "--json"))
 	}
@@ -375,6 +379,7 @@ func rpmOSTree(ctx context.Context, p *process, args []string) int {
 	}
 	h.mu.Lock()
 	nothing := want == "" || want == h.pending || want == h.version && h.pending == ""
+	missing := slices.Contains(args, "--cache-only") && want != h.downloaded
 	h.mu.Unlock()
 	if nothing {
 		fmt.Fprintln(p.stdout, unchanged)
@@ -383,14 +388,20 @@ func rpmOSTree(ctx context.Context, p *process, args []string) int {
 		}
 		return 0
 	}
+	if missing {
+		return p.complain("error", fmt.Errorf("version %s was not downloaded", want))
+	}
 	fmt.Fprintf(p.stdout, "Receiving objects\nStaging deployment... done\n")
 	exit := p.transact(ctx, h.spec.Speed.Upgrade, false, func() {
+		if h.downloaded = want; download {
+			return
+		}
 		h.pending = want
 		if want == h.version {
 			h.pending = ""
 		}
 	})
-	if exit != 0 {
+	if exit != 0 || download {
 		return exit
 	}
 	fmt.Fprintf(p.stdout, "Version %s; run \"systemctl reboot\" to start it\n", want)

@@ -1,0 +1,124 @@
+package process
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"commissaire/domain"
+	"commissaire/domain/event"
+	"commissaire/domain/operation"
+)
+
+// Manager is a container manager. Registering, cordoning and draining twice,
+// uncordoning what is not cordoned and unregistering what is gone succeed.
+type Manager interface {
+	Register(ctx context.Context, host domain.Address) error
+	Unregister(ctx context.Context, host domain.Address) error
+
+	// NodeStatus is the manager's own view of the host.
+	NodeStatus(ctx context.Context, host domain.Address) (json.RawMessage, error)
+	// Ready tells whether the manager can use the host, and if not, why.
+	Ready(ctx context.Context, host domain.Address) (ready bool, why string, err error)
+
+	// Cordoned tells whether new work is kept away from the host.
+	Cordoned(ctx context.Context, host domain.Address) (bool, error)
+	Cordon(ctx context.Context, host domain.Address) error
+	// Drain moves the host's work elsewhere, until ctx ends. Each piece of work
+	// has grace to end; -1: as long as it asks for itself.
+	Drain(ctx context.Context, host domain.Address, grace int) error
+	Uncordon(ctx context.Context, host domain.Address) error
+}
+
+// node is a host as its container manager knows it.
+type node struct {
+	p          *Process
+	definition event.ContainerManagerDefined
+	host       domain.Address
+}
+
+// nodeError is what a container manager said no to, as it is told people.
+type nodeError struct {
+	what string
+	err  error
+}
+
+func (e *nodeError) Error() string { return e.what + ": " + e.err.Error() }
+func (e *nodeError) Unwrap() error { return e.err }
+
+// ask asks the container manager, a few times.
+func (n *node) ask(ctx context.Context, what string, f func(Manager) error) error {
+	for attempt := 1; ; attempt++ {
+		manager, err := n.p.config.Managers(n.definition)
+		if err == nil {
+			err = f(manager)
+		}
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if attempt >= n.p.config.Attempts || !pause(ctx, n.p.config.RetryDelay) {
+			return &nodeError{fmt.Sprintf("container manager %s could not %s", n.definition.Manager, what), err}
+		}
+	}
+}
+
+// drain empties a host's node before anything is done to it. That it is to be
+// cordoned, and whether it was before, is recorded first.
+func (w *working) drain(ctx context.Context) error {
+	d := event.DefaultDrain()
+	if w.policy.Drain != nil {
+		d = *w.policy.Drain
+	}
+	if w.node == nil || d.Off {
+		return nil
+	}
+	var cordoned bool
+	if err := w.node.ask(ctx, "say whether the host is cordoned", func(m Manager) (err error) {
+		cordoned, err = m.Cordoned(ctx, w.host.Host)
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := w.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.Cordon(w.at, cordoned) }); err != nil {
+		return err
+	}
+	if !cordoned {
+		if err := w.node.ask(ctx, "cordon the host", func(m Manager) error { return m.Cordon(ctx, w.host.Host) }); err != nil {
+			return err
+		}
+	}
+	limited, cancel := context.WithTimeout(ctx, time.Duration(d.Timeout)*time.Second)
+	defer cancel()
+	err := w.node.ask(limited, "drain the host", func(m Manager) error { return m.Drain(limited, w.host.Host, d.Grace) })
+	if err == nil || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if limited.Err() != nil {
+		if d.Continue {
+			return nil
+		}
+		return &nodeError{fmt.Sprintf("the host was not drained within %d s, and nothing was done to it", d.Timeout), err}
+	}
+	return err
+}
+
+// uncordoned gives a node that this turn cordoned back, however the turn ended.
+func (w *working) uncordoned(ctx context.Context, outcome event.OperationEvent) (event.OperationEvent, error) {
+	if w.state.Cordon != operation.Cordoned || w.node == nil {
+		return outcome, nil
+	}
+	err := w.node.ask(ctx, "uncordon the host, which is left cordoned", func(m Manager) error { return m.Uncordon(ctx, w.host.Host) })
+	var refused *nodeError
+	switch failed, is := outcome.(event.HostTurnFailed); {
+	case err == nil:
+		return outcome, nil
+	case !errors.As(err, &refused):
+		return nil, err
+	case is:
+		failed.Reason += "; " + reason(err)
+		return failed, nil
+	}
+	return event.HostTurnFailed{Turn: w.at, Reason: reason(err), Output: w.state.Worked.Output}, nil
+}

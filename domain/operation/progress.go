@@ -1,0 +1,270 @@
+package operation
+
+import (
+	"time"
+
+	"commissaire/domain"
+	"commissaire/domain/event"
+)
+
+// State is how far a host's turn is.
+type State int
+
+// The states of a turn. Those from Succeeded on are its end.
+const (
+	Waiting  State = iota
+	Begun          // taken in hand; nothing was changed on it
+	Examined       // its boot id and version are known
+	Worked         // the command has ended well; a reboot and the health gate may follow
+	Succeeded
+	Failed
+	Skipped
+)
+
+// Turn is a host's part in an operation.
+type Turn struct {
+	State   State
+	Claim   domain.ClaimID
+	Staged  bool   // what it needs is downloaded
+	BootID  string // as it was found
+	Version string // as it was found
+	Pending string // what the next boot was to bring when it was found
+	OSTree  bool
+	Worked  Work      // from Worked on
+	Cordon  Cordon    // what was done to keep work away from it
+	Healthy time.Time // since when the gate is passed without a break; zero: it is not
+	Gated   time.Time // since when the gate is asked
+	Reason  string
+	Ended   time.Time
+	Left    string // the deployment that it left to be booted
+}
+
+// Work is how the host was after its command.
+type Work struct {
+	BootID  string
+	Version string
+	Pending string // what the next boot brings; "" is nothing new
+	Reboot  bool   // one is to follow
+	Output  event.Output
+}
+
+// Gate tells whether a host has passed the gate by now, or is late.
+func (t Turn) Gate(h event.Health, now time.Time) (passed, late bool) {
+	passed = !t.Healthy.IsZero() && !now.Before(t.Healthy.Add(time.Duration(h.StableFor)*time.Second))
+	late = !passed && !t.Gated.IsZero() && !now.Before(t.Gated.Add(time.Duration(h.Timeout)*time.Second))
+	return passed, late
+}
+
+// Cordon is what an operation knows of a host's node.
+type Cordon int
+
+// The states of a node.
+const (
+	NotCordoned    Cordon = iota
+	Cordoned              // by this turn, which takes it back
+	CordonedBefore        // by somebody else, whose business it stays
+)
+
+// Over tells whether the turn has ended.
+func (t Turn) Over() bool { return t.State >= Succeeded }
+
+// Progress is what the events of an operation's stream come to.
+type Progress struct {
+	turns       map[domain.HostID]Turn
+	Paused      bool
+	pausedAlone bool // by its policy, once
+	waiting     event.OperationWaiting
+	Cancelled   string // why; "": it was not
+}
+
+// Turn is a host's turn.
+func (p *Progress) Turn(id domain.HostID) Turn { return p.turns[id] }
+
+// Done are the hosts that have what the operation wanted for them.
+func (p *Progress) Done() map[domain.HostID]bool {
+	done := map[domain.HostID]bool{}
+	for id, t := range p.turns {
+		if t.State == Succeeded || t.State == Skipped {
+			done[id] = true
+		}
+	}
+	return done
+}
+
+// Clone is a progress of its own with the same content.
+func (p *Progress) Clone() *Progress {
+	c := *p
+	c.turns = make(map[domain.HostID]Turn, len(p.turns))
+	for id, t := range p.turns {
+		c.turns[id] = t
+	}
+	return &c
+}
+
+// Evolve brings the progress up to e, which was recorded at that time.
+func (p *Progress) Evolve(e event.OperationEvent, at time.Time) {
+	change := func(of event.Turn, f func(*Turn)) {
+		if p.turns == nil {
+			p.turns = map[domain.HostID]Turn{}
+		}
+		t := p.turns[of.HostID]
+		f(&t)
+		p.turns[of.HostID] = t
+	}
+	end := func(of event.Turn, state State, reason, left string) {
+		change(of, func(t *Turn) { t.State, t.Reason, t.Left, t.Ended = state, reason, left, at })
+	}
+	switch e := e.(type) {
+	case event.HostStaged:
+		change(e.Turn, func(t *Turn) { t.Staged = true })
+	case event.HostTurnBegun:
+		change(e.Turn, func(t *Turn) { t.State, t.Claim = Begun, e.Claim })
+	case event.HostTurnCordoned:
+		change(e.Turn, func(t *Turn) {
+			if t.Cordon = Cordoned; e.Before {
+				t.Cordon = CordonedBefore
+			}
+		})
+	case event.HostTurnExamined:
+		change(e.Turn, func(t *Turn) {
+			t.State, t.BootID, t.Version, t.Pending, t.OSTree = Examined, e.BootID, e.Version, e.Pending, e.OSTree
+		})
+	case event.HostTurnWorked:
+		change(e.Turn, func(t *Turn) {
+			t.State, t.Worked = Worked, Work{e.BootID, e.Version, e.Pending, e.Reboot, e.Output}
+		})
+	case event.HostTurnGated:
+		change(e.Turn, func(t *Turn) {
+			if t.Gated.IsZero() {
+				t.Gated = at
+			}
+			if t.Healthy = (time.Time{}); e.Healthy {
+				t.Healthy = at
+			}
+		})
+	case event.HostTurnSucceeded:
+		left := ""
+		if e.OSTree && e.Pending != p.turns[e.HostID].Pending {
+			left = e.Pending
+		}
+		end(e.Turn, Succeeded, "", left)
+	case event.HostTurnFailed:
+		end(e.Turn, Failed, e.Reason, "")
+	case event.HostTurnSkipped:
+		end(e.Turn, Skipped, e.Reason, "")
+	case event.HostCleanedUp:
+		change(e.Turn, func(t *Turn) { t.Left = "" })
+	case event.OperationWaiting:
+		p.waiting = e
+	case event.OperationPaused:
+		p.Paused = true
+		p.pausedAlone = p.pausedAlone || e.ByPolicy
+	case event.OperationResumed:
+		p.Paused = false
+	case event.OperationCancelled:
+		p.Cancelled = e.Cause
+	}
+}
+
+// Stage records that a host has downloaded what it needs. Once is enough.
+func (p *Progress) Stage(turn event.Turn) []event.OperationEvent {
+	if t := p.Turn(turn.HostID); t.Staged || t.State != Waiting {
+		return nil
+	}
+	return []event.OperationEvent{event.HostStaged{Turn: turn}}
+}
+
+// Begin begins a host's turn. A turn that was begun stays as it is, and none
+// begins while the operation is paused or after it was cancelled.
+func (p *Progress) Begin(turn event.Turn, term domain.Term) []event.OperationEvent {
+	if p.Turn(turn.HostID).State != Waiting || p.Paused || p.Cancelled != "" {
+		return nil
+	}
+	return []event.OperationEvent{event.HostTurnBegun{Turn: turn, Term: term}}
+}
+
+// Cordon records, before it is done, that work is kept away from a host's node;
+// before: somebody did so already. Once a turn.
+func (p *Progress) Cordon(turn event.Turn, before bool) []event.OperationEvent {
+	if t := p.Turn(turn.HostID); t.Over() || t.Cordon != NotCordoned {
+		return nil
+	}
+	return []event.OperationEvent{event.HostTurnCordoned{Turn: turn, Before: before}}
+}
+
+// Examine records how a host was found, once a turn.
+func (p *Progress) Examine(e event.HostTurnExamined) []event.OperationEvent {
+	if p.Turn(e.HostID).State != Begun {
+		return nil
+	}
+	return []event.OperationEvent{e}
+}
+
+// Work records that a host's command ended well, once a turn.
+func (p *Progress) Work(e event.HostTurnWorked) []event.OperationEvent {
+	if p.Turn(e.HostID).State != Examined {
+		return nil
+	}
+	return []event.OperationEvent{e}
+}
+
+// Gate records what a host's health is, when it changes.
+func (p *Progress) Gate(turn event.Turn, healthy bool, reason string) []event.OperationEvent {
+	t := p.Turn(turn.HostID)
+	if t.Over() || !t.Gated.IsZero() && healthy == !t.Healthy.IsZero() {
+		return nil
+	}
+	return []event.OperationEvent{event.HostTurnGated{Turn: turn, Healthy: healthy, Reason: reason}}
+}
+
+// End records how a turn ended: e is one of HostTurnSucceeded, HostTurnFailed
+// and HostTurnSkipped. A turn that is over stays as it is.
+func (p *Progress) End(host domain.HostID, e event.OperationEvent) []event.OperationEvent {
+	if p.Turn(host).Over() {
+		return nil
+	}
+	return []event.OperationEvent{e}
+}
+
+// CleanUp records that the deployment a turn had left is gone, or why it is not.
+func (p *Progress) CleanUp(turn event.Turn, failure string) []event.OperationEvent {
+	left := p.Turn(turn.HostID).Left
+	if left == "" {
+		return nil
+	}
+	return []event.OperationEvent{event.HostCleanedUp{Turn: turn, Version: left, Failure: failure}}
+}
+
+// Wait records that no host is begun until a time, and why; the same once.
+func (p *Progress) Wait(id domain.OperationID, why string, until time.Time) []event.OperationEvent {
+	e := event.OperationWaiting{Operation: id, Why: why, Until: until.UTC()}
+	if p.waiting == e {
+		return nil
+	}
+	return []event.OperationEvent{e}
+}
+
+// Pause keeps further hosts from being begun. Pausing again changes nothing.
+func (p *Progress) Pause(id domain.OperationID, byPolicy bool) []event.OperationEvent {
+	if p.Paused || p.Cancelled != "" || byPolicy && p.pausedAlone {
+		return nil
+	}
+	return []event.OperationEvent{event.OperationPaused{Operation: id, ByPolicy: byPolicy}}
+}
+
+// Resume ends a pause. Resuming what is not paused changes nothing.
+func (p *Progress) Resume(id domain.OperationID) []event.OperationEvent {
+	if !p.Paused {
+		return nil
+	}
+	return []event.OperationEvent{event.OperationResumed{Operation: id}}
+}
+
+// Cancel ends an operation as soon as no host is in hand. It cannot be taken
+// back; doing it again changes nothing.
+func (p *Progress) Cancel(id domain.OperationID, cause string) []event.OperationEvent {
+	if p.Cancelled != "" {
+		return nil
+	}
+	return []event.OperationEvent{event.OperationCancelled{Operation: id, Cause: cause}}
+}

@@ -1,0 +1,44 @@
+package projections
+
+import (
+	"commissaire/domain"
+	"commissaire/domain/event"
+)
+
+// Plan is what an operation would do. Nothing of it is recorded.
+type Plan struct {
+	Kind    domain.OperationKind `json:"kind"`
+	Cluster domain.ClusterName   `json:"cluster"`
+	Version string               `json:"version,omitempty"`
+	Policy  event.Policy         `json:"policy"`
+	Seed    uint64               `json:"seed,omitempty"` // of a random order: send it to have the same
+	Batches [][]domain.Address   `json:"batches"`        // hosts in the order of their turns; without batches they are one
+	Hosts   []PlannedHost        `json:"hosts"`
+}
+
+// PlannedHost is a host's part in a plan.
+type PlannedHost struct {
+	Address domain.Address `json:"address"`
+	Command string         `json:"command"` // "": nothing is done there
+}
+
+// Plan is a plan as it is shown. command is what is done to a host of an OS.
+func (s *Snapshot) Plan(started event.Started, kind domain.OperationKind, version string, batches [][]event.Member, command func(kind domain.OperationKind, os, version string) string) Plan {
+	plan := Plan{
+		Kind: kind, Cluster: started.Cluster, Version: version, Policy: started.Policy, Seed: started.Seed,
+		Batches: [][]domain.Address{}, Hosts: []PlannedHost{},
+	}
+	if len(batches) == 0 && len(started.Hosts) > 0 {
+		batches = [][]event.Member{started.Hosts}
+	}
+	for _, batch := range batches {
+		var hosts []domain.Address
+		for _, m := range batch {
+			h, _ := s.Host(m.Host)
+			hosts = append(hosts, m.Host)
+			plan.Hosts = append(plan.Hosts, PlannedHost{m.Host, command(kind, h.OS, version)})
+		}
+		plan.Batches = append(plan.Batches, hosts)
+	}
+	return plan
+}

@@ -1,0 +1,162 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"commissaire/test/fleet"
+)
+
+// atomics are n ostree hosts with an upgrade waiting, at 127.0.NET.1 and upward.
+func atomics(net, n int) []fleet.Spec {
+	specs := make([]fleet.Spec, n)
+	for i := range specs {
+		specs[i] = fleet.Spec{Address: fmt.Sprintf("127.0.%d.%d", net, i+1), OS: fleet.Atomic, Version: "41.1", Next: "41.2"}
+	}
+	return specs
+}
+
+// roll starts an operation and returns where it is.
+func (s *service) roll(kind, policy string) string {
+	s.t.Helper()
+	a := s.put("/cluster/c/"+kind, policy).is(201)
+	return strings.TrimPrefix(a.header.Get("Location"), "/api/v0")
+}
+
+func state(want string) func(map[string]any) bool {
+	return func(o map[string]any) bool { return o["state"] == want }
+}
+
+func (s *service) turns(at string) string {
+	var all []string
+	for _, turn := range s.get(at).is(200).object()["hosts"].([]any) {
+		all = append(all, sprint(turn.(map[string]any)["state"]))
+	}
+	return strings.Join(all, " ")
+}
+
+func TestBatchesRebootAndPassTheGate(t *testing.T) {
+	f, body := hosts(t, atomics(31, 5)...)
+	s := newService(t, map[string]any{"bootstrap.profile": "none", "operations.health-interval": "20ms"})
+	s.join(f, body)
+	began := time.Now()
+	at := s.roll("upgrade", `{"batches":[1,2],"reboot":true,"stage":true,"health":{"command":"test -e /run/ostree-booted","timeout":20}}`)
+	s.until(at, status("finished", "failed"))
+	if got := s.turns(at); got != "succeeded succeeded succeeded succeeded succeeded" {
+		t.Fatalf("%s: %s", got, s.get(at).body)
+	}
+	for _, h := range f.Hosts() {
+		if h.Version() != "41.2" || commands(h, "rpm-ostree upgrade --download-only") != 1 || commands(h, "rpm-ostree upgrade --cache-only") != 1 || commands(h, "systemctl reboot") != 1 {
+			t.Errorf("host %s runs %s after %v", h.Address(), h.Version(), lines(h.Commands()))
+		}
+	}
+	if n := f.MostInHand(began); n > 2 {
+		t.Errorf("%d hosts were in hand at once", n)
+	}
+	done := map[string]time.Time{}
+	for _, h := range f.Hosts() {
+		for _, c := range h.Commands() {
+			if c.Line == "systemctl reboot" {
+				done[h.Address()] = c.Time
+			}
+		}
+	}
+	if !done["127.0.31.1"].Before(done["127.0.31.2"]) || !done["127.0.31.3"].Before(done["127.0.31.4"]) {
+		t.Errorf("the batches overlapped: %v", done)
+	}
+}
+
+func TestAPausedOperationGoesOnWhereItWas(t *testing.T) {
+	f, body := hosts(t, atomics(32, 3)...)
+	s := newService(t, map[string]any{"bootstrap.profile": "none"})
+	s.join(f, body)
+	at := s.roll("upgrade", `{"pause_after":1}`)
+	s.until(at, state("paused"))
+	if got := s.turns(at); got != "succeeded waiting waiting" {
+		t.Errorf("paused with %s", got)
+	}
+	s.put(at+"/pause", nil).is(200)
+	s.stop(syscall.SIGKILL)
+	s.start()
+	if got := s.until(at, state("paused")); got["status"] != "in_process" {
+		t.Errorf("after a crash: %v", got)
+	}
+	s.put(at+"/resume", nil).is(200)
+	s.until(at, status("finished"))
+	s.put(at+"/pause", nil).is(409)
+	for _, h := range f.Hosts() {
+		if n := commands(h, "rpm-ostree upgrade"); n != 1 {
+			t.Errorf("host %s was upgraded %d times", h.Address(), n)
+		}
+	}
+}
+
+func TestCancellingDropsWhatNobodyBooted(t *testing.T) {
+	f, body := hosts(t, atomics(33, 3)...)
+	s := newService(t, map[string]any{"bootstrap.profile": "none"})
+	s.join(f, body)
+	at := s.roll("upgrade", `{"pause_after":2}`)
+	s.until(at, state("paused"))
+	s.put(at+"/cancel", nil, "X-Commissaire-Reason", "wrong week").is(200)
+	o := s.until(at, status("failed"))
+	if o["cause"] != "cancelled by admin: wrong week" {
+		t.Errorf("the cause is %v", o["cause"])
+	}
+	for i, h := range f.Hosts() {
+		if want := map[bool]int{true: 1}[i < 2]; commands(h, "rpm-ostree cleanup -p") != want || h.Pending() != "" {
+			t.Errorf("host %s has %q pending after %v", h.Address(), h.Pending(), lines(h.Commands()))
+		}
+	}
+}
+
+func TestOnlyThoseThatFailedAreTriedAgain(t *testing.T) {
+	f, body := hosts(t, atomics(34, 4)...)
+	s := newService(t, map[string]any{"bootstrap.profile": "none"})
+	s.join(f, body)
+	s.put("/cluster/c/upgrade", `{"only":"failed"}`).is(400)
+	f.Hosts()[1].FailNext("rpm-ostree upgrade", 1)
+	s.until(s.roll("upgrade", `{"max_failures":"50%"}`), status("finished"))
+	plan := s.put("/cluster/c/upgrade", `{"only":"failed","dry_run":true}`).is(200).object()
+	if got := sprint(plan["hosts"]); got != "[map[address:127.0.34.2 command:rpm-ostree upgrade]]" {
+		t.Errorf("the plan: %s", got)
+	}
+	at := s.roll("upgrade", `{"only":"failed"}`)
+	s.until(at, status("finished"))
+	if got := s.turns(at); got != "succeeded" {
+		t.Errorf("tried again: %s", got)
+	}
+	for text, field := range map[string]string{
+		`{"max_unavailable":0}`:               "max_unavailable",
+		`{"batches":[]}`:                      "batches",
+		`{"health":{"tcp":1,"http":"x"}}`:     "health",
+		`{"window":{"from":"1","to":"2"}}`:    "window",
+		`{"order":["127.0.34.9"]}`:            "order",
+		`{"only":["127.0.34.9"]}`:             "only",
+		`{"reboot":"maybe"}`:                  "reboot",
+		`{"drain":{"tiemout":1}}`:             "drain",
+		`{"delay":-1}`:                        "delay",
+		`{"pause_after":0,"max_failures":-1}`: "max_failures",
+	} {
+		if a := s.put("/cluster/c/upgrade", text).is(400); !strings.Contains(string(a.body), `"field":"`+field+`"`) {
+			t.Errorf("%s: %s", text, a.body)
+		}
+	}
+	s.put("/cluster/c/restart", `{"reboot":true}`).is(400)
+}
+
+func TestAHostThatIsNotHealthyFails(t *testing.T) {
+	f, body := hosts(t, atomics(35, 2)...)
+	s := newService(t, map[string]any{"bootstrap.profile": "none", "operations.health-interval": "20ms"})
+	s.join(f, body)
+	at := s.roll("restart", `{"health":{"command":"echo sick; exit 3","timeout":1}}`)
+	s.until(at, status("failed"))
+	if got := sprint(turnOf(s.get(at).object(), 0)["reason"]); got != "the host was not healthy within 1 s after its restart: the health command ended with exit status 3: sick" {
+		t.Errorf("the reason: %s", got)
+	}
+	if n := commands(f.Hosts()[1], "systemctl reboot"); n != 0 {
+		t.Error("the second host was restarted though the first is not healthy")
+	}
+}
