@@ -160,3 +160,67 @@ func TestAHostThatIsNotHealthyFails(t *testing.T) {
 		t.Error("the second host was restarted though the first is not healthy")
 	}
 }
+
+// TestAQuarterOfAHundredHosts looks from the hosts' side: never more than allowed,
+// and nearly as many.
+func TestAQuarterOfAHundredHosts(t *testing.T) {
+	specs := make([]fleet.Spec, 100)
+	for i := range specs {
+		specs[i] = fleet.Spec{Address: fmt.Sprintf("127.0.36.%d", i+1), OS: fleet.Atomic, Version: "41.1", Next: "41.2", Speed: fleet.Speed{Upgrade: 3 * time.Second}}
+	}
+	f, body := hosts(t, specs...)
+	s := newService(t, map[string]any{"bootstrap.profile": "none"})
+	s.join(f, body)
+	began := time.Now()
+	at := s.roll("upgrade", `{"max_unavailable":"25%"}`)
+	s.until(at, status("finished"))
+	if n := f.MostInHand(began); n > 25 || n < 20 {
+		t.Errorf("%d hosts were in hand at once", n)
+	}
+	for _, h := range f.Hosts() {
+		if n := commands(h, "rpm-ostree upgrade"); n != 1 {
+			t.Errorf("host %s was upgraded %d times", h.Address(), n)
+		}
+	}
+}
+
+func TestARebootOnlyWhereOneIsNeeded(t *testing.T) {
+	f, body := hosts(t,
+		fleet.Spec{Address: "127.0.37.1", OS: fleet.Fedora, Version: "6.1", Next: "6.2"},
+		fleet.Spec{Address: "127.0.37.2", OS: fleet.Fedora, Version: "6.2", Next: "6.2"},
+	)
+	s := newService(t, map[string]any{"bootstrap.profile": "none"})
+	s.join(f, body)
+	at := s.roll("upgrade", `{"reboot":"if-needed","order":["127.0.37.2"]}`)
+	o := s.until(at, status("finished"))
+	if got := sprint(turnOf(o, 0)["address"]); got != "127.0.37.2" {
+		t.Errorf("host %s was the first", got)
+	}
+	if one, two := f.Hosts()[0], f.Hosts()[1]; one.Version() != "6.2" || commands(one, "systemctl reboot") != 1 || commands(two, "systemctl reboot") != 0 {
+		t.Errorf("%v and %v", lines(one.Commands()), lines(two.Commands()))
+	}
+	f.Hosts()[0].Release("6.3")
+	f.Hosts()[0].SetFaults(fleet.Faults{KeepVersion: true})
+	at = s.roll("upgrade", `{"reboot":"if-needed"}`)
+	o = s.until(at, status("failed"))
+	if got := sprint(turnOf(o, 0)["reason"]); !strings.HasPrefix(got, "it came back on 41 6.2, wanted 41 6.3") {
+		t.Errorf("the reason: %s", got)
+	}
+}
+
+func TestOutsideItsWindowItWaits(t *testing.T) {
+	f, body := hosts(t, atomics(38, 1)...)
+	s := newService(t, map[string]any{"bootstrap.profile": "none"})
+	s.join(f, body)
+	later := time.Now().UTC().Add(2 * time.Hour)
+	at := s.roll("upgrade", fmt.Sprintf(`{"window":{"from":"%s","to":"%s","zone":"UTC"}}`, later.Format("15:04"), later.Add(time.Hour).Format("15:04")))
+	o := s.until(at, state("waiting"))
+	if wait := o["waiting"].(map[string]any); wait["why"] != "its window is closed" || !strings.HasPrefix(sprint(wait["until"]), later.Format("2006-01-02T15:04")) {
+		t.Errorf("it waits: %v", wait)
+	}
+	if n := commands(f.Hosts()[0], "rpm-ostree upgrade"); n != 0 {
+		t.Error("a host was upgraded outside the window")
+	}
+	s.put(at+"/cancel", nil).is(200)
+	s.until(at, status("failed"))
+}

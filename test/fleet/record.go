@@ -25,7 +25,8 @@ func (f *Fleet) InHand() []Command {
 	return slices.DeleteFunc(f.Commands(), func(c Command) bool { return !c.TakesInHand() })
 }
 
-// TakesInHand says whether a command upgrades, deploys or reboots its host.
+// TakesInHand says whether a command upgrades, deploys or reboots its host. One
+// that only downloads does not.
 func (c Command) TakesInHand() bool {
 	words := strings.Fields(c.Line)
 	verbs := []string{"upgrade", "update", "dist-upgrade", "deploy"}
@@ -37,7 +38,8 @@ func (c Command) TakesInHand() bool {
 	case "subscription-manager":
 		return false
 	}
-	return slices.ContainsFunc(words[1:], func(word string) bool { return slices.Contains(verbs, word) })
+	return !slices.Contains(words, "--download-only") &&
+		slices.ContainsFunc(words[1:], func(word string) bool { return slices.Contains(verbs, word) })
 }
 
 // MostInHand is the greatest number of hosts that were in hand at the same time,
