@@ -374,7 +374,10 @@ func (p *Process) advance(ctx context.Context, o *operation.Operation) time.Dura
 		hosts []event.Member
 		what  func(*turn, context.Context) event.Position
 	}{
-		{next.InHand, (*turn).carryOut}, {next.Begin, (*turn).carryOut}, {next.Stage, (*turn).stage}, {next.Drop, (*turn).cleanUp},
+		{next.InHand, (*turn).carryOut},
+		{next.Begin, (*turn).carryOut},
+		{next.Stage, (*turn).stage},
+		{next.Drop, (*turn).cleanUp},
 		{next.Skip, func(t *turn, ctx context.Context) event.Position { return t.skip(ctx, left) }},
 	} {
 		for _, m := range call.hosts {

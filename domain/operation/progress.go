@@ -1,6 +1,7 @@
 package operation
 
 import (
+	"maps"
 	"time"
 
 	"commissaire/domain"
@@ -95,9 +96,7 @@ func (p *Progress) Done() map[domain.HostID]bool {
 func (p *Progress) Clone() *Progress {
 	c := *p
 	c.turns = make(map[domain.HostID]Turn, len(p.turns))
-	for id, t := range p.turns {
-		c.turns[id] = t
-	}
+	maps.Copy(c.turns, p.turns)
 	return &c
 }
 
