@@ -65,15 +65,21 @@ func newestKernel(list string) (newest string) {
 	return newest
 }
 
-// compareVersions compares part by part, numbers by their value.
+// compareVersions compares part by part as rpm does: numbers by their value, and
+// a number is newer than letters (3.10.0-1160.119.1.el7 than 3.10.0-1160.el7).
 func compareVersions(a, b string) int {
 	x, y := versionParts.FindAllString(a, -1), versionParts.FindAllString(b, -1)
 	for i := range min(len(x), len(y)) {
 		n, nErr := strconv.ParseUint(x[i], 10, 63)
 		m, mErr := strconv.ParseUint(y[i], 10, 63)
 		order := cmp.Compare(x[i], y[i])
-		if nErr == nil && mErr == nil {
+		switch {
+		case nErr == nil && mErr == nil:
 			order = cmp.Compare(n, m)
+		case nErr == nil:
+			order = 1
+		case mErr == nil:
+			order = -1
 		}
 		if order != 0 {
 			return order

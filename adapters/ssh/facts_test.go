@@ -32,6 +32,20 @@ func TestFacts(t *testing.T) {
 			},
 			want: event.Facts{OS: "fedora", OSRelease: "fedora 41", Version: "41 6.11.4-300.fc41.x86_64", CPUs: 4, Memory: 16303240, Space: 101000000, Arch: "x86_64", BootID: boot},
 		},
+		"rhel with a newer kernel": {
+			answer: answer{
+				"os-release": "ID=rhel\nVERSION_ID=7.9\n", "boot-id": boot, "kernel": "3.10.0-1160.el7.x86_64\n",
+				"kernels": "3.10.0-1160.119.1.el7.x86_64\n3.10.0-1160.el7.x86_64\n3.10.0-957.el7.x86_64\n",
+			},
+			want: event.Facts{OS: "rhel", OSRelease: "rhel 7.9", Version: "7.9 3.10.0-1160.el7.x86_64", Pending: "7.9 3.10.0-1160.119.1.el7.x86_64", BootID: boot},
+		},
+		"rhel on its newest kernel": {
+			answer: answer{
+				"os-release": "ID=rhel\nVERSION_ID=7.9\n", "boot-id": boot, "kernel": "3.10.0-1160.119.1.el7.x86_64\n",
+				"kernels": "3.10.0-1160.el7.x86_64\n3.10.0-1160.119.1.el7.x86_64\n",
+			},
+			want: event.Facts{OS: "rhel", OSRelease: "rhel 7.9", Version: "7.9 3.10.0-1160.119.1.el7.x86_64", BootID: boot},
+		},
 		"atomic with an upgrade waiting": {
 			answer: answer{
 				"os-release": "ID=\"centos\"\nVERSION_ID=\"7\"\n", "boot-id": boot,
