@@ -164,7 +164,7 @@ func (c *connection) open(privileged bool) error {
 		_ = c.shell.session.Close() // its end is of no interest
 		c.shell = nil
 	}
-	session, err := c.client.NewSession()
+	session, err := opened(c.over, c.client.NewSession)
 	if closed, ok := errors.AsType[*xssh.OpenChannelError](err); ok {
 		return reject("it opens no channel: %s", line(closed.Message, maxReason))
 	}
@@ -188,6 +188,27 @@ func (c *connection) open(privileged bool) error {
 	}
 	c.shell = s
 	return nil
+}
+
+// opened is what open returns, which opens a channel on a connection, or fails
+// when that is over. On a connection that ends at the very moment open may never
+// return: the library puts the channel on a list that it has gone through already.
+func opened[C any](over context.Context, open func() (C, error)) (C, error) {
+	type outcome struct {
+		channel C
+		err     error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		channel, err := open()
+		done <- outcome{channel, err}
+	}()
+	select {
+	case o := <-done:
+		return o.channel, o.err
+	case <-over.Done():
+		return *new(C), context.Cause(over)
+	}
 }
 
 // A shell runs on the host until the connection ends.

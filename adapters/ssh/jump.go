@@ -48,6 +48,9 @@ type link struct {
 	made   chan struct{} // closed when there is client or err
 	client *xssh.Client
 	err    error
+
+	over context.Context // ends with the connection
+	end  context.CancelFunc
 }
 
 func newJump(remote *Remote, config Jump) *jump {
@@ -75,8 +78,8 @@ func (j *jump) dial(ctx context.Context, address string) (net.Conn, error) {
 			return nil, l.err
 		}
 		limited, cancel := context.WithTimeout(ctx, j.remote.config.Dial)
-		conn, err := l.client.DialContext(limited, "tcp", address)
-		late := limited.Err() != nil
+		conn, err := opened(l.over, func() (net.Conn, error) { return l.client.DialContext(limited, "tcp", address) })
+		late := limited.Err() != nil && l.over.Err() == nil
 		cancel()
 		closed, refused := errors.AsType[*xssh.OpenChannelError](err)
 		switch {
@@ -107,6 +110,7 @@ func (j *jump) current() (l *link, isNew bool) {
 		return j.link, false
 	}
 	l = &link{made: make(chan struct{})}
+	l.over, l.end = context.WithCancel(context.Background())
 	j.link = l
 	go j.connect(l)
 	return l, true
@@ -129,12 +133,11 @@ func (j *jump) connect(l *link) {
 	}
 	close(l.made)
 	defer j.drop(l)
-	over := make(chan struct{})
 	go func() {
 		_ = l.client.Wait() // that it is over is all that is of interest
-		close(over)
+		l.end()
 	}()
-	keepAlive(l.client, j.remote.config.KeepAlive, over)
+	keepAlive(l.client, j.remote.config.KeepAlive, l.over.Done())
 }
 
 // drop forgets a connection, so that the next host makes another.
@@ -144,6 +147,7 @@ func (j *jump) drop(l *link) {
 		j.link = nil
 	}
 	j.mu.Unlock()
+	l.end()
 	if l.client != nil {
 		_ = l.client.Close() // it may be closed
 	}
