@@ -144,18 +144,21 @@ func (u *upkeep) steps(ctx context.Context) error {
 	}
 }
 
-func (u *upkeep) next(ctx context.Context) (step host.Step, err error) {
+func (u *upkeep) next(ctx context.Context) (host.Step, error) {
 	u.p.mu.Lock()
 	now, known := u.p.roster.Host(u.host.HostID)
 	wanted := u.p.wanted(now)
 	u.p.mu.Unlock()
-	err = u.record(ctx, func(one *host.Host) []event.HostEvent {
+	var step host.Step
+	if err := u.record(ctx, func(one *host.Host) []event.HostEvent {
 		if step = one.Next(wanted); !known && step != host.Unregister {
 			step = host.Nothing
 		}
 		return nil
-	})
-	return step, err
+	}); err != nil {
+		return host.Nothing, err // not step: it may still be being decided
+	}
+	return step, nil
 }
 
 func (u *upkeep) record(ctx context.Context, f func(*host.Host) []event.HostEvent) error {
