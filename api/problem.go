@@ -77,6 +77,8 @@ func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 		p.Status = http.StatusMethodNotAllowed
 	case errors.Is(err, errTooLarge):
 		p.Status = http.StatusRequestEntityTooLarge
+	case errors.Is(err, errCrowded):
+		p.Status, wait = http.StatusTooManyRequests, 10*retryAfter
 	case errors.Is(err, errLate), errors.As(err, &notReady):
 		p.Status, wait = http.StatusServiceUnavailable, retryAfter
 	case errors.Is(err, commands.ErrOutcomeUnknown):

@@ -36,6 +36,9 @@ type Config struct {
 	Commands      *commands.Handler
 	Views         *projections.Views
 	Entries       func(ctx context.Context, at []projections.Position) ([]HistoryEntry, error)
+	EntriesAfter  func(ctx context.Context, after projections.Position) ([]HistoryEntry, error) // the next of the log, not necessarily all
+	Events        *Events
+	EventTypes    []string
 	NodeStatus    func(ctx context.Context, manager domain.ManagerName, host domain.Address) (json.RawMessage, error)
 	Authenticator authentication.Plugin
 	Command       func(kind domain.OperationKind, os, version string) string // what an operation has a host do, for people
@@ -48,11 +51,12 @@ type Config struct {
 	Logger        *slog.Logger
 }
 
-// HistoryEntry is a line of the audit trail.
+// HistoryEntry is a line of the audit trail, and of the stream of events.
 type HistoryEntry struct {
 	Position  uint64           `json:"position"`
 	Time      projections.Time `json:"time"`
 	Type      string           `json:"type"`
+	Stream    string           `json:"stream"`
 	Actor     string           `json:"actor"`
 	Reason    string           `json:"reason"`
 	RequestID string           `json:"request_id"`
@@ -87,6 +91,13 @@ func New(config Config) *Server {
 	config.Metrics.MustRegister(s.requests, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "commissaire_view_position", Help: "Position in the log up to which views are served.",
 	}, func() float64 { return float64(config.Views.Snapshot().Position) }))
+	if events := config.Events; events != nil {
+		config.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "commissaire_event_readers", Help: "Open streams of events.",
+		}, func() float64 { readers, _ := events.counts(); return float64(readers) }), prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "commissaire_event_readers_dropped_total", Help: "Streams of events that were ended because their reader was too slow.",
+		}, func() float64 { _, dropped := events.counts(); return float64(dropped) }))
+	}
 	s.routes()
 	compress, err := gzhttp.NewWrapper(gzhttp.SuffixETag("-gzip"), gzhttp.MinSize(512))
 	if err != nil {
@@ -158,6 +169,7 @@ func (s *Server) routes() {
 	put("/operation/{id}/pause", operate, s.steer(s.config.Commands.PauseOperation))
 	put("/operation/{id}/resume", operate, s.steer(s.config.Commands.ResumeOperation))
 	put("/operation/{id}/cancel", operate, s.steer(s.config.Commands.CancelOperation))
+	get("/events", audit, s.getEvents)
 	get("/status", read, s.getStatus)
 
 	metrics := promhttp.HandlerFor(s.config.Metrics, promhttp.HandlerOpts{DisableCompression: true})

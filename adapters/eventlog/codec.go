@@ -3,7 +3,9 @@ package eventlog
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 
 	fast "github.com/go-json-experiment/json"
 
@@ -44,6 +46,9 @@ func register(events ...event.Event) map[string]reflect.Type {
 	}
 	return all
 }
+
+// Types are the names of all types of event, sorted.
+func Types() []string { return slices.Sorted(maps.Keys(types)) }
 
 // upcasters bring data of an older schema version of a type to the next one.
 // The key is the type and the version that is brought up.

@@ -128,6 +128,22 @@ func (l *Log) Entries(ctx context.Context, positions []event.Position) ([]Entry,
 	if err != nil {
 		return nil, fmt.Errorf("read history: %w", err)
 	}
+	return entriesOf(raws)
+}
+
+// EntriesAfter are the next events after a position, as many as the store reads
+// at once; none at the head.
+func (l *Log) EntriesAfter(ctx context.Context, after event.Position) ([]Entry, error) {
+	for raws, err := range l.store.Follow(ctx, after) {
+		if err != nil {
+			return nil, fmt.Errorf("read history: %w", err)
+		}
+		return entriesOf(raws)
+	}
+	return nil, ctx.Err()
+}
+
+func entriesOf(raws []Raw) ([]Entry, error) {
 	entries := make([]Entry, len(raws))
 	for i, raw := range raws {
 		r, err := Decode(raw)

@@ -46,6 +46,7 @@ type Config struct {
 	Credentials           credentialsConfig  `json:"credentials"`
 	ContainerManagers     certificatesConfig `json:"container-managers"`
 	Limits                limitsConfig       `json:"limits"`
+	Events                eventsConfig       `json:"events"`
 }
 
 // Plugin is a way of knowing who asks. httpbasicauth is the one there is, also
@@ -129,6 +130,12 @@ type limitsConfig struct {
 	IdleTimeout Duration `json:"idle-timeout"`
 }
 
+// eventsConfig is about those who read GET /events.
+type eventsConfig struct {
+	Heartbeat Duration `json:"heartbeat"` // less than what proxies wait for
+	Readers   int      `json:"readers"`   // at the same time
+}
+
 // Duration is written "90s", or as a number of seconds.
 type Duration time.Duration
 
@@ -172,6 +179,7 @@ func defaults(dev bool) Config {
 		Limits: limitsConfig{
 			Body: 1 << 20, Headers: 64 << 10, ReadTimeout: Duration(time.Minute), IdleTimeout: Duration(2 * time.Minute),
 		},
+		Events: eventsConfig{Heartbeat: Duration(15 * time.Second), Readers: 2048},
 	}
 	if dev {
 		c.ListenInterface, c.Store = "127.0.0.1", "sqlite:var/store"
@@ -388,6 +396,8 @@ func (c Config) check() error {
 		return fail("watch.keep-open must not be less than 0")
 	case c.Limits.Body < 1 || c.Limits.Headers < 1 || c.Limits.ReadTimeout <= 0 || c.Limits.IdleTimeout <= 0:
 		return fail("limits.body, limits.headers, limits.read-timeout and limits.idle-timeout must be more than 0")
+	case c.Events.Heartbeat <= 0 || c.Events.Readers < 0:
+		return fail("events.heartbeat must be more than 0, events.readers not less")
 	case (c.Bootstrap.EtcdClientCert == "") != (c.Bootstrap.EtcdClientKey == ""):
 		return fail("bootstrap.etcd-client-cert and bootstrap.etcd-client-key need each other")
 	case c.TLSClientVerifyFile != "" && c.TLSPEMFile == "":

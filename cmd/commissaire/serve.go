@@ -50,6 +50,7 @@ type service struct {
 	secrets  *credentials.Store
 	commands *commands.Handler
 	views    *projections.Views
+	events   *api.Events
 	remote   *ssh.Remote
 	process  *process.Process
 	term     domain.Term
@@ -136,7 +137,13 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 		WatchInterval: time.Duration(config.Watch.Interval), WatchConcurrency: config.Watch.Concurrency, WatchMisses: config.Watch.Misses,
 		NewID: uuid.New, Now: time.Now, Logger: logger,
 	})
-	return s, s.catchUp(ctx)
+	if err := s.catchUp(ctx); err != nil {
+		return s, err
+	}
+	s.events = api.NewEvents(api.EventsConfig{
+		After: s.views.Snapshot().Position, Heartbeat: time.Duration(config.Events.Heartbeat), Readers: config.Events.Readers,
+	})
+	return s, nil
 }
 
 // knownHosts is the configured file; nil where there is none.
@@ -255,6 +262,7 @@ func (s *service) follow(ctx context.Context) error {
 			return err
 		}
 		s.views.Apply(r)
+		s.events.Publish(shown(eventlog.Entry{Recorded: r, Type: m.Metadata.Get("name"), Data: json.RawMessage(m.Payload)}))
 		s.process.Apply(r)
 		return nil
 	})
@@ -293,14 +301,31 @@ func (s *service) entries(ctx context.Context, at []event.Position) ([]api.Histo
 	if err != nil {
 		return nil, err
 	}
-	shown := make([]api.HistoryEntry, len(entries))
-	for i, e := range entries {
-		shown[i] = api.HistoryEntry{
-			Position: uint64(e.Position), Time: projections.Time{Time: e.Meta.Time}, Type: e.Type,
-			Actor: e.Meta.Actor, Reason: e.Meta.Reason, RequestID: e.Meta.RequestID, Data: e.Data,
-		}
+	return allShown(entries), nil
+}
+
+// entriesAfter are the next lines of the audit trail of everything.
+func (s *service) entriesAfter(ctx context.Context, after event.Position) ([]api.HistoryEntry, error) {
+	entries, err := s.log.EntriesAfter(ctx, after)
+	if err != nil {
+		return nil, err
 	}
-	return shown, nil
+	return allShown(entries), nil
+}
+
+func allShown(entries []eventlog.Entry) []api.HistoryEntry {
+	all := make([]api.HistoryEntry, len(entries))
+	for i, e := range entries {
+		all[i] = shown(e)
+	}
+	return all
+}
+
+func shown(e eventlog.Entry) api.HistoryEntry {
+	return api.HistoryEntry{
+		Position: uint64(e.Position), Time: projections.Time{Time: e.Meta.Time}, Type: e.Type, Stream: string(e.Stream),
+		Actor: e.Meta.Actor, Reason: e.Meta.Reason, RequestID: e.Meta.RequestID, Data: e.Data,
+	}
 }
 
 func (s *service) status(ctx context.Context) any {
@@ -392,7 +417,8 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 	}
 	server := &http.Server{
 		Handler: api.New(api.Config{
-			Commands: s.commands, Views: s.views, Entries: s.entries, NodeStatus: s.nodeStatus, Authenticator: stack,
+			Commands: s.commands, Views: s.views, Entries: s.entries, EntriesAfter: s.entriesAfter,
+			Events: s.events, EventTypes: eventlog.Types(), NodeStatus: s.nodeStatus, Authenticator: stack,
 			Command: ssh.Command, Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
 			MaxBody: config.Limits.Body,
 		}),
@@ -400,6 +426,7 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 		IdleTimeout: time.Duration(config.Limits.IdleTimeout), MaxHeaderBytes: config.Limits.Headers,
 		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
+	server.RegisterOnShutdown(s.events.Close)
 	_, _ = fmt.Fprintf(out, "commissaire listens on %s\n", endpoint)
 	return s.run(ctx, server, listener)
 }

@@ -1,0 +1,457 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"commissaire/api/authentication"
+	"commissaire/domain"
+	"commissaire/projections"
+
+	"github.com/agnivade/levenshtein"
+	"github.com/klauspost/compress/gzhttp"
+)
+
+// errCrowded refuses one more reader than there may be.
+var errCrowded = errors.New("as many as may do read events already")
+
+const (
+	atOnce      = 64 << 10         // bytes of messages that a reader takes to write them
+	indexed     = 200              // events that are read at once where the view knows which
+	pagesAtOnce = 16               // readers that have a page of the log in memory
+	takes       = 30 * time.Second // for a reader to take what is written to it
+	lastWords   = time.Second      // for that once the service ends
+	reconnect   = time.Second      // clients wait for it
+)
+
+// Events are the last of what was recorded, for all who read GET /events. Each
+// event is encoded once and kept in one window; a reader has a position and no
+// more. What is older than the window is read from the log, a page at a time. A
+// reader that was in the window and fell out of it was too slow and is dropped.
+//
+// So nobody waits for a reader, and a reader that stands still keeps 64 KiB and
+// one event, or one page of the log.
+type Events struct {
+	config EventsConfig
+	ended  context.Context
+	end    context.CancelFunc
+	pages  chan struct{} // taken by those who have a page of the log
+
+	mu       sync.Mutex
+	from     projections.Position // all that was recorded after it is in messages
+	last     projections.Position
+	messages []message
+	size     int           // of messages, in bytes
+	grown    chan struct{} // closed and replaced when there is more
+	readers  int
+	dropped  int
+}
+
+// EventsConfig is what Events needs.
+type EventsConfig struct {
+	After     projections.Position // what is recorded after it is published
+	Heartbeat time.Duration        // between lines that keep a stream open
+	Readers   int                  // that may read at the same time
+	Window    int                  // bytes; 0: 8 MiB
+}
+
+// message is an event as it is sent.
+type message struct {
+	position projections.Position
+	kind     string
+	text     []byte
+}
+
+// NewEvents has nobody who reads.
+func NewEvents(config EventsConfig) *Events {
+	config.Window = cmp.Or(config.Window, 8<<20)
+	e := &Events{
+		config: config, from: config.After, last: config.After,
+		pages: make(chan struct{}, pagesAtOnce), grown: make(chan struct{}),
+	}
+	e.ended, e.end = context.WithCancel(context.Background())
+	return e
+}
+
+// Publish sends an event to all who read. It must be in the views already: what
+// a reader hears of, a GET shows. Events are published in their order; one that
+// was published before is left out.
+func (e *Events) Publish(entry HistoryEntry) {
+	m := newMessage(entry)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if m.position <= e.last {
+		return
+	}
+	e.messages, e.size, e.last = append(e.messages, m), e.size+len(m.text), m.position
+	for e.size > e.config.Window && len(e.messages) > 1 {
+		first := e.messages[0]
+		e.messages[0] = message{} // readers have copies
+		e.messages, e.size, e.from = e.messages[1:], e.size-len(first.text), first.position
+	}
+	close(e.grown)
+	e.grown = make(chan struct{})
+}
+
+// Close ends all streams, and those that begin later.
+func (e *Events) Close() { e.end() }
+
+func newMessage(entry HistoryEntry) message {
+	data, err := json.Marshal(entry)
+	if err != nil {
+		panic(err) // it was read as JSON
+	}
+	return message{
+		position: projections.Position(entry.Position), kind: entry.Type,
+		text: fmt.Appendf(nil, "id: %d\nevent: %s\ndata: %s\n\n", entry.Position, entry.Type, data),
+	}
+}
+
+// since is the next of what comes after a position, and what is closed when there
+// is more than that; false where that is in the window no longer.
+func (e *Events) since(at projections.Position) (next []message, grown <-chan struct{}, kept bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if at < e.from {
+		return nil, nil, false
+	}
+	first, _ := slices.BinarySearchFunc(e.messages, at+1, func(m message, at projections.Position) int { return cmp.Compare(m.position, at) })
+	end, size := first, 0
+	for ; end < len(e.messages) && size < atOnce; end++ {
+		size += len(e.messages[end].text)
+	}
+	return slices.Clone(e.messages[first:end]), e.grown, true
+}
+
+// join admits a reader until it leaves.
+func (e *Events) join() (leave func(), err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.readers >= e.config.Readers {
+		return nil, errCrowded
+	}
+	e.readers++
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.readers--
+	}, nil
+}
+
+func (e *Events) drop() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.dropped++
+}
+
+// counts are how many read, and how many were dropped.
+func (e *Events) counts() (readers, dropped int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.readers, e.dropped
+}
+
+// selection is which events a reader asks for: of any of the types, and about each
+// of the things, as the histories of these things have them.
+type selection struct {
+	types []string          // none: all
+	about map[string]string // names, by what is named
+}
+
+func (s *Server) selection(query url.Values) (selection, error) {
+	selected := selection{about: map[string]string{}}
+	for _, of := range []string{projections.OfCluster, projections.OfHost, projections.OfOperation} {
+		if !query.Has(of) {
+			continue
+		}
+		if len(query[of]) > 1 {
+			return selection{}, domain.ErrInvalid.At(of, "may be there once")
+		}
+		name := query.Get(of)
+		if of == projections.OfHost {
+			at, err := domain.ParseAddress(name)
+			if err != nil {
+				return selection{}, domain.ErrInvalid.At(of, "%v", err)
+			}
+			name = string(at)
+		} else if _, err := domain.ParseName[string](name); err != nil {
+			return selection{}, domain.ErrInvalid.At(of, "%v", err)
+		}
+		selected.about[of] = name
+	}
+	for _, list := range query["type"] {
+		for name := range strings.SplitSeq(list, ",") {
+			if known := s.config.EventTypes; !slices.Contains(known, name) {
+				nearest := slices.MinFunc(known, func(a, b string) int {
+					return levenshtein.ComputeDistance(a, name) - levenshtein.ComputeDistance(b, name)
+				})
+				return selection{}, domain.ErrInvalid.At("type", "there is no event of type %.64q; the nearest is %s; known are %s", name, nearest, strings.Join(known, ", "))
+			}
+			selected.types = append(selected.types, name)
+		}
+	}
+	return selected, nil
+}
+
+// has tells whether an event is selected. The snapshot must have it.
+func (c selection) has(snapshot *projections.Snapshot, at projections.Position, kind string) bool {
+	if len(c.types) > 0 && !slices.Contains(c.types, kind) {
+		return false
+	}
+	for of, name := range c.about {
+		if _, found := slices.BinarySearch(snapshot.History(of, name), at); !found {
+			return false
+		}
+	}
+	return true
+}
+
+// resumption is the position after which the client wants to go on; false where it
+// says none. What a client sends by itself when it connects again wins.
+func resumption(r *http.Request) (after uint64, resumes bool, err error) {
+	if last := r.Header.Get("Last-Event-ID"); last != "" {
+		after, err := strconv.ParseUint(last, 10, 63)
+		if err != nil {
+			return 0, false, domain.ErrInvalid.At("Last-Event-ID", "not the id of an event")
+		}
+		return after, true, nil
+	}
+	query := r.URL.Query()
+	after, err = number(query, "after", 0)
+	return after, query.Has("after"), err
+}
+
+// getEvents sends each event as it is recorded (server-sent events), after those
+// that the client has missed.
+func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) error {
+	selected, err := s.selection(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	after, resumes, err := resumption(r)
+	if err != nil {
+		return err
+	}
+	if resumes && !s.waitFor(r.Context(), after) {
+		return errLate
+	}
+	snapshot, err := s.snapshot(w, r)
+	if err != nil {
+		return err
+	}
+	leave, err := s.config.Events.join()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	at := snapshot.Position
+	if resumes {
+		at = projections.Position(after)
+	}
+	header := w.Header()
+	header.Set("Content-Type", "text/event-stream")
+	header.Set("Cache-Control", "private, no-cache")
+	header.Set("X-Accel-Buffering", "no")
+	header.Set("Connection", "close") // deadlines stay behind on it
+	header.Set(gzhttp.HeaderNoCompression, "1")
+	stream := &eventStream{Server: s, events: s.config.Events, selected: selected, w: w, out: http.NewResponseController(w), at: at}
+	stream.run(r)
+	return nil
+}
+
+// eventStream is one reader of events.
+type eventStream struct {
+	*Server
+	events   *Events
+	selected selection
+	w        http.ResponseWriter
+	out      *http.ResponseController
+
+	at   projections.Position // all that is selected up to it was written
+	live bool                 // it was in the window
+}
+
+var ready = func() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// run writes until the client goes, may read no longer or is too slow, or the
+// service ends. By then the answer has begun, so there is no other to give.
+func (s *eventStream) run(r *http.Request) {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(s.events.ended, func() {
+		defer close(interrupted)
+		cancel()
+		s.limit(lastWords) // also for a write that is under way
+	})
+	defer func() {
+		if !stop() {
+			<-interrupted // the writer is not ours any more after this
+		}
+	}()
+	_ = s.out.SetReadDeadline(time.Time{}) // the request was read; without that the stream would be cut there
+	heartbeat := time.NewTicker(s.events.config.Heartbeat)
+	defer heartbeat.Stop()
+	err := s.write(fmt.Appendf(nil, "retry: %d\nid: %d\n\n", reconnect.Milliseconds(), s.at))
+	for err == nil {
+		var page chan<- struct{}
+		var more <-chan struct{}
+		switch next, grown, kept := s.events.since(s.at); {
+		case kept && len(next) == 0:
+			s.live, more = true, grown
+		case kept:
+			s.live, more = true, ready
+			err = s.send(next)
+		case s.live:
+			s.events.drop()
+			_ = s.write(s.dropped()) // it ends here, whether or not that is heard
+			return
+		default:
+			page = s.events.pages
+		}
+		select {
+		case <-more:
+		case page <- struct{}{}:
+			err = s.catchUp(ctx)
+			<-s.events.pages
+		case <-heartbeat.C:
+			who, denied := s.config.Authenticator.Authenticate(r)
+			if denied != nil || !who.May(authentication.ReadAudit) {
+				return
+			}
+			err = errors.Join(err, s.write(fmt.Appendf(nil, ":\nid: %d\n\n", s.at)))
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// dropped is the last message to a reader that is too slow.
+func (s *eventStream) dropped() []byte {
+	return fmt.Appendf(nil, "id: %d\nevent: dropped\ndata: {\"position\":%d,\"reason\":\"you read too slowly; connect again with Last-Event-ID: %d, or ?after=%d, and nothing is missed\"}\n\n", s.at, s.at, s.at, s.at)
+}
+
+// send writes what is selected of messages. The views have them, so whether one is
+// about a thing is seen there.
+func (s *eventStream) send(messages []message) error {
+	var snapshot *projections.Snapshot
+	if len(s.selected.about) > 0 {
+		snapshot = s.config.Views.Snapshot()
+	}
+	texts := make([][]byte, 0, len(messages))
+	for _, m := range messages {
+		if s.selected.has(snapshot, m.position, m.kind) {
+			texts = append(texts, m.text)
+		}
+	}
+	s.limit(takes)
+	s.at = messages[len(messages)-1].position
+	return s.put(texts)
+}
+
+// catchUp writes the next page of the log.
+func (s *eventStream) catchUp(ctx context.Context) error {
+	snapshot := s.config.Views.Snapshot()
+	entries, upTo, err := s.page(ctx, snapshot)
+	if err != nil {
+		if ctx.Err() == nil {
+			s.config.Logger.Error("a stream of events ends: the log cannot be read", "after", s.at, "error", err)
+		}
+		return err
+	}
+	s.limit(takes) // for the whole page: others may wait for their turn
+	var texts [][]byte
+	size := 0
+	for i := range entries {
+		m := newMessage(entries[i])
+		entries[i] = HistoryEntry{}
+		if !s.selected.has(snapshot, m.position, m.kind) {
+			continue
+		}
+		texts, size = append(texts, m.text), size+len(m.text)
+		if size >= atOnce {
+			if err := s.put(texts); err != nil {
+				return err
+			}
+			texts, size = texts[:0], 0
+		}
+	}
+	s.at = upTo
+	return s.put(texts)
+}
+
+// page reads what comes after the reader's position, no further than the snapshot
+// is, and tells up to where it read. Where the view knows the events about a
+// thing, no others are read.
+func (s *eventStream) page(ctx context.Context, snapshot *projections.Snapshot) (entries []HistoryEntry, upTo projections.Position, err error) {
+	upTo = snapshot.Position
+	if len(s.selected.about) == 0 {
+		if entries, err = s.config.EntriesAfter(ctx, s.at); err != nil || len(entries) == 0 {
+			return nil, upTo, err
+		}
+		end, _ := slices.BinarySearchFunc(entries, upTo+1, func(e HistoryEntry, at projections.Position) int {
+			return cmp.Compare(projections.Position(e.Position), at)
+		})
+		if end == len(entries) {
+			upTo = projections.Position(entries[end-1].Position)
+		}
+		return entries[:end], upTo, nil
+	}
+	var positions []projections.Position
+	for of, name := range s.selected.about {
+		if history := snapshot.History(of, name); positions == nil || len(history) < len(positions) {
+			positions = history
+		}
+	}
+	first, _ := slices.BinarySearch(positions, s.at+1)
+	positions = positions[first:]
+	if len(positions) > indexed {
+		positions = positions[:indexed]
+		upTo = positions[indexed-1]
+	}
+	if len(positions) > 0 {
+		entries, err = s.config.Entries(ctx, positions)
+	}
+	return entries, upTo, err
+}
+
+// limit is how long the client may take for what is written from now on.
+func (s *eventStream) limit(d time.Duration) {
+	_ = s.out.SetWriteDeadline(time.Now().Add(d)) // where there is none, there is nothing to wait for
+	if d > lastWords && s.events.ended.Err() != nil {
+		s.limit(lastWords) // that came between
+	}
+}
+
+// write writes one text, which the client must take in time.
+func (s *eventStream) write(text []byte) error {
+	s.limit(takes)
+	return s.put([][]byte{text})
+}
+
+// put writes texts and sees to it that they leave at once.
+func (s *eventStream) put(texts [][]byte) error {
+	for _, text := range texts {
+		if _, err := s.w.Write(text); err != nil {
+			return err
+		}
+	}
+	if len(texts) == 0 {
+		return nil
+	}
+	return s.out.Flush()
+}
