@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"net/http"
 	"reflect"
 	"strings"
@@ -31,6 +32,9 @@ func TestEveryRoute(t *testing.T) {
 		s.as("viewer", "PUT", "/cluster/c", nil).is(403)
 		s.as("viewer", "GET", "/host/127.0.11.1/creds", nil).is(403)
 		s.as("viewer", "GET", "/cluster/c/history", nil).is(403)
+		s.as("viewer", "GET", "/events", nil).is(403)
+		s.as("viewer", "GET", "/events?type=x", nil).is(403)
+		s.as("join", "GET", "/events", nil).is(403)
 		s.as("join", "GET", "/hosts", nil).is(403)
 		s.as("auditor", "PUT", "/cluster/c/restart", nil).is(403)
 		s.as("", "GET", "//healthz", nil).is(200)
@@ -244,6 +248,20 @@ func TestEveryRoute(t *testing.T) {
 		s.get("/clusters", "X-Commissaire-At-Least", "soon").is(400)
 		s.put("/cluster/e", nil, "X-Commissaire-Reason", strings.Repeat("why ", 300)).is(400)
 		s.get("/status").is(200)
+	})
+	t.Run("events", func(t *testing.T) {
+		s := on(t, s)
+		s.get("/events?host=999.1.1.1").is(400)
+		s.get("/events?type=HostAdd").is(400)
+		s.get("/events", "Last-Event-ID", "x").is(400)
+		history := s.get("/host/127.0.11.1/history?limit=500").is(200).list()
+		last := history[len(history)-1].(map[string]any)["position"].(float64)
+		for i, m := range s.listen("?after=0&host=127.0.11.1").await(t, uint64(last)) {
+			var e any
+			if err := json.Unmarshal([]byte(m.data), &e); err != nil || !reflect.DeepEqual(e, history[i]) {
+				t.Errorf("%v: heard %v\nrecorded %v", err, e, history[i])
+			}
+		}
 	})
 	t.Run("the end", func(t *testing.T) {
 		s := on(t, s)

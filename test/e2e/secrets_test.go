@@ -378,6 +378,18 @@ func TestSecretsAreNowhere(t *testing.T) {
 	} {
 		s.get(path).is(200)
 	}
+	told := map[string]bool{}
+	for _, m := range s.listen("?after=0").await(t, s.get("/status").is(200).position()) {
+		told[m.event] = true
+		for _, what := range all.in([]byte(m.data)) {
+			t.Errorf("%s at position %d holds %s", m.event, m.id, what)
+		}
+	}
+	for _, what := range []string{"HostAdded", "HostCredentialsRead", "ContainerManagerDefined", "HostRegistrationFailed", "UpgradeStarted", "HostTurnFailed", "HostTurnSucceeded"} {
+		if !told[what] {
+			t.Errorf("the stream of events does not have %s: %v", what, told)
+		}
+	}
 
 	// A credential that was damaged, and a store that cannot be written.
 	kept, err := sql.Open("sqlite", "file:"+filepath.Join(s.dir, "store", "credentials.db"))

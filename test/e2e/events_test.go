@@ -1,0 +1,325 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// stream is an open stream of events.
+type stream struct {
+	header http.Header
+	body   io.ReadCloser
+	lines  *bufio.Reader
+}
+
+// message is one event, or, without a type, what only tells how far the stream is.
+type message struct {
+	id      uint64
+	event   string
+	data    string
+	comment bool
+}
+
+// open asks for a stream as the auditor; an answer but 200 is an error.
+func (s *service) open(ctx context.Context, query string, headers ...string) (*stream, error) {
+	r := s.request("auditor", http.MethodGet, "/events"+query, nil, headers...).WithContext(ctx)
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		defer func() { _ = response.Body.Close() }()
+		text, _ := io.ReadAll(response.Body)
+		return nil, fmt.Errorf("%s: %s", response.Status, text)
+	}
+	return &stream{response.Header, response.Body, bufio.NewReader(response.Body)}, nil
+}
+
+// listen is open where nothing may go wrong.
+func (s *service) listen(query string, headers ...string) *stream {
+	s.t.Helper()
+	opened, err := s.open(s.t.Context(), query, headers...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = opened.body.Close() })
+	return opened
+}
+
+func (s *stream) next() (m message, err error) {
+	for {
+		line, err := s.lines.ReadString('\n')
+		if err != nil {
+			return message{}, err
+		}
+		field, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		value = strings.TrimPrefix(value, " ")
+		switch {
+		case line == "\n":
+			return m, nil
+		case field == "":
+			m.comment = true
+		case field == "id":
+			if m.id, err = strconv.ParseUint(value, 10, 64); err != nil {
+				return message{}, err
+			}
+		case field == "event":
+			m.event = value
+		case field == "data":
+			m.data = value
+		}
+	}
+}
+
+// await reads until an event at a position or later, and returns all that came.
+func (s *stream) await(t *testing.T, position uint64) (all []message) {
+	t.Helper()
+	for {
+		m, err := s.next()
+		if err != nil {
+			t.Fatalf("after %d messages: %v", len(all), err)
+		}
+		if m.event != "" {
+			all = append(all, m)
+		}
+		if m.id >= position {
+			return all
+		}
+	}
+}
+
+// position is where a change was recorded, or the views stood.
+func (a answer) position() uint64 {
+	a.t.Helper()
+	at, err := strconv.ParseUint(a.header.Get("X-Commissaire-Position"), 10, 64)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return at
+}
+
+// listener reads streams one after the other. Each goes on where the one before
+// ended, however that was.
+type listener struct {
+	*service
+	query  string
+	most   int // messages of one stream, at random; 0: as many as come
+	random *rand.Rand
+
+	last    uint64
+	heard   []message
+	streams int
+}
+
+// live listens until it has an event at a position (0: none will do), or the
+// service is gone.
+func (l *listener) live(until uint64) {
+	for until == 0 || l.last < until {
+		opened, err := l.open(l.t.Context(), l.query, "Last-Event-ID", fmt.Sprint(l.last))
+		if err != nil {
+			if until > 0 {
+				l.t.Error(err)
+			}
+			return
+		}
+		l.streams++
+		blocks := 1 << 30 // its beginning is one
+		if l.most > 0 {
+			blocks = 2 + l.random.IntN(l.most)
+		}
+		for ; blocks > 0 && (until == 0 || l.last < until); blocks-- {
+			m, err := opened.next()
+			if err != nil {
+				if until > 0 {
+					l.t.Error(err)
+				}
+				break
+			}
+			if l.last = m.id; m.event != "" {
+				l.heard = append(l.heard, m)
+			}
+		}
+		_ = opened.body.Close()
+	}
+}
+
+// TestEveryEventIsHeardOnce has clients change what there is, and listeners that
+// come and go, while the service is killed twice. Each listener has heard what the
+// log holds, each event once and in its order.
+func TestEveryEventIsHeardOnce(t *testing.T) {
+	s := newService(t, map[string]any{"events.heartbeat": "50ms"})
+	const clients, changes, lives = 4, 60, 3
+	listeners := []*listener{
+		{service: s}, {service: s, most: 1}, {service: s, most: 20},
+		{service: s, most: 5, query: "?cluster=c-0-0-7"}, {service: s, most: 5, query: "?type=ClusterCreated"},
+	}
+	for i, l := range listeners {
+		l.random = rand.New(rand.NewPCG(uint64(i), 0))
+	}
+	all := &crowd{service: s, replies: map[string]reply{}}
+	var last atomic.Uint64
+	for life := range lives {
+		var living, changing sync.WaitGroup
+		if life < lives-1 {
+			for _, l := range listeners {
+				living.Go(func() { l.live(0) })
+			}
+		}
+		for client := range clients {
+			changing.Go(func() {
+				for n := range changes {
+					r := all.change(http.MethodPut, fmt.Sprintf("/cluster/c-%d-%d-%d", life, client, n), nil)
+					if life < lives-1 && n == changes/2+client {
+						return // so that it is killed amid changes
+					}
+					for at := last.Load(); r.position > at && !last.CompareAndSwap(at, r.position); at = last.Load() {
+					}
+				}
+			})
+		}
+		if life == lives-1 {
+			changing.Wait()
+			for _, l := range listeners {
+				living.Go(func() { l.live(last.Load()) })
+			}
+			living.Wait()
+			break
+		}
+		// Killed when some of it was heard and more is being recorded.
+		at := last.Load()
+		s.await(func() bool { return last.Load() > at+40 }, "/clusters")
+		s.stop(syscall.SIGKILL)
+		changing.Wait()
+		living.Wait()
+		s.start()
+	}
+
+	h := s.recorded()
+	h.isWhole()
+	h.hasWhatWasAnswered(all.replies)
+	created := map[string]int{}
+	for i, l := range listeners {
+		var want, got []string
+		for _, r := range h.events {
+			text := fmt.Sprint(r.Position, " ", r.Event.EventType())
+			switch {
+			case uint64(r.Position) > last.Load():
+			case i == 3 && (r.Event.EventType() != "ClusterCreated" || !strings.Contains(fmt.Sprint(r.Event), "c-0-0-7 ")):
+			case i == 4 && r.Event.EventType() != "ClusterCreated":
+			default:
+				want = append(want, text)
+			}
+		}
+		for _, m := range l.heard {
+			var e struct {
+				Position  uint64
+				Type      string
+				RequestID string `json:"request_id"`
+			}
+			if err := json.Unmarshal([]byte(m.data), &e); err != nil || e.Position != m.id || e.Type != m.event {
+				t.Fatalf("%+v: %v", m, err)
+			}
+			if m.id <= last.Load() {
+				got = append(got, fmt.Sprint(e.Position, " ", e.Type))
+			}
+			if i == 0 && m.event == "ClusterCreated" {
+				created[e.RequestID]++
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("listener %d (%q) heard %d events, the log has %d:\n%v\n%v", i, l.query, len(got), len(want), got, want)
+		}
+		t.Logf("listener %d (%q) heard %d events in %d streams", i, l.query, len(got), l.streams)
+	}
+	for id, r := range all.replies {
+		if r.done() && created[id] != 1 {
+			t.Errorf("%s was answered %d, and heard of %d times", r.call, r.status, created[id])
+		}
+	}
+	if done, _, unknown := all.count(); done < 200 {
+		t.Errorf("only %d changes were answered, %d not", done, unknown)
+	}
+}
+
+// TestAStreamIsNeitherHeldBackNorCut has one that lives longer than a request may
+// be read, and whose client takes compressed answers.
+func TestAStreamIsNeitherHeldBackNorCut(t *testing.T) {
+	s := newService(t, map[string]any{"limits.read-timeout": "300ms", "limits.idle-timeout": "300ms", "events.heartbeat": "50ms", "watch.interval": "1h"})
+	from := s.put("/cluster/c", nil).is(201).position()
+	opened := s.listen("", "Accept-Encoding", "gzip")
+	for _, key := range []string{"Content-Encoding", "No-Gzip-Compression"} {
+		if value := opened.header.Get(key); value != "" {
+			t.Errorf("%s: %s", key, value)
+		}
+	}
+	began := time.Now()
+	for n := 0; time.Since(began) < time.Second; n++ {
+		m, err := opened.next()
+		if err != nil || m.id != from || m.comment != (n > 0) {
+			t.Fatalf("after %s and %d: %+v, %v", time.Since(began), n, m, err)
+		}
+	}
+	at := s.put("/cluster/d", nil).is(201).position()
+	if heard := opened.await(t, at); len(heard) != 1 || heard[0].event != "ClusterCreated" || heard[0].id != at {
+		t.Errorf("heard %+v", heard)
+	}
+	s.get("/clusters", "X-Commissaire-At-Least", fmt.Sprint(at)).is(200).says(`["c","d"]`)
+}
+
+// TestOpenStreamsDoNotHoldUpTheEnd ends the service while some listen and one
+// takes nothing of what is sent to it.
+func TestOpenStreamsDoNotHoldUpTheEnd(t *testing.T) {
+	s := newService(t, map[string]any{"watch.interval": "1h"})
+	options := map[string]any{"address": "10.0.0.1:80", "note": strings.Repeat("x", 900<<10)}
+	var at uint64
+	for n := range 8 { // more than the system takes for a connection
+		at = s.put(fmt.Sprintf("/network/n%d", n), map[string]any{"type": "flannel_server", "options": options}).is(201).position()
+	}
+	deaf, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(s.base, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = deaf.Close() }()
+	if err := deaf.(*net.TCPConn).SetReadBuffer(4096); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.request("auditor", http.MethodGet, "/events?after=0", nil).Write(deaf); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := deaf.Read(make([]byte, 1)); err != nil { // it is sent to
+		t.Fatal(err)
+	}
+	var idle []*stream
+	for range 20 {
+		idle = append(idle, s.listen(fmt.Sprintf("?after=%d", at)))
+	}
+	began := time.Now()
+	s.stop(syscall.SIGTERM)
+	if took := time.Since(began); took > 5*time.Second || s.cmd.ProcessState.ExitCode() != 0 {
+		t.Errorf("it ended after %s: %s", took, s.cmd.ProcessState)
+	}
+	for _, one := range idle {
+		if rest, err := io.ReadAll(one.lines); err != nil || strings.Contains(string(rest), "event:") {
+			t.Errorf("a stream ended with %q, %v", rest, err)
+		}
+	}
+	if text, err := os.ReadFile(filepath.Join(s.dir, "log")); err != nil || strings.Contains(string(text), "level=ERROR") || strings.Contains(string(text), "level=WARN") {
+		t.Errorf("%v: logged: %s", err, text)
+	}
+}
