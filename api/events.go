@@ -11,7 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"commissaire/api/authentication"
@@ -47,14 +47,19 @@ type Events struct {
 	end    context.CancelFunc
 	pages  chan struct{} // taken by those who have a page of the log
 
-	mu       sync.Mutex
-	from     projections.Position // all that was recorded after it is in messages
+	window  atomic.Pointer[window]
+	size    int // of the messages in it, in bytes; of the goroutine that publishes
+	readers atomic.Int64
+	dropped atomic.Int64
+}
+
+// window is what was published lately. It never changes: a thousand readers look
+// at it at the same time.
+type window struct {
+	from     projections.Position // all that was published after it is in messages
 	last     projections.Position
 	messages []message
-	size     int           // of messages, in bytes
-	grown    chan struct{} // closed and replaced when there is more
-	readers  int
-	dropped  int
+	grown    chan struct{} // closed when there is a later window
 }
 
 // EventsConfig is what Events needs.
@@ -75,32 +80,28 @@ type message struct {
 // NewEvents has nobody who reads.
 func NewEvents(config EventsConfig) *Events {
 	config.Window = cmp.Or(config.Window, 8<<20)
-	e := &Events{
-		config: config, from: config.After, last: config.After,
-		pages: make(chan struct{}, pagesAtOnce), grown: make(chan struct{}),
-	}
+	e := &Events{config: config, pages: make(chan struct{}, pagesAtOnce)}
+	e.window.Store(&window{from: config.After, last: config.After, grown: make(chan struct{})})
 	e.ended, e.end = context.WithCancel(context.Background())
 	return e
 }
 
 // Publish sends an event to all who read. It must be in the views already: what
-// a reader hears of, a GET shows. Events are published in their order; one that
-// was published before is left out.
+// a reader hears of, a GET shows. Events are published in their order, by one
+// goroutine; one that was published before is left out.
 func (e *Events) Publish(entry HistoryEntry) {
-	m := newMessage(entry)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if m.position <= e.last {
+	before := e.window.Load()
+	if projections.Position(entry.Position) <= before.last {
 		return
 	}
-	e.messages, e.size, e.last = append(e.messages, m), e.size+len(m.text), m.position
-	for e.size > e.config.Window && len(e.messages) > 1 {
-		first := e.messages[0]
-		e.messages[0] = message{} // readers have copies
-		e.messages, e.size, e.from = e.messages[1:], e.size-len(first.text), first.position
+	m := newMessage(entry)
+	after := &window{from: before.from, last: m.position, messages: append(before.messages, m), grown: make(chan struct{})}
+	for e.size += len(m.text); e.size > e.config.Window && len(after.messages) > 1; after.messages = after.messages[1:] {
+		first := after.messages[0]
+		e.size, after.from = e.size-len(first.text), first.position
 	}
-	close(e.grown)
-	e.grown = make(chan struct{})
+	e.window.Store(after)
+	close(before.grown)
 }
 
 // Close ends all streams, and those that begin later.
@@ -120,45 +121,28 @@ func newMessage(entry HistoryEntry) message {
 // since is the next of what comes after a position, and what is closed when there
 // is more than that; false where that is in the window no longer.
 func (e *Events) since(at projections.Position) (next []message, grown <-chan struct{}, kept bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if at < e.from {
+	w := e.window.Load()
+	if at < w.from {
 		return nil, nil, false
 	}
-	first, _ := slices.BinarySearchFunc(e.messages, at+1, func(m message, at projections.Position) int { return cmp.Compare(m.position, at) })
-	end, size := first, 0
-	for ; end < len(e.messages) && size < atOnce; end++ {
-		size += len(e.messages[end].text)
+	if at >= w.last {
+		return nil, w.grown, true
 	}
-	return slices.Clone(e.messages[first:end]), e.grown, true
+	first, _ := slices.BinarySearchFunc(w.messages, at+1, func(m message, at projections.Position) int { return cmp.Compare(m.position, at) })
+	end, size := first, 0
+	for ; end < len(w.messages) && size < atOnce; end++ {
+		size += len(w.messages[end].text)
+	}
+	return slices.Clone(w.messages[first:end]), w.grown, true // the whole is not held for as long as they are written
 }
 
 // join admits a reader until it leaves.
 func (e *Events) join() (leave func(), err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.readers >= e.config.Readers {
+	if e.readers.Add(1) > int64(e.config.Readers) {
+		e.readers.Add(-1)
 		return nil, errCrowded
 	}
-	e.readers++
-	return func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		e.readers--
-	}, nil
-}
-
-func (e *Events) drop() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.dropped++
-}
-
-// counts are how many read, and how many were dropped.
-func (e *Events) counts() (readers, dropped int) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.readers, e.dropped
+	return func() { e.readers.Add(-1) }, nil
 }
 
 // selection is which events a reader asks for: of any of the types, and about each
@@ -303,7 +287,6 @@ func (s *eventStream) run(r *http.Request) {
 			<-interrupted // the writer is not ours any more after this
 		}
 	}()
-	_ = s.out.SetReadDeadline(time.Time{}) // the request was read; without that the stream would be cut there
 	heartbeat := time.NewTicker(s.events.config.Heartbeat)
 	defer heartbeat.Stop()
 	err := s.write(fmt.Appendf(nil, "retry: %d\nid: %d\n\n", reconnect.Milliseconds(), s.at))
@@ -317,7 +300,7 @@ func (s *eventStream) run(r *http.Request) {
 			s.live, more = true, ready
 			err = s.send(next)
 		case s.live:
-			s.events.drop()
+			s.events.dropped.Add(1)
 			_ = s.write(s.dropped()) // it ends here, whether or not that is heard
 			return
 		default:

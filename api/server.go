@@ -94,9 +94,9 @@ func New(config Config) *Server {
 	if events := config.Events; events != nil {
 		config.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "commissaire_event_readers", Help: "Open streams of events.",
-		}, func() float64 { readers, _ := events.counts(); return float64(readers) }), prometheus.NewCounterFunc(prometheus.CounterOpts{
+		}, func() float64 { return float64(events.readers.Load()) }), prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "commissaire_event_readers_dropped_total", Help: "Streams of events that were ended because their reader was too slow.",
-		}, func() float64 { _, dropped := events.counts(); return float64(dropped) }))
+		}, func() float64 { return float64(events.dropped.Load()) }))
 	}
 	s.routes()
 	compress, err := gzhttp.NewWrapper(gzhttp.SuffixETag("-gzip"), gzhttp.MinSize(512))

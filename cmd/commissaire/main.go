@@ -59,9 +59,11 @@ over the environment (COMMISSAIRE_LISTEN_PORT, COMMISSAIRE_CREDENTIALS_MASTER_KE
 	flags.Bool("debug", false, "log more")
 	flags.Bool("insecure", false, "listen beyond loopback without TLS")
 	flags.String("credentials.master-key", "", "file:PATH, env:NAME or exec:COMMAND")
+	flags.String("events.heartbeat", "", "how often a stream of events says that it is there (default 15s)")
+	flags.Int("events.readers", 0, "how many may read events at the same time (default 2048)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		given := map[string]any{}
-		for _, key := range []string{"listen-interface", "store", "tls-pemfile", "tls-clientverifyfile", "credentials.master-key"} {
+		for _, key := range []string{"listen-interface", "store", "tls-pemfile", "tls-clientverifyfile", "credentials.master-key", "events.heartbeat"} {
 			if flags.Changed(key) {
 				given[key], _ = flags.GetString(key)
 			}
@@ -71,8 +73,10 @@ over the environment (COMMISSAIRE_LISTEN_PORT, COMMISSAIRE_CREDENTIALS_MASTER_KE
 				given[key], _ = flags.GetBool(key)
 			}
 		}
-		if flags.Changed("listen-port") {
-			given["listen-port"], _ = flags.GetInt("listen-port")
+		for _, key := range []string{"listen-port", "events.readers"} {
+			if flags.Changed(key) {
+				given[key], _ = flags.GetInt(key)
+			}
 		}
 		config, err := loadConfig(file, cmd.InOrStdin(), environ(), given, dev)
 		if err != nil {
