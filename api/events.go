@@ -39,8 +39,8 @@ const (
 // more. What is older than the window is read from the log, a page at a time. A
 // reader that was in the window and fell out of it was too slow and is dropped.
 //
-// So nobody waits for a reader, and a reader that stands still keeps 64 KiB and
-// one event, or one page of the log.
+// So nobody waits for a reader, and one that stands still keeps 64 KiB and one
+// event, or, as one of 16, a page of the log.
 type Events struct {
 	config EventsConfig
 	ended  context.Context

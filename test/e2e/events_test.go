@@ -166,8 +166,11 @@ func TestEveryEventIsHeardOnce(t *testing.T) {
 	s := newService(t, map[string]any{"events.heartbeat": "50ms"})
 	const clients, changes, lives = 4, 60, 3
 	listeners := []*listener{
-		{service: s}, {service: s, most: 1}, {service: s, most: 20},
-		{service: s, most: 5, query: "?cluster=c-0-0-7"}, {service: s, most: 5, query: "?type=ClusterCreated"},
+		{service: s},
+		{service: s, most: 1},
+		{service: s, most: 20},
+		{service: s, most: 5, query: "?cluster=c-0-0-7"},
+		{service: s, most: 5, query: "?type=ClusterCreated"},
 	}
 	for i, l := range listeners {
 		l.random = rand.New(rand.NewPCG(uint64(i), 0))
