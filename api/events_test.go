@@ -323,7 +323,7 @@ func TestAStreamHasWhatTheHistoriesHave(t *testing.T) {
 		return event.Turn{Operation: "op", HostID: domain.HostID(h), Host: domain.Address(h)}
 	}
 	tell := func() {
-		for i := range 300 { // more than is read at once
+		for i := range 210 { // more than is read at once
 			r.append(event.RosterStream,
 				event.ClusterReconfigured{ClusterID: "C", Cluster: "c"}, event.ClusterReconfigured{ClusterID: "D", Cluster: "d"},
 				event.HostJoined{HostID: "a", Host: "a", ClusterID: "C", Cluster: "c"}, event.HostLeft{HostID: "a", Host: "a", ClusterID: "C", Cluster: "c"},
@@ -331,7 +331,7 @@ func TestAStreamHasWhatTheHistoriesHave(t *testing.T) {
 			r.append(event.OperationStream("op"), event.HostTurnBegun{Turn: turn("a")}, event.HostTurnBegun{Turn: turn("b")}, event.OperationPaused{Operation: "op"})
 			r.append(event.HostStream("a"), event.HostAnswered{Host: "a"})
 			r.append(event.WatchStream, event.SweepFinished{})
-			if i == 299 {
+			if i == 209 {
 				r.append(event.RosterStream, event.OperationCompleted{Operation: "op", ClusterID: "C", Cluster: "c"})
 			}
 		}
