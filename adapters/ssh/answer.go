@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"unicode"
@@ -23,8 +24,10 @@ type answer map[string]string
 
 // readAnswer reads up to the end of the answer that marker frames, and drops what
 // was read with it. It fails with io.ErrUnexpectedEOF where the end is missing and
-// with errTooLong where it does not come.
-func readAnswer(r io.Reader, marker string) (answer, error) {
+// with errTooLong where it does not come. What a command prints is given to
+// printed, unless that is nil, as it comes, and is not part of the answer; the
+// text is that of the buffer.
+func readAnswer(r io.Reader, marker string, printed func(from int64, text []byte)) (answer, error) {
 	buffer := buffers.Get().(*[]byte)
 	text := (*buffer)[:0]
 	defer func() {
@@ -37,8 +40,11 @@ func readAnswer(r io.Reader, marker string) (answer, error) {
 	for {
 		text = slices.Grow(text, 512)
 		n, err := r.Read(text[len(text):cap(text)])
-		fresh := max(0, len(text)-len(end))
 		text = text[:len(text)+n]
+		if printed != nil {
+			text = handOver(text, marker, printed)
+		}
+		fresh := max(0, len(text)-n-len(end))
 		if i := bytes.Index(text[fresh:], []byte(end)); i >= 0 {
 			return sections(string(text[:fresh+i]), marker)
 		}
@@ -49,6 +55,39 @@ func readAnswer(r io.Reader, marker string) (answer, error) {
 			return nil, io.ErrUnexpectedEOF
 		case err != nil:
 			return nil, err
+		}
+	}
+}
+
+// handOver gives the sections that tell what a command printed, as far as they
+// are whole, to printed, and returns text without them.
+func handOver(text []byte, marker string, printed func(from int64, text []byte)) []byte {
+	heading := []byte("\n" + marker + " ")
+	for at := 0; ; {
+		begin := bytes.Index(text[at:], heading)
+		if begin < 0 {
+			return text
+		}
+		begin += at
+		name, body, _ := bytes.Cut(text[begin+len(heading):], []byte("\n"))
+		size := bytes.Index(body, heading)
+		if size < 0 {
+			// The next heading may begin with the line break that ends this one.
+			return text
+		}
+		next := len(text) - len(body) + size
+		offset, told := bytes.CutPrefix(name, []byte("output "))
+		switch {
+		case told:
+			if from, err := strconv.ParseInt(string(offset), 10, 64); err == nil {
+				printed(from, body[:size])
+			}
+			fallthrough
+		case string(name) == "running":
+			text = slices.Delete(text, begin, next)
+			at = begin
+		default:
+			at = next
 		}
 	}
 }

@@ -108,6 +108,11 @@ func Command(kind domain.OperationKind, os, version string) string {
 	case domain.Restart:
 		return "systemctl reboot"
 	}
+	return people(command, version)
+}
+
+// people is a command of a family for people.
+func people(command, version string) string {
 	if _, last, ok := strings.Cut(command, "exec "); ok { // what comes before only prepares it
 		command = last
 	}

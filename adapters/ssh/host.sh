@@ -8,20 +8,25 @@
 # letters, digits, "+", "/", "=" and "-" only: it is data, whatever it holds.
 #
 #   facts                                         all that is known of the host
-#   run    TERM TURN SECONDS COMMAND64 ARGUMENT64 once a turn; answers at its end
-#   look   TURN                                   answers at once, starts nothing
+#   run    TERM TURN SECONDS COMMAND64 ARGUMENT64 [FROM HEAD TAIL]
+#                                                 once a turn; answers at its end
+#   look   TURN [FROM HEAD TAIL]                  answers at once, starts nothing
 #   write  TERM MODE PATH64 CONTENT64             a whole file, if it differs
 #   reboot TERM TURN BOOT_ID                      once a turn, from that boot only
 #   check  SECONDS COMMAND64                      a health command, as often as asked
 #
 # (…64: base64 without line breaks. COMMAND is a shell script; it runs in the
-# turn's directory, where the file `argument` holds ARGUMENT.)
+# turn's directory, where the file `argument` holds ARGUMENT. Of what it prints,
+# from the byte FROM on, all is told that lies before the byte HEAD, and of what
+# lies beyond at most the TAIL bytes that are the last at the time.)
 #
 # The answer is a sequence of sections, each headed by a line "MARKER name":
 # begin, the sections of the verb, end. A section ends before the line break
 # that comes before the next heading. `fenced` holds the term of a later leader,
 # which was here before and for whose sake nothing was done; `refused` holds why
-# nothing could be done.
+# nothing could be done. While a command runs there come, as it prints, sections
+# `output BYTE`, which hold what it printed from that byte on, and `running`, which
+# are empty; of the end of the output, which is in `tail` as well, there may be none.
 #
 # What is kept, in /var/lib/commissaire (0700), for 7 days a turn:
 #
@@ -170,6 +175,31 @@ detach() {
 	(setsid sh "$1/runner" >/dev/null 2>&1 &)
 }
 
+# part BYTE SIZE: that much of the output from that byte on.
+part() {
+	if [ "$1" = 0 ]; then
+		head -c "$2" output
+	else
+		tail -c +$(($1 + 1)) output | head -c "$2"
+	fi
+}
+
+# tell END: what is wanted of the output from $from to END.
+tell() {
+	while [ "$from" -lt "$1" ]; do
+		size=$((head - from))
+		if [ "$size" -le 0 ]; then
+			[ $(($1 - from)) -le "$tail" ] || from=$(($1 - tail))
+			size=65536
+		fi
+		[ "$size" -le 65536 ] || size=65536
+		[ "$size" -le $(($1 - from)) ] || size=$(($1 - from))
+		section "output $from"
+		part "$from" "$size"
+		from=$((from + size))
+	done
+}
+
 report() {
 	section state
 	if [ -e ended ]; then
@@ -182,16 +212,20 @@ report() {
 	if [ ! -e output ]; then
 		return
 	fi
+	end=$(wc -c <output)
 	section size
-	wc -c <output
+	printf '%s\n' "$end"
+	end=$((end - 8192))
+	[ "$end" -gt 0 ] || end=0
+	[ -z "$from" ] || tell "$end"
 	section sha256
 	sha256sum <output
 	section tail
-	tail -c 8192 output
+	part "$end" 8192
 }
 
 run_turn() {
-	turn=$2
+	turn=$2 from=$6 head=$7 tail=$8
 	is_turn "$turn" || return
 	enter_state || return
 	if [ ! -d "turn/$turn" ]; then
@@ -216,26 +250,40 @@ run_turn() {
 		rm -rf "../.new-$short"
 	fi
 	# 1 s of short waits, 20 s of longer ones, if the runner does not start; what
-	# it waits for while another command runs does not count.
-	tries=0
-	until [ "$(flock running sh -c "$settle")" = 'done' ]; do
-		if [ "$tries" -lt 50 ]; then
-			tries=$((tries + 1))
-			sleep 0.02
-		elif ! flock -n ../../work true; then
-			sleep 0.2
-		elif [ "$tries" -lt 150 ]; then
-			tries=$((tries + 1))
-			sleep 0.2
-		else
-			: >late
-		fi
+	# it waits for while another command runs does not count. Once it runs, what it
+	# prints is told after a fifth of a second, then every second.
+	tries=0 looks=0 wait=60
+	[ -z "$from" ] || wait=0.2
+	while :; do
+		said=$(flock -w "$wait" running sh -c "$settle")
+		case $?$said in
+		0done) break ;;
+		1)
+			[ -z "$from" ] || [ ! -s output ] || tell "$(wc -c <output)"
+			section running || return # nobody listens any more
+			looks=$((looks + 1))
+			[ "$looks" -ne 5 ] || [ -z "$from" ] || wait=1
+			;;
+		*)
+			if [ "$tries" -lt 50 ]; then
+				tries=$((tries + 1))
+				sleep 0.02
+			elif ! flock -n ../../work true; then
+				sleep 0.2
+			elif [ "$tries" -lt 150 ]; then
+				tries=$((tries + 1))
+				sleep 0.2
+			else
+				: >late
+			fi
+			;;
+		esac
 	done
 	report
 }
 
 look_turn() {
-	turn=$1
+	turn=$1 from=$2 head=$3 tail=$4
 	is_turn "$turn" || return
 	if ! cd "$state/turn/$turn" 2>/dev/null; then
 		section state

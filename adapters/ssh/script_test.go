@@ -65,7 +65,7 @@ func TestOneShellTakesManyRequests(t *testing.T) {
 				t.Fatal(err)
 			}
 			io.WriteString(in, text)
-			a, err := readAnswer(out, marker)
+			a, err := readAnswer(out, marker, nil)
 			if err != nil {
 				t.Fatalf("%s: %v", verb, err)
 			}

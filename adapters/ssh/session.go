@@ -107,10 +107,16 @@ func (s *Session) Run(ctx context.Context, turn process.Turn, work process.Work)
 	if !known {
 		return process.Result{}, s.refused("%s is not supported", osName(work.Facts))
 	}
+	output := func(command string) process.Output {
+		if work.Output == nil {
+			return nil
+		}
+		return work.Output(people(command, work.Version))
+	}
 	switch work.Kind { //nolint:exhaustive // a restart is Reboot
 	case domain.Upgrade:
 		if command, ok := family.upgrade[work.Act]; ok {
-			return s.run(ctx, turn, command, "")
+			return s.run(ctx, turn, command, "", output(command))
 		}
 		return process.Result{}, s.refused("nothing is downloaded in advance on %s", osName(work.Facts))
 	case domain.Deploy:
@@ -121,7 +127,7 @@ func (s *Session) Run(ctx context.Context, turn process.Turn, work process.Work)
 		case !versionForm.MatchString(work.Version) && work.Act != process.CleanUp:
 			return process.Result{}, s.refused("%q is no version", clip(work.Version, 64))
 		}
-		return s.run(ctx, turn, command, work.Version)
+		return s.run(ctx, turn, command, work.Version, output(command))
 	}
 	return process.Result{}, s.refused("no command does a %s", work.Kind)
 }
@@ -232,7 +238,7 @@ func (s *Session) step(ctx context.Context, turn process.Turn, number int, step 
 	// another one meanwhile is not taken for done.
 	sum := sha256.Sum256([]byte(command + "\x00" + argument))
 	turn.Name = fmt.Sprintf("%s-%d-%x", turn.Name, number, sum[:4])
-	result, err := s.run(ctx, turn, command, argument)
+	result, err := s.run(ctx, turn, command, argument, nil)
 	switch {
 	case err != nil:
 		return err
@@ -263,27 +269,39 @@ func (s *Session) write(ctx context.Context, turn process.Turn, file File, conte
 	return s.refused("its answer to writing %s makes no sense", file.Path)
 }
 
-// run has a command done once a turn and waits for its end.
-func (s *Session) run(ctx context.Context, turn process.Turn, command, argument string) (process.Result, error) {
+// run has a command done once a turn and waits for its end. What it prints goes to
+// output, unless that is nil, as it comes, and is there when run returns a result.
+func (s *Session) run(ctx context.Context, turn process.Turn, command, argument string, output process.Output) (result process.Result, err error) {
 	limit := s.remote.config.Command
 	if deadline, ok := ctx.Deadline(); ok {
 		limit = time.Until(deadline)
 		limit -= min(limit/10, 30*time.Second)
 	}
 	seconds := max(1, int64(limit/time.Second))
-	a, err := s.ask(ctx, request{
+	r := request{
 		verb:       "run",
 		arguments:  []string{term(turn), turn.Name, strconv.FormatInt(seconds, 10), data(command), data(argument)},
 		privileged: true,
 		// The host ends the command by itself; this is for one that does not.
 		limit: limit + time.Minute + s.remote.config.Answer,
-	})
+	}
+	if output != nil {
+		defer func() { output.Close(err == nil) }()
+		from, head, tail := output.Wanted()
+		for _, n := range []int64{from, head, tail} {
+			r.arguments = append(r.arguments, strconv.FormatInt(n, 10))
+		}
+		r.printed = output.Write
+	}
+	a, err := s.ask(ctx, r)
 	if err != nil {
 		return process.Result{}, err
 	}
-	result, err := parseResult(a)
-	if err != nil {
+	if result, err = parseResult(a); err != nil {
 		return process.Result{}, s.refused("%s", err)
+	}
+	if output != nil {
+		output.Write(max(0, result.Output.Size-int64(len(a["tail"]))), []byte(a["tail"]))
 	}
 	return result, nil
 }

@@ -59,7 +59,7 @@ type Session interface {
 	// Run does the work once a turn, whoever asks and however often: the second
 	// and later calls wait for, and answer with, the end of the first. The work
 	// outlives the connection. The host ends the command shortly before ctx's
-	// deadline.
+	// deadline. What it printed was given to work's Output when Run returns a result.
 	Run(ctx context.Context, turn Turn, work Work) (Result, error)
 
 	// Reboot makes the host reboot, once a turn, and only if its boot id still
@@ -104,6 +104,10 @@ type Work struct {
 	Kind    domain.OperationKind // Upgrade or Deploy
 	Version string               // Deploy: to which
 	Facts   event.Facts
+
+	// Output, unless it is nil, is told the command, as people know it, before it
+	// is run or waited for, and gives what takes what it prints, or nil.
+	Output func(command string) Output
 }
 
 // Result is how a command ended.
