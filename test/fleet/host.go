@@ -36,6 +36,7 @@ type Host struct {
 	faults   Faults
 	failing  []failure
 	slow     map[string]time.Duration
+	holds    map[string]chan struct{}
 	commands []*Command
 
 	version    string          // what runs
@@ -119,6 +120,7 @@ func newHost(f *Fleet, spec Spec) (*Host, error) {
 		key:       key,
 		conns:     map[net.Conn]bool{},
 		slow:      map[string]time.Duration{},
+		holds:     map[string]chan struct{}{},
 		version:   spec.Version,
 		next:      spec.Next,
 		installed: map[string]bool{},
@@ -282,6 +284,23 @@ func (h *Host) Slow(command string, by time.Duration) {
 	h.slow[command] = by
 }
 
+// Hold makes every command that starts so wait, when it has printed what Faults
+// ask for and before anything else, until release.
+func (h *Host) Hold(command string) (release func()) {
+	hold := make(chan struct{})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.holds[command] = hold
+	return sync.OnceFunc(func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.holds[command] == hold {
+			delete(h.holds, command)
+		}
+		close(hold)
+	})
+}
+
 // starts says whether a command line starts with these words.
 func starts(line, command string) bool {
 	rest, ok := strings.CutPrefix(line, command)
@@ -294,7 +313,7 @@ var watched = map[string]bool{
 	"systemctl": true, "reboot": true, "shutdown": true,
 }
 
-// runWatched runs a program as FailNext, Slow and Faults ask for, and notes it
+// runWatched runs a program as FailNext, Slow, Hold and Faults ask for, and notes it
 // if it is one that Commands tells of.
 func (h *Host) runWatched(ctx context.Context, p *process, args []string, run func() int) int {
 	line := strings.Join(args, " ")
@@ -313,6 +332,12 @@ func (h *Host) runWatched(ctx context.Context, p *process, args []string, run fu
 			wait += by
 		}
 	}
+	var hold chan struct{} // nil: there is none
+	for command, c := range h.holds {
+		if starts(line, command) {
+			hold = c
+		}
+	}
 	faults := h.faults
 	if noted {
 		if len(h.commands) == mostCommands {
@@ -328,6 +353,12 @@ func (h *Host) runWatched(ctx context.Context, p *process, args []string, run fu
 	}
 	if noted {
 		io.WriteString(p.stdout, faults.Prints)
+	}
+	if hold != nil {
+		select {
+		case <-hold:
+		case <-ctx.Done():
+		}
 	}
 	switch {
 	case wait > 0 && !pause(ctx, wait):

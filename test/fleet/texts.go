@@ -61,6 +61,11 @@ func tail(ctx context.Context, p *process, args []string) int {
 		if file, ok := in.(io.Seeker); ok && has(given, 'c') && !fromStart {
 			file.Seek(int64(-n), io.SeekEnd) // fails where it has less, or is a pipe
 		}
+		if file, ok := in.(*bytes.Reader); ok && has(given, 'c') && fromStart {
+			file.Seek(int64(max(n-1, 0)), io.SeekStart)
+			_, err := io.Copy(p.stdout, in)
+			return err
+		}
 		text, err := io.ReadAll(in)
 		size := len(text)
 		if !has(given, 'c') {
