@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 
+	"commissaire/api/authentication"
 	"commissaire/commands"
 	"commissaire/domain"
 	"commissaire/projections"
@@ -153,6 +154,11 @@ func (s *Server) getOperation(w http.ResponseWriter, r *http.Request) error {
 	o, ok := snapshot.Operation(id)
 	if !ok {
 		return errNoOperation.With("there is no operation %s", id)
+	}
+	if identity(r).May(authentication.ReadOutput) {
+		if o, err = s.withOutput(o); err != nil {
+			return err
+		}
 	}
 	return s.answer(w, r, http.StatusOK, o)
 }

@@ -40,6 +40,7 @@ type Config struct {
 	Events        *Events
 	EventTypes    []string
 	NodeStatus    func(ctx context.Context, manager domain.ManagerName, host domain.Address) (json.RawMessage, error)
+	Outputs       Outputs
 	Authenticator authentication.Plugin
 	Command       func(kind domain.OperationKind, os, version string) string // what an operation has a host do, for people
 	Status        func(context.Context) any                                  // what GET /status says beside the view's position
@@ -77,6 +78,8 @@ type Server struct {
 	router   *chi.Mux
 	handler  http.Handler
 	requests *prometheus.HistogramVec
+	closing  context.Context // ends when answers that go on must end
+	close    context.CancelFunc
 }
 
 // New builds the server.
@@ -85,6 +88,7 @@ func New(config Config) *Server {
 		config.MaxBody = maxBody
 	}
 	s := &Server{config: config, router: chi.NewRouter()}
+	s.closing, s.close = context.WithCancel(context.Background())
 	s.requests = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "commissaire_http_request_seconds", Help: "Time to answer, by route, method and status.",
 	}, []string{"route", "method", "code"})
@@ -107,8 +111,18 @@ func New(config Config) *Server {
 	return s
 }
 
-// ServeHTTP implements http.Handler.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+// ServeHTTP implements http.Handler. What comes bit by bit is not compressed: it
+// would wait until there is enough of it.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.Contains(r.URL.RawQuery, "follow=") {
+		s.serve(w, r)
+		return
+	}
+	s.handler.ServeHTTP(w, r)
+}
+
+// Close breaks off the answers that would go on; no new ones are begun.
+func (s *Server) Close() { s.close() }
 
 type endpoint func(w http.ResponseWriter, r *http.Request) error
 
@@ -165,6 +179,7 @@ func (s *Server) routes() {
 	del("/network/{name}", administer, s.deleteNetwork)
 	get("/operations", read, s.getOperations)
 	get("/operation/{id}", read, s.getOperation)
+	get("/operation/{id}/host/{host}/log", authentication.ReadOutput, s.getOutput)
 	get("/operation/{id}/history", audit, s.getHistory(projections.OfOperation, "id"))
 	put("/operation/{id}/pause", operate, s.steer(s.config.Commands.PauseOperation))
 	put("/operation/{id}/resume", operate, s.steer(s.config.Commands.ResumeOperation))
@@ -318,8 +333,13 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, status int, valu
 		record = projections.NewAnswer(value)
 	}
 	body, etag := record.JSON()
+	return s.send(w, r, status, "application/json", body, etag)
+}
+
+// send writes an answer whose entity tag is known.
+func (s *Server) send(w http.ResponseWriter, r *http.Request, status int, kind string, body []byte, etag string) error {
 	header := w.Header()
-	header.Set("Content-Type", "application/json")
+	header.Set("Content-Type", kind)
 	if header.Get("Cache-Control") == "" {
 		header.Set("Cache-Control", "private, no-cache")
 		if r.Method == http.MethodGet {

@@ -16,7 +16,7 @@ func (s *Snapshot) start(r event.Recorded, kind domain.OperationKind, version st
 		place: make(map[domain.HostID]int, len(e.Hosts)), generation: s.generation,
 	}
 	for i, m := range e.Hosts {
-		o.Hosts[i] = Turn{Address: m.Host, State: "waiting"}
+		o.Hosts[i] = Turn{Address: m.Host, State: "waiting", HostID: m.HostID}
 		o.place[m.HostID] = i
 	}
 	s.operations.Set(uint64(r.Position), o)
@@ -59,7 +59,7 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 				turn.frozen = s.record(h)
 			}
 			if state == "begun" && turn.StartedAt == nil {
-				turn.StartedAt, turn.Attempts = &Time{at}, 1
+				turn.StartedAt, turn.Attempts, turn.claim = &Time{at}, 1, t.Claim
 			}
 			if turn.Doing = ""; state != "begun" && state != "waiting" && turn.FinishedAt == nil {
 				turn.FinishedAt = &Time{at}
@@ -87,6 +87,8 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 		change(e.Turn, "begun", func(t *Turn) { t.Doing, t.VersionBefore = "working", e.Version })
 	case event.HostTurnWorked:
 		change(e.Turn, "begun", func(t *Turn) {
+			exit := 0
+			t.ExitStatus, t.VersionAfter, t.Printed = &exit, e.Version, e.Output.Size
 			if t.Doing, t.Pending = "checking", e.Pending; e.Reboot {
 				t.Doing = "rebooting"
 			}
@@ -97,9 +99,18 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 		change(e.Turn, "succeeded", func(t *Turn) {
 			exit := 0
 			t.ExitStatus, t.VersionAfter, t.Pending, t.Reason = &exit, e.Version, e.Pending, ""
+			t.Printed = max(t.Printed, e.Output.Size)
 		})
 	case event.HostTurnFailed:
-		change(e.Turn, "failed", func(t *Turn) { t.Reason, t.ExitStatus = e.Reason, e.Exit })
+		change(e.Turn, "failed", func(t *Turn) {
+			t.Reason, t.Printed = e.Reason, max(t.Printed, e.Output.Size)
+			if e.Exit != nil {
+				t.ExitStatus = e.Exit
+			}
+			if e.Version != "" {
+				t.VersionAfter, t.Pending = e.Version, ""
+			}
+		})
 	case event.HostTurnSkipped:
 		change(e.Turn, "skipped", func(t *Turn) { t.Reason = e.Reason })
 	case event.HostCleanedUp:
@@ -117,6 +128,20 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 	case event.OperationCancelled:
 		is(e.Operation, "cancelling", nil)
 	}
+}
+
+// taken counts how often a turn was taken up: anew by each service that finds it
+// begun.
+func (s *Snapshot) taken(e event.HostTaken) {
+	if e.Operation == "" {
+		return
+	}
+	s.changeOperation(e.Operation, func(o *Operation) {
+		i, ok := o.place[e.HostID]
+		if ok && o.Hosts[i].State == "begun" && o.Hosts[i].claim == e.Claim {
+			o.Hosts[i].Attempts++
+		}
+	})
 }
 
 // Operation is the operation of that id.

@@ -173,5 +173,10 @@ type Turn struct {
 	VersionBefore string         `json:"version_before"`
 	VersionAfter  string         `json:"version_after"`
 	Pending       string         `json:"version_pending"` // what the next boot brings
-	frozen        Host
+	Output        string         `json:"output"`          // the last lines of what it printed; never in a view
+
+	HostID  domain.HostID `json:"-"`
+	Printed int64         `json:"-"` // bytes, by what is recorded
+	claim   domain.ClaimID
+	frozen  Host
 }

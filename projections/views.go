@@ -270,7 +270,9 @@ func (s *Snapshot) applyRoster(r event.Recorded, e event.RosterEvent) {
 		s.end(e.Operation, r.Meta.Time, Finished, "")
 	case event.OperationAborted:
 		s.end(e.Operation, r.Meta.Time, Failed, e.Cause)
-	case event.HostTaken, event.HostReleased:
+	case event.HostTaken:
+		s.taken(e)
+	case event.HostReleased:
 	}
 }
 

@@ -105,6 +105,9 @@ type operationsConfig struct {
 	RebootFirstLook Duration `json:"reboot-first-look"`
 	RebootTimeout   Duration `json:"reboot-timeout"`
 	HealthInterval  Duration `json:"health-interval"`
+	OutputLimit     int64    `json:"output-limit"`    // bytes that are kept of what a host prints in an operation
+	OutputMaxAge    Duration `json:"output-max-age"`  // of what is kept of an operation that has ended
+	OutputMaxSize   int64    `json:"output-max-size"` // bytes of all that is kept
 }
 
 type watchConfig struct {
@@ -173,9 +176,12 @@ func defaults(dev bool) Config {
 			DialTimeout: Duration(10 * time.Second), HandshakeTimeout: Duration(10 * time.Second),
 			Attempts: 3, RetryDelay: Duration(5 * time.Second), AtOnce: 64, Jump: jumpConfig{Port: 22},
 		},
-		Bootstrap:  bootstrapConfig{Profile: "flannel-docker", EtcdURL: "http://127.0.0.1:2379", FlannelKey: "/atomic01/network"},
-		Operations: operationsConfig{RebootFirstLook: Duration(5 * time.Second), RebootTimeout: Duration(200 * time.Second), HealthInterval: Duration(time.Second)},
-		Watch:      watchConfig{Interval: Duration(time.Minute), Concurrency: 64, Misses: 3},
+		Bootstrap: bootstrapConfig{Profile: "flannel-docker", EtcdURL: "http://127.0.0.1:2379", FlannelKey: "/atomic01/network"},
+		Operations: operationsConfig{
+			RebootFirstLook: Duration(5 * time.Second), RebootTimeout: Duration(200 * time.Second), HealthInterval: Duration(time.Second),
+			OutputLimit: 1 << 20, OutputMaxAge: Duration(30 * 24 * time.Hour), OutputMaxSize: 1 << 30,
+		},
+		Watch: watchConfig{Interval: Duration(time.Minute), Concurrency: 64, Misses: 3},
 		Limits: limitsConfig{
 			Body: 1 << 20, Headers: 64 << 10, ReadTimeout: Duration(time.Minute), IdleTimeout: Duration(2 * time.Minute),
 		},
@@ -390,6 +396,8 @@ func (c Config) check() error {
 		return fail("operations.health-interval must be more than 0")
 	case c.Operations.RebootFirstLook < 0 || c.Operations.RebootTimeout <= c.Operations.RebootFirstLook:
 		return fail("operations.reboot-timeout must be more than operations.reboot-first-look, and that not less than 0")
+	case c.Operations.OutputLimit < 4096 || c.Operations.OutputMaxAge <= 0 || c.Operations.OutputMaxSize < 0:
+		return fail("operations.output-limit must be at least 4096 (bytes), operations.output-max-age more than 0, operations.output-max-size not less")
 	case c.Watch.Concurrency < 1 || c.Watch.Misses < 1 || c.Watch.Interval <= 0:
 		return fail("watch.interval, watch.concurrency and watch.misses must be more than 0")
 	case c.Watch.KeepOpen < 0:

@@ -45,7 +45,12 @@ func serveCommand() *cobra.Command {
 
 Configuration is JSON, by default ` + defaultConfigFile + `. The command line wins
 over the environment (COMMISSAIRE_LISTEN_PORT, COMMISSAIRE_CREDENTIALS_MASTER_KEY,
-…), that over the file. --print-config shows every key with its value.`,
+…), that over the file. --print-config shows every key with its value.
+
+What hosts print in operations is kept in the store's directory, under output:
+operations.output-limit bytes a host (1 MiB), until operations.output-max-age
+(720h) after the operation, or until there is more than operations.output-max-size
+bytes (1 GiB) and others are newer; while an operation runs, in any case.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&file, "config", "", "configuration file; - is standard input (default "+defaultConfigFile+")")

@@ -31,6 +31,7 @@ import (
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/eventlog/memory"
 	"commissaire/adapters/eventlog/sqlite"
+	"commissaire/adapters/output"
 	"commissaire/adapters/ssh"
 	"commissaire/api"
 	"commissaire/api/authentication"
@@ -48,6 +49,8 @@ type service struct {
 	store    eventlog.Store
 	log      *eventlog.Log
 	secrets  *credentials.Store
+	outputs  *output.Store
+	scratch  string // a directory that goes with the service; "": there is none
 	commands *commands.Handler
 	views    *projections.Views
 	events   *api.Events
@@ -91,6 +94,9 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 	if s.secrets, err = credentials.Open(ctx, dir, master, time.Now); err != nil {
 		return s, err
 	}
+	if s.outputs, err = s.openOutputs(dir); err != nil {
+		return s, err
+	}
 	if s.term, err = lease.NextTerm(ctx); err != nil {
 		return s, err
 	}
@@ -129,7 +135,7 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 		},
 	}, s.secrets, logger)
 	s.process = process.New(process.Config{
-		Commands: s.commands, Credentials: s.secrets, Managers: containermanager.New, Term: s.term, Profile: profile.Name,
+		Commands: s.commands, Credentials: s.secrets, Outputs: s.outputs, Managers: containermanager.New, Term: s.term, Profile: profile.Name,
 		Remote:   s.remote,
 		Attempts: config.SSH.Attempts, RetryDelay: time.Duration(config.SSH.RetryDelay), AtOnce: config.SSH.AtOnce,
 		RebootFirstLook: time.Duration(config.Operations.RebootFirstLook), RebootTimeout: time.Duration(config.Operations.RebootTimeout),
@@ -144,6 +150,22 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 		After: s.views.Snapshot().Position, Heartbeat: time.Duration(config.Events.Heartbeat), Readers: config.Events.Readers,
 	})
 	return s, nil
+}
+
+// openOutputs opens what hosts printed, beside the log. A log in memory has it in
+// a directory of its own that ends with the service.
+func (s *service) openOutputs(dir string) (*output.Store, error) {
+	if dir == "" {
+		var err error
+		if s.scratch, err = os.MkdirTemp("", "commissaire-"); err != nil {
+			return nil, fmt.Errorf("make a directory for the output of hosts: %w", err)
+		}
+		dir = s.scratch
+	}
+	of := s.config.Operations
+	return output.Open(filepath.Join(dir, "output"), output.Config{
+		Limit: of.OutputLimit, MaxAge: time.Duration(of.OutputMaxAge), MaxSize: of.OutputMaxSize, Now: time.Now,
+	}, s.logger)
 }
 
 // knownHosts is the configured file; nil where there is none.
@@ -283,6 +305,9 @@ func (s *service) close() error {
 	if s.store != nil {
 		err = errors.Join(err, s.store.Close())
 	}
+	if s.scratch != "" {
+		err = errors.Join(err, os.RemoveAll(s.scratch))
+	}
 	return err
 }
 
@@ -293,6 +318,13 @@ func (s *service) nodeStatus(ctx context.Context, name domain.ManagerName, host 
 		return nil, err
 	}
 	return manager.NodeStatus(ctx, host)
+}
+
+// outputs is the store of what hosts printed, as the API reads it.
+type outputs struct{ *output.Store }
+
+func (o outputs) Read(operation domain.OperationID, host domain.HostID) api.Printed {
+	return o.Store.Read(operation, host)
 }
 
 // entries are the lines of the audit trail at these positions.
@@ -415,18 +447,20 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	handler := api.New(api.Config{
+		Commands: s.commands, Views: s.views, Entries: s.entries, EntriesAfter: s.entriesAfter,
+		Events: s.events, EventTypes: eventlog.Types(), NodeStatus: s.nodeStatus, Outputs: outputs{s.outputs}, Authenticator: stack,
+		Command: ssh.Command, Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
+		MaxBody: config.Limits.Body,
+	})
 	server := &http.Server{
-		Handler: api.New(api.Config{
-			Commands: s.commands, Views: s.views, Entries: s.entries, EntriesAfter: s.entriesAfter,
-			Events: s.events, EventTypes: eventlog.Types(), NodeStatus: s.nodeStatus, Authenticator: stack,
-			Command: ssh.Command, Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
-			MaxBody: config.Limits.Body,
-		}),
+		Handler:     handler,
 		ReadTimeout: time.Duration(config.Limits.ReadTimeout), ReadHeaderTimeout: min(10*time.Second, time.Duration(config.Limits.ReadTimeout)),
 		IdleTimeout: time.Duration(config.Limits.IdleTimeout), MaxHeaderBytes: config.Limits.Headers,
 		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
 	server.RegisterOnShutdown(s.events.Close)
+	server.RegisterOnShutdown(handler.Close)
 	_, _ = fmt.Fprintf(out, "commissaire listens on %s\n", endpoint)
 	return s.run(ctx, server, listener)
 }

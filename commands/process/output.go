@@ -1,6 +1,11 @@
 package process
 
-import "commissaire/domain"
+import (
+	"context"
+	"time"
+
+	"commissaire/domain"
+)
 
 // Outputs keeps what hosts print while an operation works on them, beside the
 // event log: one text a host and operation, bounded, piece of work by piece of
@@ -30,4 +35,23 @@ type Output interface {
 
 	// Close ends writing. Whole says that nothing more will come of this work.
 	Close(whole bool)
+}
+
+// sweepEvery is how often what hosts printed is looked through for what need not
+// be kept any more.
+const sweepEvery = time.Hour
+
+// sweepOutputs has old output removed, at the start and every hour.
+func (p *Process) sweepOutputs(ctx context.Context) {
+	for ctx.Err() == nil {
+		p.report(ctx, "removing old output failed", p.config.Outputs.Sweep(p.running))
+		pause(ctx, sweepEvery)
+	}
+}
+
+func (p *Process) running(id domain.OperationID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, ok := p.operations[id]
+	return ok
 }

@@ -32,6 +32,7 @@ type Config struct {
 	Probe       Probe
 	Managers    func(event.ContainerManagerDefined) (Manager, error)
 	Credentials commands.Credentials
+	Outputs     Outputs
 	Term        domain.Term
 	Profile     string // of the bootstrap, as it is recorded
 
@@ -243,6 +244,7 @@ func (p *Process) Run(ctx context.Context) {
 	defer p.jobs.Wait()
 	p.jobs.Go(func() { p.watch(ctx) })
 	p.jobs.Go(func() { p.sweepCredentials(ctx) })
+	p.jobs.Go(func() { p.sweepOutputs(ctx) })
 	for {
 		next := p.act(ctx)
 		timer := time.NewTimer(next)

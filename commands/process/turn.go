@@ -269,8 +269,12 @@ func (w *working) facts(ctx context.Context, deadline time.Time) (facts event.Fa
 }
 
 // command has the host do something once a turn, until the turn's time limit.
+// What it prints is kept.
 func (w *working) command(ctx context.Context, work Work) (Result, error) {
 	var result Result
+	work.Output = func(command string) Output {
+		return w.p.config.Outputs.Begin(w.operation, w.member.HostID, w.name().Name, command)
+	}
 	limited, cancel := context.WithTimeout(ctx, w.limit)
 	defer cancel()
 	err := w.connected(limited, w.deadline, func(s Session) (err error) {
@@ -366,7 +370,7 @@ func (w *working) rebooted(ctx context.Context) (after event.Facts, outcome even
 		return after, nil, err
 	}
 	return after, event.HostTurnFailed{
-		Turn: w.at, Output: w.state.Worked.Output,
+		Turn: w.at, Version: after.Version, Output: w.state.Worked.Output,
 		Reason: fmt.Sprintf("it came back on %s, wanted %s: see journalctl -b -1 and rpm-ostree status on the host", after.Version, want),
 	}, nil
 }

@@ -80,9 +80,10 @@ type HostTurnSucceeded struct {
 // HostTurnFailed says why the host has not.
 type HostTurnFailed struct {
 	Turn
-	Reason string `json:"reason"`
-	Exit   *int   `json:"exit_status,omitempty"` // of the command, where it ended by itself
-	Output Output `json:"output,omitzero"`
+	Reason  string `json:"reason"`
+	Exit    *int   `json:"exit_status,omitempty"` // of the command, where it ended by itself
+	Version string `json:"version,omitempty"`     // what it runs now, where it came back on another than was wanted
+	Output  Output `json:"output,omitzero"`
 }
 
 // HostTurnSkipped says that there was nothing to do, or nobody to do it to.
