@@ -512,6 +512,7 @@ func TestABrokenConnectionDoesNotEndTheWork(t *testing.T) {
 		{"dnf", "dnf -y upgrade", sshd.Host{Address: "127.0.18.1", User: "operator"}, 0},
 		{"dnf that fails", "dnf -y upgrade", sshd.Host{Address: "127.0.18.2", Systemd: true}, 3},
 		{"rpm-ostree", "rpm-ostree upgrade", sshd.Host{Address: "127.0.18.3", OSTree: true}, 0},
+		{"rpm-ostree that fails", "rpm-ostree upgrade", sshd.Host{Address: "127.0.18.4", User: "operator", Systemd: true, OSTree: true}, 3},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -520,8 +521,11 @@ func TestABrokenConnectionDoesNotEndTheWork(t *testing.T) {
 			s.members("c", h)
 			release := h.Hold(c.command)
 			h.Fail(c.command, c.status)
+			h.Print(c.command, `first ü\nheld`)
 			at := s.operate("c", "upgrade", nil)
 			h.AwaitCommand(c.command)
+			log := s.follow(at, c.host.Address)
+			log.until("held")
 			for range 2 {
 				h.DropConnections()
 				within(t, "the service connects again", func() bool {
@@ -540,6 +544,12 @@ func TestABrokenConnectionDoesNotEndTheWork(t *testing.T) {
 				t.Errorf("the turn: %v", turn)
 			}
 			printed := []byte(output(t, h, "cat /var/lib/commissaire/turn/*/output") + "\n")
+			if served := s.log(at, c.host.Address); served != string(printed) || !strings.HasPrefix(served, "first \u00fc\nheld\n") || strings.Count(served, "\n") != 3 {
+				t.Errorf("it printed %q, and served is %q", printed, served)
+			}
+			if followed, err := log.rest(); err != nil || headings.ReplaceAllString(followed, "") != string(printed) {
+				t.Errorf("it printed %q, and followed was %q, %v", printed, followed, err)
+			}
 			sum := sha256.Sum256(printed)
 			history := s.get(at + "/history").is(200)
 			if want := fmt.Sprintf(`{"size":%d,"sha256":"%s"}`, len(printed), hex.EncodeToString(sum[:])); len(printed) < 2 || !strings.Contains(string(history.body), want) {

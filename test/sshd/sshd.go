@@ -485,6 +485,10 @@ func (s *Server) Hold(prefix string) (release func()) {
 	return func() { s.turn(knob{"hold", prefix}, "") }
 }
 
+// Print makes calls that begin with prefix print a line before anything else; ""
+// takes it back. In it are no tabs, and line breaks are written \n.
+func (s *Server) Print(prefix, line string) { s.turn(knob{"print", prefix}, line) }
+
 // Fail makes calls that begin with prefix do nothing and exit with that status;
 // 0 takes it back.
 func (s *Server) Fail(prefix string, status int) {

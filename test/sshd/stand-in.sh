@@ -75,6 +75,9 @@ end_with() {
 	kill -"$1" 1
 }
 
+if text=$(knob print); then
+	printf '%b\n' "$text"
+fi
 while knob hold >/dev/null; do
 	sleep 0.02
 done
