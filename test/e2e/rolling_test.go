@@ -53,6 +53,11 @@ func TestBatchesRebootAndPassTheGate(t *testing.T) {
 			t.Errorf("host %s runs %s after %v", h.Address(), h.Version(), lines(h.Commands()))
 		}
 	}
+	printed := string(s.get(at + "/host/" + f.Hosts()[4].Address() + "/log").is(200).body)
+	if got := headings.FindAllString(printed, -1); len(got) != 2 || !strings.HasSuffix(got[0], "Z rpm-ostree upgrade --download-only\n") || !strings.HasSuffix(got[1], "Z rpm-ostree upgrade --cache-only\n") ||
+		strings.Count(printed, "Staging deployment... done") != 2 {
+		t.Errorf("printed: %s", printed)
+	}
 	if n := f.MostInHand(began); n > 2 {
 		t.Errorf("%d hosts were in hand at once", n)
 	}
@@ -203,8 +208,13 @@ func TestARebootOnlyWhereOneIsNeeded(t *testing.T) {
 	f.Hosts()[0].SetFaults(fleet.Faults{KeepVersion: true})
 	at = s.roll("upgrade", `{"reboot":"if-needed"}`)
 	o = s.until(at, status("failed"))
-	if got := sprint(turnOf(o, 0)["reason"]); !strings.HasPrefix(got, "it came back on 41 6.2, wanted 41 6.3") {
+	turn := turnOf(o, 0)
+	if got := sprint(turn["reason"]); !strings.HasPrefix(got, "it came back on 41 6.2, wanted 41 6.3") {
 		t.Errorf("the reason: %s", got)
+	}
+	if turn["version_before"] != "41 6.2" || turn["version_after"] != "41 6.2" || turn["version_pending"] != "" || turn["exit_status"] != 0.0 ||
+		turn["output"] != "Upgrading:\n kernel 6.3\nComplete!" {
+		t.Errorf("the turn: %v", turn)
 	}
 }
 
