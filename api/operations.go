@@ -116,7 +116,7 @@ func (s *Server) plan(w http.ResponseWriter, r *http.Request, cmd commands.Start
 		return err
 	}
 	snapshot := s.settle(w, r, plan.Receipt)
-	return s.answer(w, r, http.StatusOK, snapshot.Plan(plan.Started, cmd.Kind, cmd.Version, plan.Batches, s.config.Command))
+	return s.answer(w, r, http.StatusOK, snapshot.Plan(plan.Started, cmd.Kind, cmd.Version, plan.Batches, s.config.OnHost))
 }
 
 // steer answers a change of an operation that runs.

@@ -42,9 +42,9 @@ type Config struct {
 	NodeStatus    func(ctx context.Context, manager domain.ManagerName, host domain.Address) (json.RawMessage, error)
 	Outputs       Outputs
 	Authenticator authentication.Plugin
-	Command       func(kind domain.OperationKind, os, version string) string // what an operation has a host do, for people
-	Status        func(context.Context) any                                  // what GET /status says beside the view's position
-	Ready         func(context.Context) error                                // why the service is not ready to serve
+	OnHost        projections.OnHost
+	Status        func(context.Context) any   // what GET /status says beside the view's position
+	Ready         func(context.Context) error // why the service is not ready to serve
 	Metrics       *prometheus.Registry
 	MaxBody       int // bytes of a request's body; 0: 1 MiB
 	Now           func() time.Time

@@ -18,12 +18,16 @@ type Plan struct {
 
 // PlannedHost is a host's part in a plan.
 type PlannedHost struct {
-	Address domain.Address `json:"address"`
-	Command string         `json:"command"` // "": nothing is done there
+	Address  domain.Address `json:"address"`
+	Commands []string       `json:"commands"` // none: nothing is done there
 }
 
-// Plan is a plan as it is shown. command is what is done to a host of an OS.
-func (s *Snapshot) Plan(started event.Started, kind domain.OperationKind, version string, batches [][]event.Member, command func(kind domain.OperationKind, os, version string) string) Plan {
+// OnHost are the commands that an operation has a host of an OS run, one after the
+// other.
+type OnHost func(kind domain.OperationKind, policy event.Policy, os, version string) []string
+
+// Plan is a plan as it is shown.
+func (s *Snapshot) Plan(started event.Started, kind domain.OperationKind, version string, batches [][]event.Member, on OnHost) Plan {
 	plan := Plan{
 		Kind: kind, Cluster: started.Cluster, Version: version, Policy: started.Policy, Seed: started.Seed,
 		Batches: [][]domain.Address{}, Hosts: []PlannedHost{},
@@ -36,7 +40,7 @@ func (s *Snapshot) Plan(started event.Started, kind domain.OperationKind, versio
 		for _, m := range batch {
 			h, _ := s.Host(m.Host)
 			hosts = append(hosts, m.Host)
-			plan.Hosts = append(plan.Hosts, PlannedHost{m.Host, command(kind, h.OS, version)})
+			plan.Hosts = append(plan.Hosts, PlannedHost{m.Host, append([]string{}, on(kind, started.Policy, h.OS, version)...)})
 		}
 		plan.Batches = append(plan.Batches, hosts)
 	}

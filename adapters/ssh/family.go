@@ -6,6 +6,7 @@ import (
 
 	"commissaire/commands/process"
 	"commissaire/domain"
+	"commissaire/domain/event"
 )
 
 // A family is what differs between systems. Its commands are shell scripts run
@@ -95,26 +96,53 @@ const services = `while read -r name; do
 done <argument
 `
 
-// Command is what an operation has a host of that OS do, for people; "" is
-// nothing.
-func Command(kind domain.OperationKind, os, version string) string {
+// Commands are what an operation by that policy has a host of that OS do, one
+// after the other, for people. What depends on how the host then is, is followed
+// by # and the condition.
+func Commands(kind domain.OperationKind, policy event.Policy, os, version string) []string {
+	const reboot = "systemctl reboot"
 	family, _ := familyOf(os)
-	var command string
+	var scripts map[process.Act]string
 	switch kind {
 	case domain.Deploy:
-		command = family.deploy[process.Apply]
+		scripts = family.deploy
 	case domain.Upgrade:
-		command = family.upgrade[process.Apply]
+		scripts = family.upgrade
 	case domain.Restart:
-		return "systemctl reboot"
+		return []string{reboot}
 	}
-	return people(command, version)
+	if len(scripts) == 0 {
+		return nil
+	}
+	acts := []process.Act{process.Apply}
+	if _, stages := scripts[process.Stage]; stages && policy.Stage {
+		acts = []process.Act{process.Stage, process.ApplyStaged}
+	}
+	var all []string
+	for _, act := range acts {
+		all = append(all, people(scripts[act], version)...)
+	}
+	switch policy.Reboot {
+	case event.AlwaysReboot:
+		all = append(all, reboot)
+	case event.RebootIfNeeded:
+		all = append(all, reboot+" # where a new deployment or kernel is pending")
+	case event.NoReboot:
+	}
+	return all
 }
 
-// people is a command of a family for people.
-func people(command, version string) string {
-	if _, last, ok := strings.Cut(command, "exec "); ok { // what comes before only prepares it
-		command = last
+// people are the commands of a script, for people; what only prepares them is
+// left out.
+func people(script, version string) (commands []string) {
+	for line := range strings.Lines(script) {
+		if strings.HasPrefix(line, "export ") {
+			continue
+		}
+		for command := range strings.SplitSeq(strings.TrimSpace(line), " && ") {
+			command = strings.TrimPrefix(command, "exec ")
+			commands = append(commands, strings.ReplaceAll(command, `"$(cat argument)"`, version))
+		}
 	}
-	return strings.ReplaceAll(strings.TrimSpace(command), `"$(cat argument)"`, version)
+	return commands
 }

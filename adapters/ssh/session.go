@@ -111,7 +111,7 @@ func (s *Session) Run(ctx context.Context, turn process.Turn, work process.Work)
 		if work.Output == nil {
 			return nil
 		}
-		return work.Output(people(command, work.Version))
+		return work.Output(strings.Join(people(command, work.Version), " && "))
 	}
 	switch work.Kind { //nolint:exhaustive // a restart is Reboot
 	case domain.Upgrade:

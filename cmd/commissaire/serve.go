@@ -450,7 +450,7 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 	handler := api.New(api.Config{
 		Commands: s.commands, Views: s.views, Entries: s.entries, EntriesAfter: s.entriesAfter,
 		Events: s.events, EventTypes: eventlog.Types(), NodeStatus: s.nodeStatus, Outputs: outputs{s.outputs}, Authenticator: stack,
-		Command: ssh.Command, Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
+		OnHost: ssh.Commands, Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
 		MaxBody: config.Limits.Body,
 	})
 	server := &http.Server{

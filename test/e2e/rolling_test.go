@@ -125,7 +125,7 @@ func TestOnlyThoseThatFailedAreTriedAgain(t *testing.T) {
 	f.Hosts()[1].FailNext("rpm-ostree upgrade", 1)
 	s.until(s.roll("upgrade", `{"max_failures":"50%"}`), status("finished"))
 	plan := s.put("/cluster/c/upgrade", `{"only":"failed","dry_run":true}`).is(200).object()
-	if got := sprint(plan["hosts"]); got != "[map[address:127.0.34.2 command:rpm-ostree upgrade]]" {
+	if got := sprint(plan["hosts"]); got != "[map[address:127.0.34.2 commands:[rpm-ostree upgrade]]]" {
 		t.Errorf("the plan: %s", got)
 	}
 	at := s.roll("upgrade", `{"only":"failed"}`)

@@ -1,0 +1,165 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"commissaire/test/fleet"
+)
+
+// plan is what a dry run answers.
+type plan struct {
+	Seed    uint64
+	Batches [][]string
+	Hosts   []struct {
+		Address  string
+		Commands []string
+	}
+}
+
+// TestADryRunSaysWhatTheRunDoes plans operations of all kinds over hosts of all
+// families, has them carried out, and holds what the hosts ran against the plan.
+func TestADryRunSaysWhatTheRunDoes(t *testing.T) {
+	specs := fleet.Mixed(8) // by address 127.0.1.1 and upward
+	specs[7].Address, specs[7].OS, specs[7].Version = "127.0.1.20", fleet.Ubuntu, "6.8.0-50-generic"
+	specs[1].Next = "" // there is nothing new for this one, ever
+	specs[6].OS, specs[6].Version = fleet.Atomic, "41.20250101.0"
+	f, body := startFleet(t, fleet.Config{Hosts: specs, Second: 50 * time.Millisecond})
+	s := newService(t, map[string]any{"bootstrap.profile": "none"})
+	s.join(f, body)
+	for i, c := range []struct {
+		kind   string
+		policy map[string]any
+		atOnce int // hosts; 0: batches
+	}{
+		{"upgrade", map[string]any{}, 1},
+		{"upgrade", map[string]any{"order": "random", "batches": []any{1, "40%"}, "reboot": "if-needed"}, 0},
+		{"upgrade", map[string]any{"order": "random", "seed": 7, "max_unavailable": "50%", "stage": true}, 4},
+		{"deploy", map[string]any{"version": "41.20270101.0", "stage": true, "reboot": true, "order": []any{"127.0.1.7", "127.0.1.3"}}, 1},
+		{"deploy", map[string]any{"version": "41.20270102.0", "order": "random"}, 1},
+		{"restart", map[string]any{"only": []any{"127.0.1.20", "127.0.1.6", "127.0.1.5"}, "batches": []any{2}}, 0},
+	} {
+		t.Run(fmt.Sprint(c.kind, c.policy), func(t *testing.T) {
+			s := on(t, s)
+			for _, h := range f.Hosts() {
+				if h.Spec().Next != "" {
+					h.Release(fmt.Sprintf("%s.%d", h.Spec().Version, i))
+				}
+			}
+			from := time.Now()
+			path := "/cluster/c/" + c.kind
+			c.policy["dry_run"] = true
+			planned := s.planned(path, c.policy)
+			if planned.Seed != 0 {
+				c.policy["seed"] = planned.Seed
+			}
+			delete(c.policy, "dry_run")
+			at := strings.TrimPrefix(s.put(path, c.policy).is(201).header.Get("Location"), "/api/v0")
+			c.policy["dry_run"] = true
+			if again := s.planned(path, c.policy); fmt.Sprint(again) != fmt.Sprint(planned) {
+				t.Errorf("planned while it runs: %v, and before: %v", again, planned)
+			}
+			s.until(at, status("finished", "failed"))
+			if got := s.get(at).object()["status"]; got != "finished" {
+				t.Fatalf("it %s: %s", got, s.get(at).body)
+			}
+			planned.check(t, f, from, c.atOnce)
+		})
+	}
+	for _, r := range s.recorded().events {
+		if strings.HasPrefix(r.Meta.RequestID, "dry-run") {
+			t.Errorf("a dry run recorded %s", r.Event.EventType())
+		}
+	}
+}
+
+func (s *service) planned(path string, policy map[string]any) (p plan) {
+	s.t.Helper()
+	if err := json.Unmarshal(s.put(path, policy, "X-Request-Id", "dry-run").is(200).body, &p); err != nil {
+		s.t.Fatal(err)
+	}
+	return p
+}
+
+// check holds what hosts ran from a time on against the plan. Without batches so
+// many were to be in hand at once.
+func (p plan) check(t *testing.T, f *fleet.Fleet, from time.Time, atOnce int) {
+	t.Helper()
+	planned := map[string][]string{}
+	var order []string
+	for _, h := range p.Hosts {
+		planned[h.Address] = h.Commands
+		order = append(order, h.Address)
+	}
+	if all := slices.Concat(p.Batches...); !slices.Equal(all, order) {
+		t.Errorf("the batches %v are not the hosts %v", p.Batches, order)
+	}
+	if atOnce > 0 && len(p.Batches) != 1 {
+		t.Errorf("%d batches are planned", len(p.Batches))
+	}
+	var downloaded, first time.Time // until when, and from when hosts were in hand
+	hand := map[string][2]time.Time{}
+	for _, h := range f.Hosts() {
+		var ran []string
+		for _, c := range h.Commands() {
+			if c.Time.Before(from) {
+				continue
+			}
+			ran = append(ran, c.Line)
+			switch at, before := hand[c.Host]; {
+			case !c.TakesInHand():
+				if strings.Contains(c.Line, "--download-only") && c.Until.After(downloaded) {
+					downloaded = c.Until
+				}
+				continue
+			case !before:
+				hand[c.Host] = [2]time.Time{c.Time, c.Until}
+			default:
+				hand[c.Host] = [2]time.Time{at[0], c.Until}
+			}
+			if first.IsZero() || c.Time.Before(first) {
+				first = c.Time
+			}
+		}
+		var want []string
+		for _, line := range planned[h.Address()] {
+			command, condition, _ := strings.Cut(line, " # ")
+			if condition == "" || h.Spec().Next != "" {
+				want = append(want, command)
+			}
+		}
+		if !slices.Equal(ran, want) {
+			t.Errorf("host %s ran %q, planned was %q", h.Address(), ran, planned[h.Address()])
+		}
+	}
+	if first.Before(downloaded) {
+		t.Error("a host was in hand before all had downloaded")
+	}
+	var ended time.Time // of the batch before
+	for _, batch := range p.Batches {
+		last := ended
+		for i, host := range batch {
+			at, ran := hand[host]
+			if !ran {
+				continue
+			}
+			over := 0
+			for _, before := range batch[:i] {
+				if !hand[before][1].After(at[0]) {
+					over++
+				}
+			}
+			if at[0].Before(ended) || atOnce > 0 && over < i-(atOnce-1) {
+				t.Errorf("host %s was not begun in its place: %v", host, p.Batches)
+			}
+			if at[1].After(last) {
+				last = at[1]
+			}
+		}
+		ended = last
+	}
+}
