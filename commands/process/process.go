@@ -12,6 +12,7 @@ package process
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -372,6 +373,9 @@ func (p *Process) advance(ctx context.Context, o *operation.Operation) time.Dura
 	}
 	now := p.config.Now()
 	next := o.Next(now, func(m event.Member) operation.Situation { return p.situation(o, m) })
+	held, idle := p.held(o, next)
+	next.Begin = without(next.Begin, idle)
+	next.Drop = without(next.Drop, idle)
 	for _, call := range []struct {
 		hosts []event.Member
 		what  func(*turn, context.Context) event.Position
@@ -381,6 +385,7 @@ func (p *Process) advance(ctx context.Context, o *operation.Operation) time.Dura
 		{next.Stage, (*turn).stage},
 		{next.Drop, (*turn).cleanUp},
 		{next.Skip, func(t *turn, ctx context.Context) event.Position { return t.skip(ctx, left) }},
+		{idle, (*turn).release},
 	} {
 		for _, m := range call.hosts {
 			if _, working := p.busy[m.HostID]; working {
@@ -399,6 +404,7 @@ func (p *Process) advance(ctx context.Context, o *operation.Operation) time.Dura
 		})
 	}
 	switch {
+	case next.Ended && held: // it ends with no host in its hands
 	case next.Ended:
 		p.decide(ctx, o.Operation, func() (commands.Receipt, error) {
 			return p.config.Commands.EndOperation(ctx, o.Operation, next.Cause)
@@ -414,6 +420,28 @@ func (p *Process) advance(ctx context.Context, o *operation.Operation) time.Dura
 		return time.Hour
 	}
 	return max(0, next.Until.Sub(now))
+}
+
+// held tells whether an operation holds a host, and gives those that it holds
+// though nothing is under way there: whoever did something died before it was
+// released. What is done there next is other work, and must not be taken for that:
+// it waits until the host is free.
+func (p *Process) held(o *operation.Operation, next operation.Next) (held bool, idle []event.Member) {
+	for _, m := range o.Hosts {
+		h, _ := p.roster.Host(m.HostID)
+		if h.Claim == "" || h.By != o.Operation {
+			continue
+		}
+		held = true
+		if !slices.Contains(next.InHand, m) && !slices.Contains(next.Stage, m) {
+			idle = append(idle, m)
+		}
+	}
+	return held, idle
+}
+
+func without(all, some []event.Member) []event.Member {
+	return slices.DeleteFunc(all, func(m event.Member) bool { return slices.Contains(some, m) })
 }
 
 // decide records a decision about an operation; until that is applied here,

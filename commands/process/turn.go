@@ -71,8 +71,8 @@ func (t *turn) claimed(ctx context.Context, gone func(ctx context.Context, why s
 	return receipt.Position
 }
 
-// claim is the one that the turn was begun under, or that this operation left on
-// the host before it could begin: the host knows the work by it. Else it is new.
+// claim is the one that the turn was begun under, or that a download is going on
+// under: the host knows the work by it. Else it is new.
 func (t *turn) claim() domain.ClaimID {
 	if t.state.Claim != "" {
 		return t.state.Claim
@@ -84,6 +84,16 @@ func (t *turn) claim() domain.ClaimID {
 		return h.Claim
 	}
 	return domain.ClaimID(t.p.config.NewID().String())
+}
+
+// release ends the claim that the operation left on the host.
+func (t *turn) release(ctx context.Context) event.Position {
+	t.p.mu.Lock()
+	h, _ := t.p.roster.Host(t.member.HostID)
+	t.p.mu.Unlock()
+	receipt, err := t.p.config.Commands.ReleaseHost(ctx, h.HostID, h.Claim)
+	t.p.report(ctx, "releasing a host failed", err, "host", t.member.Host, "operation", t.operation)
+	return receipt.Position
 }
 
 func (t *turn) skip(ctx context.Context, why string) event.Position {

@@ -334,3 +334,20 @@ func (h history) outcomes() (completed, resumed int, failed []string) {
 	}
 	return completed, resumed, failed
 }
+
+// held are the claims that nobody has released.
+func (h history) held() map[domain.HostID]event.HostTaken {
+	claims := map[domain.HostID]event.HostTaken{}
+	for _, r := range h.events {
+		switch e := r.Event.(type) {
+		case event.HostTaken:
+			claims[e.HostID] = e
+		case event.HostReleased:
+			delete(claims, e.HostID)
+		case event.HostRemoved:
+			delete(claims, e.HostID)
+		default:
+		}
+	}
+	return claims
+}

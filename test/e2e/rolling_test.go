@@ -1,12 +1,17 @@
 package e2e
 
 import (
+	"database/sql"
+	"errors"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"commissaire/domain/event"
 	"commissaire/test/fleet"
 )
 
@@ -233,4 +238,102 @@ func TestOutsideItsWindowItWaits(t *testing.T) {
 	}
 	s.put(at+"/cancel", nil).is(200)
 	s.until(at, status("failed"))
+}
+
+// cut drops all that was recorded from a position on, as if the service had been
+// killed before. It must not run.
+func (s *service) cut(from event.Position) {
+	s.t.Helper()
+	db, err := sql.Open("sqlite", filepath.Join(s.dir, "store", "events.db"))
+	if err == nil {
+		_, err = db.ExecContext(s.t.Context(), "DELETE FROM events WHERE pos >= ?", int64(from))
+		err = errors.Join(err, db.Close())
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// lastRelease is where the release of a host was recorded last; it must be
+// among the very last events.
+func (h history) lastRelease(address string) event.Position {
+	h.t.Helper()
+	for i, r := range slices.Backward(h.events) {
+		if e, ok := r.Event.(event.HostReleased); ok && string(e.Host) == address && i >= len(h.events)-3 {
+			return r.Position
+		}
+	}
+	h.t.Fatalf("host %s was not released last", address)
+	return 0
+}
+
+// TestWhatAKillLeftClaimedIsNotTakenForOtherWork kills the service after a host
+// was done with and before that was released. The host must be free soon, and what
+// it does next must not be taken for what it has done already.
+func TestWhatAKillLeftClaimedIsNotTakenForOtherWork(t *testing.T) {
+	settings := map[string]any{"bootstrap.profile": "none", "watch.interval": "1h"}
+	t.Run("after a turn", func(t *testing.T) {
+		f, body := hosts(t, atomics(39, 2)...)
+		s := newService(t, settings)
+		s.join(f, body)
+		at := s.roll("upgrade", `{"pause_after":1}`)
+		s.until(at, state("paused"))
+		s.await(func() bool { return len(s.recorded().held()) == 0 }, at)
+		s.stop(syscall.SIGKILL)
+		s.cut(s.recorded().lastRelease("127.0.39.1"))
+		s.start()
+		s.until(at, state("paused"))
+		s.await(func() bool { return len(s.recorded().held()) == 0 }, at)
+		s.put(at+"/cancel", nil).is(200)
+		s.until(at, status("failed"))
+		if h := f.Hosts()[0]; h.Pending() != "" || commands(h, "rpm-ostree cleanup -p") != 1 {
+			t.Errorf("after it was cancelled %q is pending, the host ran %v", h.Pending(), lines(h.Commands()))
+		}
+	})
+	t.Run("after a turn, when it is cancelled at once", func(t *testing.T) {
+		f, body := hosts(t, atomics(39, 2)...)
+		s := newService(t, settings)
+		s.join(f, body)
+		first := f.Hosts()[0]
+		first.Slow("rpm-ostree upgrade", 500*time.Millisecond)
+		at := s.roll("upgrade", `{"pause_after":1}`)
+		if err := first.Await(t.Context(), func(h *fleet.Host) bool { return commands(h, "rpm-ostree upgrade") == 1 }); err != nil {
+			t.Fatal(err)
+		}
+		s.put(at+"/pause", nil).is(200)
+		s.await(func() bool { return s.turns(at) == "succeeded waiting" && len(s.recorded().held()) == 0 }, at)
+		s.stop(syscall.SIGKILL)
+		s.cut(s.recorded().lastRelease("127.0.39.1"))
+		s.start()
+		s.put(at+"/cancel", nil).is(200)
+		s.until(at, status("failed"))
+		if first.Pending() != "" || commands(first, "rpm-ostree cleanup -p") != 1 {
+			t.Errorf("after it was cancelled %q is pending, the host ran %v", first.Pending(), lines(first.Commands()))
+		}
+		if held := s.recorded().held(); len(held) > 0 {
+			t.Errorf("it has ended and holds %v", held)
+		}
+	})
+	t.Run("after a download", func(t *testing.T) {
+		f, body := hosts(t, atomics(39, 1)...)
+		s := newService(t, settings)
+		s.join(f, body)
+		h := f.Hosts()[0]
+		h.Slow("rpm-ostree upgrade --download-only", 500*time.Millisecond)
+		at := s.roll("upgrade", `{"stage":true}`)
+		if err := h.Await(t.Context(), func(h *fleet.Host) bool { return commands(h, "rpm-ostree upgrade --download-only") == 1 }); err != nil {
+			t.Fatal(err)
+		}
+		s.put(at+"/pause", nil).is(200)
+		s.until(at, func(o map[string]any) bool { return turnOf(o, 0)["doing"] == "downloaded" })
+		s.await(func() bool { return len(s.recorded().held()) == 0 }, at)
+		s.stop(syscall.SIGKILL)
+		s.cut(s.recorded().lastRelease(h.Address()))
+		s.start()
+		s.put(at+"/resume", nil).is(200)
+		s.until(at, status("finished"))
+		if h.Pending() != "41.2" || commands(h, "rpm-ostree upgrade --cache-only") != 1 {
+			t.Errorf("the upgrade finished and %q is pending, the host ran %v", h.Pending(), lines(h.Commands()))
+		}
+	})
 }
