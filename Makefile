@@ -22,8 +22,8 @@ e2e: test-host ## the whole-service tests alone
 bench: ## what the service does a second, in one table
 	go run ./test/bench
 
-crash: test-host ## kill the service 100 times while hosts and clients go on
-	go test -count=1 -timeout 9m -v -run TestNoKillBreaksARule ./test/e2e -args -kills=100
+crash: test-host ## kill the service 100 times while hosts and clients go on, and 100 times while a cluster is rolled over
+	go test -count=1 -timeout 9m -v -run TestNoKill ./test/e2e -args -kills=100
 
 # Real OpenSSH servers, other shells and sudo to test against.
 test-host:

@@ -301,6 +301,14 @@ func (h *Host) Hold(command string) (release func()) {
 	})
 }
 
+// Heal takes back all that SetFaults, FailNext and Slow asked for.
+func (h *Host) Heal() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.faults, h.failing = Faults{}, nil
+	clear(h.slow)
+}
+
 // starts says whether a command line starts with these words.
 func starts(line, command string) bool {
 	rest, ok := strings.CutPrefix(line, command)
