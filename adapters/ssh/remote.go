@@ -44,6 +44,7 @@ import (
 type Config struct {
 	Dial      time.Duration // to connect; default 10 s
 	Handshake time.Duration // to agree on keys and log in; default 10 s
+	AtOnce    int           // handshakes; default 128. More at once take longer each, until all are too late
 	KeepAlive time.Duration // between signs of life, and to wait for one; default 15 s
 	Answer    time.Duration // for all but Run; default 2 min
 	Command   time.Duration // for Run where its context has no deadline, and for each step of Bootstrap; default 1 h
@@ -60,6 +61,7 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	c.Dial = cmp.Or(c.Dial, 10*time.Second)
 	c.Handshake = cmp.Or(c.Handshake, 10*time.Second)
+	c.AtOnce = cmp.Or(c.AtOnce, 128)
 	c.KeepAlive = cmp.Or(c.KeepAlive, 15*time.Second)
 	c.Answer = cmp.Or(c.Answer, 2*time.Minute)
 	c.Command = cmp.Or(c.Command, time.Hour)
@@ -77,7 +79,8 @@ type Remote struct {
 	credentials commands.Credentials
 	log         *slog.Logger
 	kept        *kept
-	dial        dial // how hosts are connected to
+	dial        dial          // how hosts are connected to
+	places      chan struct{} // of handshakes
 }
 
 // dial connects to an address. It fails with *process.Unreachable,
@@ -88,7 +91,7 @@ type dial func(ctx context.Context, address string) (net.Conn, error)
 // host is the text of a private key that ParsePrivateKey takes.
 func New(config Config, credentials commands.Credentials, log *slog.Logger) *Remote {
 	config = config.withDefaults()
-	r := &Remote{config: config, credentials: credentials, log: log, kept: newKept(config.KeepOpen, config.KeepFor)}
+	r := &Remote{config: config, credentials: credentials, log: log, kept: newKept(config.KeepOpen, config.KeepFor), places: make(chan struct{}, config.AtOnce)}
 	r.dial = r.direct
 	if config.Jump != nil {
 		r.dial = newJump(r, *config.Jump).dial
@@ -181,6 +184,13 @@ func (r *Remote) handshake(ctx context.Context, target process.Target, login log
 		ClientVersion:     "SSH-2.0-Commissaire",
 		HostKeyAlgorithms: algorithms,
 		HostKeyCallback:   trust.check,
+	}
+	select {
+	case r.places <- struct{}{}:
+		defer func() { <-r.places }()
+	case <-ctx.Done():
+		_ = conn.Close()
+		return nil, process.HostKey{}, fmt.Errorf("connect to %s: %w", address, context.Cause(ctx))
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	limit := time.AfterFunc(r.config.Handshake, func() { _ = conn.Close() })

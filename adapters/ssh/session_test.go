@@ -723,3 +723,34 @@ func TestAHostileHostIsNotWaitedForAndNotBelieved(t *testing.T) {
 		}
 	})
 }
+
+func TestHandshakesBeyondTheMostAtOnceWait(t *testing.T) {
+	s := newSite(t, Config{AtOnce: 1, Handshake: time.Minute})
+	silent, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	hangs := s.target
+	hangs.HostID, hangs.Port = "silent", silent.Addr().(*net.TCPAddr).Port
+	ended := make(chan error, 1)
+	go func() {
+		_, err := s.remote.Dial(t.Context(), hangs)
+		ended <- err
+	}()
+	conn, err := silent.Accept()
+	if err == nil {
+		_, err = conn.Read(make([]byte, 1)) // the handshake is under way
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	soon, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := s.remote.Dial(soon, s.target); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("it did not wait: %v", err)
+	}
+	conn.Close()
+	unreachable(t, <-ended)
+	s.dial(t)
+}
