@@ -374,8 +374,7 @@ func (p *Process) advance(ctx context.Context, o *operation.Operation) time.Dura
 	now := p.config.Now()
 	next := o.Next(now, func(m event.Member) operation.Situation { return p.situation(o, m) })
 	held, idle := p.held(o, next)
-	next.Begin = without(next.Begin, idle)
-	next.Drop = without(next.Drop, idle)
+	next.Begin, next.Drop = without(next.Begin, idle), without(next.Drop, idle)
 	for _, call := range []struct {
 		hosts []event.Member
 		what  func(*turn, context.Context) event.Position
@@ -433,7 +432,11 @@ func (p *Process) held(o *operation.Operation, next operation.Next) (held bool, 
 			continue
 		}
 		held = true
-		if !slices.Contains(next.InHand, m) && !slices.Contains(next.Stage, m) {
+		if _, working := p.busy[m.HostID]; working {
+			continue
+		}
+		turn := o.Turn(m.HostID)
+		if turn.Over() || turn.State == operation.Waiting && !slices.Contains(next.Stage, m) {
 			idle = append(idle, m)
 		}
 	}

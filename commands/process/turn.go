@@ -165,7 +165,8 @@ type working struct {
 
 // steps does what the turn calls for, one thing after the other.
 func (w *working) steps(ctx context.Context) (event.OperationEvent, error) {
-	var facts event.Facts
+	var facts, after event.Facts
+	var outcome event.OperationEvent
 	var err error
 	if w.state.State == operation.Begun {
 		if facts, err = w.facts(ctx, time.Time{}); err != nil {
@@ -186,12 +187,11 @@ func (w *working) steps(ctx context.Context) (event.OperationEvent, error) {
 		}
 	}
 	if w.state.State == operation.Examined && w.kind != domain.Restart {
-		if outcome, err := w.run(ctx, facts); outcome != nil || err != nil {
+		if after, outcome, err = w.run(ctx, facts); outcome != nil || err != nil {
 			return outcome, err
 		}
 	}
-	after, outcome, err := w.rebooted(ctx)
-	if outcome != nil || err != nil {
+	if after, outcome, err = w.rebooted(ctx, after); outcome != nil || err != nil {
 		return outcome, err
 	}
 	if outcome, err := w.gate(ctx); outcome != nil || err != nil {
@@ -297,13 +297,12 @@ func (w *working) command(ctx context.Context, work Work) (Result, error) {
 	return result, err
 }
 
-// run upgrades or deploys, and records how the host is then; or says how the
-// turn ended instead.
-func (w *working) run(ctx context.Context, before event.Facts) (event.OperationEvent, error) {
+// run upgrades or deploys, and records how the host is then, which it returns; or
+// says how the turn ended instead.
+func (w *working) run(ctx context.Context, before event.Facts) (after event.Facts, outcome event.OperationEvent, err error) {
 	if before.OS == "" { // taken up again: the work may be going on while the host is out of reach
-		var err error
 		if before, err = w.facts(ctx, w.deadline); err != nil {
-			return nil, err
+			return after, nil, err
 		}
 	}
 	work := Work{Act: Apply, Kind: w.kind, Version: w.version, Facts: before}
@@ -312,26 +311,25 @@ func (w *working) run(ctx context.Context, before event.Facts) (event.OperationE
 	}
 	result, err := w.command(ctx, work)
 	if err != nil {
-		return nil, err
+		return after, nil, err
 	}
 	if result.Exit != nil && *result.Exit != 0 {
-		return event.HostTurnFailed{
+		return after, event.HostTurnFailed{
 			Turn: w.at, Exit: result.Exit, Output: result.Output,
 			Reason: fmt.Sprintf("the %s ended with exit status %d%s", w.kind, *result.Exit, lastLine(result.Tail)),
 		}, nil
 	}
-	after, err := w.facts(ctx, time.Time{})
-	if err != nil {
-		return nil, err
+	if after, err = w.facts(ctx, time.Time{}); err != nil {
+		return after, nil, err
 	}
 	if result.Exit == nil && !took(w.kind, w.version, w.state, after) {
-		return event.HostTurnFailed{
+		return after, event.HostTurnFailed{
 			Turn: w.at, Output: result.Output,
 			Reason: fmt.Sprintf("the %s was %s: see on the host how far it got, then start it again", w.kind, result.Interrupted),
 		}, nil
 	}
 	reboot := w.policy.Reboot == event.AlwaysReboot || w.policy.Reboot == event.RebootIfNeeded && after.Pending != ""
-	return nil, w.record(ctx, func(p *operation.Progress) []event.OperationEvent {
+	return after, nil, w.record(ctx, func(p *operation.Progress) []event.OperationEvent {
 		return p.Work(event.HostTurnWorked{
 			Turn: w.at, BootID: after.BootID, Version: after.Version, Pending: after.Pending, Reboot: reboot, Output: result.Output,
 		})
@@ -351,18 +349,20 @@ func took(kind domain.OperationKind, version string, found operation.Turn, after
 }
 
 // rebooted is how the host is after the reboot that the turn calls for, if it
-// does; or how the turn ended instead. The host is rebooted once, and waited for
+// does, else as it worked; or how the turn ended instead. The host is rebooted once, and waited for
 // until it is back with another boot id. What was pending is what it must run
 // then: a host that fell back to the old version has failed, so that the others
 // are not sent after it. (Without ostree that holds for a kernel which this turn
 // installed: for one that was there before there may be reasons not to boot it.)
-func (w *working) rebooted(ctx context.Context) (after event.Facts, outcome event.OperationEvent, err error) {
+func (w *working) rebooted(ctx context.Context, worked event.Facts) (after event.Facts, outcome event.OperationEvent, err error) {
 	from, want := w.state.Worked.BootID, w.state.Worked.Pending
 	if w.kind == domain.Restart {
 		from, want = w.state.BootID, w.state.Pending
 	} else if !w.state.Worked.Reboot {
-		after, err = w.facts(ctx, time.Time{})
-		return after, nil, err
+		if worked.BootID == "" { // taken up again
+			worked, err = w.facts(ctx, time.Time{})
+		}
+		return worked, nil, err
 	}
 	if !w.state.OSTree && want == w.state.Pending {
 		want = ""
