@@ -22,10 +22,7 @@ import (
 	"commissaire/domain/event"
 )
 
-const (
-	perCluster = 50
-	credential = "00000000-0000-4000-8000-000000000001" // of all hosts
-)
+const credential = "00000000-0000-4000-8000-000000000001" // of all hosts
 
 // address is that of the n-th host, from 0.
 func address(n int) string { return fmt.Sprintf("127.%d.%d.%d", 1+n/64516, 1+n/254%254, 1+n%254) }
@@ -38,7 +35,7 @@ func (b *bench) write(ctx context.Context, store string, hosts, events int) erro
 }
 
 func newHistory() *history {
-	return &history{port: 22, revisions: map[event.Stream]event.Revision{}, now: time.Now().UTC().Add(-24 * time.Hour)}
+	return &history{port: 22, perCluster: 50, revisions: map[event.Stream]event.Revision{}, now: time.Now().UTC().Add(-24 * time.Hour)}
 }
 
 func (b *bench) writeHistory(ctx context.Context, store string, h *history, hosts, events int) (err error) {
@@ -96,12 +93,13 @@ func newKey() (commands.Secret, error) {
 }
 
 type history struct {
-	port      int
-	key       commands.Secret
-	insert    *sql.Stmt
-	position  event.Position
-	revisions map[event.Stream]event.Revision
-	now       time.Time
+	port       int
+	perCluster int // hosts
+	key        commands.Secret
+	insert     *sql.Stmt
+	position   event.Position
+	revisions  map[event.Stream]event.Revision
+	now        time.Time
 }
 
 func (h *history) add(ctx context.Context, stream event.Stream, actor string, events ...event.Event) error {
@@ -128,8 +126,8 @@ func (h *history) tell(ctx context.Context, hosts, events int) error {
 	var clusters []event.ClusterCreated
 	members := map[domain.ClusterID][]event.Member{}
 	for i := range hosts {
-		if i%perCluster == 0 {
-			c := event.ClusterCreated{ClusterID: domain.ClusterID(uuid.NewString()), Cluster: domain.ClusterName(fmt.Sprintf("cluster-%d", i/perCluster)), Network: "default"}
+		if i%h.perCluster == 0 {
+			c := event.ClusterCreated{ClusterID: domain.ClusterID(uuid.NewString()), Cluster: domain.ClusterName(fmt.Sprintf("cluster-%d", i/h.perCluster)), Network: "default"}
 			clusters = append(clusters, c)
 			if err := h.add(ctx, event.RosterStream, "admin", c); err != nil {
 				return err

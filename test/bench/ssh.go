@@ -22,15 +22,16 @@ import (
 	"commissaire/test/fleet"
 )
 
-// hosts starts n simulated hosts and gives the key that logs in there.
-func hosts(n int) (*fleet.Fleet, []byte, error) {
+// hosts starts n simulated hosts like one and gives the key that logs in there.
+func hosts(n int, like fleet.Spec) (*fleet.Fleet, []byte, error) {
 	private, public, err := fleet.NewUserKey()
 	if err != nil {
 		return nil, nil, err
 	}
 	specs := make([]fleet.Spec, n)
 	for i := range specs {
-		specs[i] = fleet.Spec{Address: address(i), OS: fleet.Fedora, Version: "6.1"}
+		specs[i] = like
+		specs[i].Address = address(i)
 	}
 	f, err := fleet.Start(fleet.Config{Hosts: specs, Authorized: []xssh.PublicKey{public}})
 	return f, private, err
@@ -40,7 +41,7 @@ func hosts(n int) (*fleet.Fleet, []byte, error) {
 // over connections that were kept.
 func (b *bench) ssh(ctx context.Context) error {
 	const n = 1000
-	f, private, err := hosts(n)
+	f, private, err := hosts(n, fleet.Spec{OS: fleet.Fedora, Version: "6.1"})
 	if err != nil {
 		return err
 	}
@@ -59,11 +60,11 @@ func (b *bench) ssh(ctx context.Context) error {
 	}{{"a connection each", 0}, {"connections kept open", n}} {
 		remote := ssh.New(ssh.Config{KeepOpen: kind.keep, Reach: ssh.Reach{Loopback: true}}, secrets, slog.New(slog.DiscardHandler))
 		if kind.keep > 0 {
-			if _, err := b.looks(ctx, f, remote, time.Now().Add(time.Hour), n); err != nil {
+			if _, err := b.ask(ctx, f, remote, 64, time.Now().Add(time.Hour), n, look); err != nil {
 				return err
 			}
 		}
-		looks, err := b.looks(ctx, f, remote, time.Now().Add(b.span), 0)
+		looks, err := b.ask(ctx, f, remote, 64, time.Now().Add(b.span), 0, look)
 		remote.Close()
 		if err != nil {
 			return err
@@ -73,12 +74,19 @@ func (b *bench) ssh(ctx context.Context) error {
 	return nil
 }
 
-// looks looks at hosts, 64 at once, until a time or, if most is not 0, so often.
-func (b *bench) looks(ctx context.Context, f *fleet.Fleet, remote *ssh.Remote, until time.Time, most int) (int, error) {
+// look is the smallest thing that is asked of a host.
+func look(ctx context.Context, _ int, session process.Session) error {
+	_, err := session.BootID(ctx)
+	return err
+}
+
+// ask asks hosts, so many at once and each on a connection of its own unless some are
+// kept, until a time or, if most is not 0, so often.
+func (b *bench) ask(ctx context.Context, f *fleet.Fleet, remote *ssh.Remote, atOnce int, until time.Time, most int, what func(ctx context.Context, n int, session process.Session) error) (int, error) {
 	all := f.Hosts()
 	var next, done atomic.Int64
 	var work sync.WaitGroup
-	fails := make([]error, 64)
+	fails := make([]error, atOnce)
 	for i := range fails {
 		work.Go(func() {
 			for time.Now().Before(until) && ctx.Err() == nil {
@@ -92,8 +100,7 @@ func (b *bench) looks(ctx context.Context, f *fleet.Fleet, remote *ssh.Remote, u
 					Pinned: &process.HostKey{Type: h.HostKey().Type(), Fingerprint: xssh.FingerprintSHA256(h.HostKey())},
 				})
 				if err == nil {
-					_, err = session.BootID(ctx)
-					err = errors.Join(err, session.Close())
+					err = errors.Join(what(ctx, n, session), session.Close())
 				}
 				if err != nil {
 					fails[i] = err
@@ -111,7 +118,7 @@ func (b *bench) looks(ctx context.Context, f *fleet.Fleet, remote *ssh.Remote, u
 // over all of them.
 func (b *bench) memory(ctx context.Context) error {
 	const n, kept = 10_000, 2_000
-	f, private, err := hosts(n)
+	f, private, err := hosts(n, fleet.Spec{OS: fleet.Fedora, Version: "6.1"})
 	if err != nil {
 		return err
 	}
