@@ -50,6 +50,7 @@ func TestWhatIsRecordedIsAnsweredThoughTheViewIsLate(t *testing.T) {
 			Now:            time.Now, NewID: uuid.New,
 		})
 		server := api.New(api.Config{
+			Age:      func() time.Duration { return 0 },
 			Commands: handler, Views: projections.New(), Authenticator: anybody{}, Metrics: prometheus.NewRegistry(),
 			Now: time.Now, NewID: uuid.NewString, Logger: slog.New(slog.DiscardHandler),
 		})

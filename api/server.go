@@ -45,6 +45,7 @@ type Config struct {
 	OnHost        projections.OnHost
 	Status        func(context.Context) any   // what GET /status says beside the view's position
 	Ready         func(context.Context) error // why the service is not ready to serve
+	Age           func() time.Duration        // since when the views cannot follow the log; 0: they do
 	Metrics       *prometheus.Registry
 	MaxBody       int // bytes of a request's body; 0: 1 MiB
 	Now           func() time.Time
@@ -315,6 +316,9 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) (*projections.
 	}
 	snapshot := s.config.Views.Snapshot()
 	w.Header().Set("X-Commissaire-Position", strconv.FormatUint(uint64(snapshot.Position), 10))
+	if age := s.config.Age(); age > 0 {
+		w.Header().Set("X-Commissaire-Age", strconv.FormatInt(int64(age/time.Second), 10))
+	}
 	return snapshot, nil
 }
 

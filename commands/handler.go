@@ -40,6 +40,9 @@ type Config struct {
 	// CertificateDir is where the paths of a container manager must lie; "": nowhere.
 	CertificateDir string
 
+	// Shared says that other instances append to the log too.
+	Shared bool
+
 	Now      func() time.Time
 	NewID    func() uuid.UUID
 	Random   func() uint64 // the seed of a random order
@@ -59,20 +62,20 @@ type Handler struct {
 func New(config Config) *Handler {
 	return &Handler{
 		config: config,
-		roster: newHistory(config.Log, event.RosterStream, fold[*roster.Roster, event.RosterEvent]{
+		roster: newHistory(config, event.RosterStream, fold[*roster.Roster, event.RosterEvent]{
 			zero: roster.New, clone: (*roster.Roster).Clone,
 			evolve: func(r *roster.Roster, e event.RosterEvent, _ time.Time) { r.Evolve(e) },
 		}),
-		hosts: histories[*host.Host, event.HostEvent]{log: config.Log, fold: fold[*host.Host, event.HostEvent]{
+		hosts: histories[*host.Host, event.HostEvent]{config: config, fold: fold[*host.Host, event.HostEvent]{
 			zero:   func() *host.Host { return &host.Host{} },
 			clone:  func(h *host.Host) *host.Host { c := *h; return &c },
 			evolve: func(h *host.Host, e event.HostEvent, _ time.Time) { h.Evolve(e) },
 		}},
-		operations: histories[*operation.Progress, event.OperationEvent]{log: config.Log, fold: fold[*operation.Progress, event.OperationEvent]{
+		operations: histories[*operation.Progress, event.OperationEvent]{config: config, fold: fold[*operation.Progress, event.OperationEvent]{
 			zero:  func() *operation.Progress { return &operation.Progress{} },
 			clone: (*operation.Progress).Clone, evolve: (*operation.Progress).Evolve,
 		}},
-		watch: newHistory(config.Log, event.WatchStream, fold[struct{}, event.WatchEvent]{
+		watch: newHistory(config, event.WatchStream, fold[struct{}, event.WatchEvent]{
 			zero: func() struct{} { return struct{}{} }, clone: func(s struct{}) struct{} { return s }, evolve: func(struct{}, event.WatchEvent, time.Time) {},
 		}),
 	}

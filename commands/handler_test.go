@@ -13,6 +13,7 @@ import (
 	"commissaire/commands"
 	"commissaire/domain"
 	"commissaire/domain/event"
+	"commissaire/domain/roster"
 )
 
 // TestAClientThatGoesAwayIsToldNothingOfADecisionUnderWay needs the race
@@ -45,5 +46,47 @@ func TestAClientThatGoesAwayIsToldNothingOfADecisionUnderWay(t *testing.T) {
 		if _, err := h.AcceptHostKey(gone, who, "10.0.0.1", "SHA256:x"); err == nil {
 			t.Error("a key was accepted that was never shown")
 		}
+	}
+}
+
+// TestInstancesSeeWhatTheOthersRecorded decides in turn on two instances, whose
+// refusals and whose "nothing to change" no append confirms.
+func TestInstancesSeeWhatTheOthersRecorded(t *testing.T) {
+	log := eventlog.NewLog(memory.New())
+	instance := func() *commands.Handler {
+		return commands.New(commands.Config{Log: log, Now: time.Now, NewID: uuid.New, Shared: true})
+	}
+	a, b := instance(), instance()
+	who := commands.Who{Actor: "a"}
+	for range 3 {
+		if _, err := b.DeleteCluster(t.Context(), who, "c"); !errors.Is(err, roster.ErrNoCluster) {
+			t.Fatalf("it is not there yet: %v", err)
+		}
+		if _, err := a.PutCluster(t.Context(), who, commands.PutCluster{Name: "c"}); err != nil {
+			t.Fatal(err)
+		}
+		again, err := b.PutCluster(t.Context(), who, commands.PutCluster{Name: "c"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		started, err := b.StartOperation(t.Context(), who, commands.StartOperation{Kind: domain.Restart, Cluster: "c"})
+		if err != nil || started.Position <= again.Position {
+			t.Fatalf("the cluster is there: %+v, %v", started, err)
+		}
+		if _, err := a.DeleteCluster(t.Context(), who, "c"); !errors.Is(err, roster.ErrRunning) {
+			t.Fatalf("an operation runs: %v", err)
+		}
+		if _, err := b.EndOperation(t.Context(), started.ID, ""); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.DeleteCluster(t.Context(), who, "c"); err != nil {
+			t.Fatalf("the operation has ended: %v", err)
+		}
+	}
+	if _, err := a.BeginTerm(t.Context(), 2); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.BeginTerm(t.Context(), 1); !errors.Is(err, roster.ErrOldTerm) {
+		t.Errorf("a later term has begun: %v", err)
 	}
 }

@@ -129,6 +129,14 @@ func (h *Handler) RecordHost(ctx context.Context, id domain.HostID, f func(*host
 	return h.onHost(ctx, Who{Actor: Service}, id, func(one *host.Host) ([]event.HostEvent, error) { return f(one), nil })
 }
 
+// BeginTerm begins the term of a leader; a later one must not have begun. It may
+// be repeated.
+func (h *Handler) BeginTerm(ctx context.Context, term domain.Term) (Receipt, error) {
+	return h.onRoster(ctx, Who{Actor: Service}, func(r *roster.Roster) ([]event.RosterEvent, error) {
+		return r.BeginTerm(term, h.config.Instance)
+	})
+}
+
 // TakeHost claims a host for a stretch of work, for an operation or ("") for
 // its upkeep.
 func (h *Handler) TakeHost(ctx context.Context, id domain.HostID, claim domain.ClaimID, by domain.OperationID, term domain.Term) (Receipt, error) {

@@ -21,6 +21,7 @@ const atOnce = 512
 type history[S any, E event.Event] struct {
 	stream event.Stream
 	log    Log
+	shared bool // others append to the stream too
 	fold   fold[S, E]
 
 	mu      sync.Mutex
@@ -116,6 +117,7 @@ func (h *history[S, E]) carryOut(ctx context.Context, batch []*decision[S, E]) {
 }
 
 func (h *history[S, E]) attempt(ctx context.Context, batch []*decision[S, E]) error {
+	fresh := !h.loaded
 	if err := h.catchUp(ctx); err != nil {
 		return err
 	}
@@ -133,6 +135,17 @@ func (h *history[S, E]) attempt(ctx context.Context, batch []*decision[S, E]) er
 			events = append(events, recorded)
 		}
 		d.then(tried)
+	}
+	if len(events) == 0 && h.shared && !fresh {
+		// No append says that this was decided on all that there is.
+		decided := h.revision
+		h.loaded = false
+		if err := h.catchUp(ctx); err != nil {
+			return err
+		}
+		if h.revision != decided {
+			return h.attempt(ctx, batch)
+		}
 	}
 	if len(events) > 0 {
 		position, err := h.log.Append(ctx, h.stream, h.revision, events)
@@ -173,8 +186,8 @@ func (h *history[S, E]) catchUp(ctx context.Context) error {
 
 // histories are the streams of a family, each loaded when it is first asked for.
 type histories[S any, E event.Event] struct {
-	log  Log
-	fold fold[S, E]
+	config Config
+	fold   fold[S, E]
 
 	mu  sync.Mutex
 	all map[event.Stream]*history[S, E]
@@ -185,7 +198,7 @@ func (h *histories[S, E]) of(stream event.Stream) *history[S, E] {
 	defer h.mu.Unlock()
 	one, ok := h.all[stream]
 	if !ok {
-		one = newHistory(h.log, stream, h.fold)
+		one = newHistory(h.config, stream, h.fold)
 		if h.all == nil {
 			h.all = map[event.Stream]*history[S, E]{}
 		}
@@ -201,6 +214,6 @@ func (h *histories[S, E]) forget(stream event.Stream) {
 	delete(h.all, stream)
 }
 
-func newHistory[S any, E event.Event](log Log, stream event.Stream, f fold[S, E]) *history[S, E] {
-	return &history[S, E]{stream: stream, log: log, fold: f, revision: event.NoRevision}
+func newHistory[S any, E event.Event](config Config, stream event.Stream, f fold[S, E]) *history[S, E] {
+	return &history[S, E]{stream: stream, log: config.Log, shared: config.Shared, fold: f, revision: event.NoRevision}
 }

@@ -121,6 +121,7 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 		})
 	case event.OperationWaiting:
 		is(e.Operation, "waiting", &Wait{e.Why, Time{e.Until}})
+	case event.OperationTakenUp:
 	case event.OperationPaused:
 		is(e.Operation, "paused", nil)
 	case event.OperationResumed:

@@ -253,6 +253,8 @@ func (s *Snapshot) remember(r event.Recorded) {
 		steered(e.Operation)
 	case event.OperationWaiting:
 		steered(e.Operation)
+	case event.OperationTakenUp:
+		steered(e.Operation)
 	case event.HostEvent:
 		if id, ok := r.Stream.Host(); ok {
 			if h, known := s.hosts.Get(id); known {

@@ -64,11 +64,22 @@ type Snapshot struct {
 	latest     *btree.Map[string, domain.OperationID] // cluster id, space, kind
 	history    *btree.Map[string, []event.Position]
 	sweep      time.Time
+	leader     Leader
 
 	// generation counts the snapshots that were made before. What bears the
 	// number of the state being folded is in none of them, and may be changed.
 	generation int
 }
+
+// Leader is the instance that began to lead last.
+type Leader struct {
+	Instance string      `json:"instance"`
+	Term     domain.Term `json:"term"`
+	Since    Time        `json:"since"`
+}
+
+// Leader is who led at the position of the snapshot.
+func (s *Snapshot) Leader() Leader { return s.leader }
 
 type hostState struct {
 	id           domain.HostID
@@ -270,6 +281,8 @@ func (s *Snapshot) applyRoster(r event.Recorded, e event.RosterEvent) {
 		s.end(e.Operation, r.Meta.Time, Finished, "")
 	case event.OperationAborted:
 		s.end(e.Operation, r.Meta.Time, Failed, e.Cause)
+	case event.TermBegun:
+		s.leader = Leader{e.Instance, e.Term, Time{r.Meta.Time}}
 	case event.HostTaken:
 		s.taken(e)
 	case event.HostReleased:

@@ -20,7 +20,7 @@ var types = register(
 	event.HostJoined{}, event.HostLeft{},
 	event.NetworkDefined{}, event.NetworkRemoved{},
 	event.ContainerManagerDefined{}, event.ContainerManagerRemoved{},
-	event.HostTaken{}, event.HostReleased{},
+	event.HostTaken{}, event.HostReleased{}, event.TermBegun{},
 	event.DeployStarted{}, event.UpgradeStarted{}, event.RestartStarted{},
 	event.OperationCompleted{}, event.OperationAborted{},
 
@@ -34,7 +34,7 @@ var types = register(
 	event.HostTurnBegun{}, event.HostTurnExamined{},
 	event.HostTurnSucceeded{}, event.HostTurnFailed{}, event.HostTurnSkipped{},
 	event.HostStaged{}, event.HostTurnCordoned{}, event.HostTurnWorked{}, event.HostTurnGated{}, event.HostCleanedUp{},
-	event.OperationPaused{}, event.OperationResumed{}, event.OperationCancelled{}, event.OperationWaiting{},
+	event.OperationPaused{}, event.OperationResumed{}, event.OperationCancelled{}, event.OperationWaiting{}, event.OperationTakenUp{},
 
 	event.SweepFinished{},
 )

@@ -61,8 +61,10 @@ type Store interface {
 	Close() error
 }
 
-// Lease makes its holder the leader, in a term higher than any before.
+// Lease decides which instance leads.
 type Lease interface {
-	// NextTerm begins and durably records a new term.
-	NextTerm(ctx context.Context) (domain.Term, error)
+	// Lead waits until this instance leads. It returns the term it leads in, which
+	// is later than any before and than after, and a context that ends with ctx or
+	// when the instance may lead no longer. Ending ctx gives up leading.
+	Lead(ctx context.Context, after domain.Term) (context.Context, domain.Term, error)
 }

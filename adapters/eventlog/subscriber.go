@@ -25,6 +25,7 @@ type Subscriber struct {
 	store   Store
 	after   func() event.Position
 	backoff time.Duration
+	heard   func(bool)
 	logger  *slog.Logger
 
 	closing chan struct{}
@@ -34,9 +35,10 @@ type Subscriber struct {
 
 // NewSubscriber delivers what comes after the position that after gives: the
 // checkpoint, asked for at every start and after every failure of the store.
-// It waits for backoff before it delivers again or asks the store again.
-func NewSubscriber(store Store, after func() event.Position, backoff time.Duration, logger *slog.Logger) *Subscriber {
-	return &Subscriber{store: store, after: after, backoff: backoff, logger: logger, closing: make(chan struct{})}
+// It waits for backoff before it delivers again or asks the store again. heard is
+// told with each batch that the store can be followed, and when it cannot.
+func NewSubscriber(store Store, after func() event.Position, backoff time.Duration, heard func(bool), logger *slog.Logger) *Subscriber {
+	return &Subscriber{store: store, after: after, backoff: backoff, heard: heard, logger: logger, closing: make(chan struct{})}
 }
 
 // Subscribe implements message.Subscriber. The channel ends with ctx or Close.
@@ -65,8 +67,10 @@ func (s *Subscriber) deliver(ctx context.Context, out chan<- *message.Message) {
 	for batch, err := range s.store.Follow(ctx, s.after()) {
 		if err != nil {
 			s.logger.Error("reading the event log failed; trying again", "error", err)
+			s.heard(false)
 			return
 		}
+		s.heard(true)
 		for _, raw := range batch {
 			for !s.acknowledged(ctx, out, raw) {
 				if wait(ctx, s.backoff); ctx.Err() != nil {

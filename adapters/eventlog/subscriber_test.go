@@ -1,8 +1,12 @@
 package eventlog_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,7 +37,7 @@ func TestMessagesComeInOrderAndAgainUntilAcknowledged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := memory.New()
 		appendN(t, store, 0, 10)
-		s := eventlog.NewSubscriber(store, func() event.Position { return 2 }, time.Second, slog.New(slog.DiscardHandler))
+		s := eventlog.NewSubscriber(store, func() event.Position { return 2 }, time.Second, func(bool) {}, slog.New(slog.DiscardHandler))
 		messages, err := s.Subscribe(t.Context(), eventlog.Topic)
 		if err != nil {
 			t.Fatal(err)
@@ -68,6 +72,39 @@ func TestMessagesComeInOrderAndAgainUntilAcknowledged(t *testing.T) {
 		}
 		if m, open := <-messages; open {
 			t.Errorf("message %v after Close", fmt.Sprint(m))
+		}
+	})
+}
+
+// away is a store that cannot be followed for a while.
+type away struct {
+	eventlog.Store
+	fails int
+}
+
+func (a *away) Follow(ctx context.Context, after event.Position) iter.Seq2[[]eventlog.Raw, error] {
+	if a.fails--; a.fails >= 0 {
+		return func(yield func([]eventlog.Raw, error) bool) { yield(nil, errors.New("away")) }
+	}
+	return a.Store.Follow(ctx, after)
+}
+
+func TestItIsToldWhetherTheStoreCanBeFollowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &away{memory.New(), 2}
+		var heard []bool
+		s := eventlog.NewSubscriber(store, func() event.Position { return 0 }, time.Second, func(ok bool) { heard = append(heard, ok) }, slog.New(slog.DiscardHandler))
+		if _, err := s.Subscribe(t.Context(), eventlog.Topic); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if !slices.Equal(heard, []bool{false, false, true}) {
+			t.Errorf("told %v", heard)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
 		}
 	})
 }

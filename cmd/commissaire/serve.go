@@ -47,6 +47,7 @@ type service struct {
 	config   Config
 	logger   *slog.Logger
 	store    eventlog.Store
+	lease    eventlog.Lease
 	log      *eventlog.Log
 	secrets  *credentials.Store
 	outputs  *output.Store
@@ -56,8 +57,10 @@ type service struct {
 	events   *api.Events
 	remote   *ssh.Remote
 	process  *process.Process
-	term     domain.Term
-	failure  atomic.Pointer[error] // why the views stopped
+	instance string                    // this one's name
+	leads    atomic.Uint64             // the term in which this instance acts; 0: it does not
+	cutOff   atomic.Pointer[time.Time] // since when the log cannot be followed; nil: it can
+	failure  atomic.Pointer[error]     // why the views stopped
 	metrics  *prometheus.Registry
 }
 
@@ -76,11 +79,10 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 	if err != nil {
 		return s, err
 	}
-	var lease eventlog.Lease
 	kind, dir, _ := strings.Cut(config.Store, ":")
 	if kind == "memory" {
 		store := memory.New()
-		s.store, lease, dir = store, store, ""
+		s.store, s.lease, dir = store, store, ""
 	} else {
 		if err := apart(config.Credentials.MasterKey, dir); err != nil {
 			return s, err
@@ -89,7 +91,7 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 		if err != nil {
 			return s, err
 		}
-		s.store, lease = store, store
+		s.store, s.lease = store, store
 	}
 	if s.secrets, err = credentials.Open(ctx, dir, master, time.Now); err != nil {
 		return s, err
@@ -97,20 +99,16 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 	if s.outputs, err = s.openOutputs(dir); err != nil {
 		return s, err
 	}
-	if s.term, err = lease.NextTerm(ctx); err != nil {
-		return s, err
-	}
 	s.log = eventlog.NewLog(s.store)
 	reach := ssh.Reach{Loopback: config.Hosts.AllowLoopback, Deny: config.Hosts.Denied}
-	instance, err := os.Hostname()
-	if err != nil {
+	if s.instance, err = os.Hostname(); err != nil {
 		return s, fmt.Errorf("name this instance: %w", err)
 	}
 	s.commands = commands.New(commands.Config{
 		Log: s.log, Credentials: s.secrets, KeyFingerprint: ssh.ParsePrivateKey, Certificate: ssh.ParseCertificate, TokenDigest: s.secrets.Digest,
 		Denied: denied(reach), CertificateDir: config.ContainerManagers.CertificateDir,
 		Now: time.Now, NewID: uuid.New, Random: func() uint64 { return uint64(rand.Uint32()) }, // JSON readers keep 53 bits
-		Instance: instance,
+		Instance: s.instance,
 	})
 	profile, err := ssh.LoadProfile(config.Bootstrap.Profile)
 	if err != nil {
@@ -135,7 +133,7 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 		},
 	}, s.secrets, logger)
 	s.process = process.New(process.Config{
-		Commands: s.commands, Credentials: s.secrets, Outputs: s.outputs, Managers: containermanager.New, Term: s.term, Profile: profile.Name,
+		Commands: s.commands, Credentials: s.secrets, Outputs: s.outputs, Managers: containermanager.New, Profile: profile.Name,
 		Remote:   s.remote,
 		Attempts: config.SSH.Attempts, RetryDelay: time.Duration(config.SSH.RetryDelay), AtOnce: config.SSH.AtOnce,
 		RebootFirstLook: time.Duration(config.Operations.RebootFirstLook), RebootTimeout: time.Duration(config.Operations.RebootTimeout),
@@ -273,7 +271,7 @@ func (s *service) follow(ctx context.Context) error {
 		return fmt.Errorf("follow the log: %w", err)
 	}
 	router.AddMiddleware(middleware.Recoverer)
-	subscriber := eventlog.NewSubscriber(s.store, position, redeliverAfter, s.logger)
+	subscriber := eventlog.NewSubscriber(s.store, position, redeliverAfter, s.heard, s.logger)
 	router.AddConsumerHandler("views and process", eventlog.Topic, subscriber, func(m *message.Message) error {
 		r, err := eventlog.FromMessage(m)
 		if err != nil {
@@ -292,6 +290,24 @@ func (s *service) follow(ctx context.Context) error {
 		return fmt.Errorf("follow the log: %w", err)
 	}
 	return nil
+}
+
+// heard notes since when the log cannot be followed.
+func (s *service) heard(ok bool) {
+	if ok {
+		s.cutOff.Store(nil)
+		return
+	}
+	now := time.Now()
+	s.cutOff.CompareAndSwap(nil, &now)
+}
+
+// age is how old what is served may be: 0 while the log is followed.
+func (s *service) age() time.Duration {
+	if since := s.cutOff.Load(); since != nil {
+		return time.Since(*since)
+	}
+	return 0
 }
 
 func (s *service) close() error {
@@ -369,7 +385,8 @@ func (s *service) status(ctx context.Context) any {
 	at := s.views.Snapshot().Position
 	return map[string]any{
 		"version": version, "store": kind, "log_position": head, "view_position": at,
-		"lag": uint64(max(head, at) - at), "leader": true, "term": s.term,
+		"lag": uint64(max(head, at) - at), "instance": s.instance, "leads": s.leads.Load() != 0, "leader": s.views.Snapshot().Leader(),
+		"age": int(s.age().Seconds()),
 	}
 }
 
@@ -451,7 +468,7 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 		Commands: s.commands, Views: s.views, Entries: s.entries, EntriesAfter: s.entriesAfter,
 		Events: s.events, EventTypes: eventlog.Types(), NodeStatus: s.nodeStatus, Outputs: outputs{s.outputs}, Authenticator: stack,
 		OnHost: ssh.Commands, Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
-		MaxBody: config.Limits.Body,
+		MaxBody: config.Limits.Body, Age: s.age,
 	})
 	server := &http.Server{
 		Handler:     handler,
@@ -488,7 +505,7 @@ func (s *service) run(ctx context.Context, server *http.Server, listener net.Lis
 	defer stopFollowing()
 	start(func() error { return s.follow(following) })
 	start(func() error {
-		s.process.Run(ctx)
+		s.lead(ctx)
 		return nil
 	})
 	<-ctx.Done()
@@ -503,6 +520,34 @@ func (s *service) run(ctx context.Context, server *http.Server, listener net.Lis
 		err = errors.Join(cause, err)
 	}
 	return err
+}
+
+// lead acts whenever this instance leads, until ctx ends.
+func (s *service) lead(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := s.leadOnce(ctx); err != nil && ctx.Err() == nil {
+			s.logger.Error("this instance does not lead; trying again", "error", err)
+			select {
+			case <-time.After(redeliverAfter):
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+func (s *service) leadOnce(ctx context.Context) error {
+	ctx, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	leading, term, err := s.lease.Lead(ctx, s.views.Snapshot().Leader().Term)
+	if err != nil {
+		return err
+	}
+	s.leads.Store(uint64(term))
+	defer s.leads.Store(0)
+	if err := s.process.Run(leading, term); err != nil {
+		return err
+	}
+	return fmt.Errorf("term %d is over: %w", term, context.Cause(leading))
 }
 
 // safeToListen refuses to let everybody on the network in.

@@ -11,6 +11,7 @@ package process
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -34,7 +35,6 @@ type Config struct {
 	Managers    func(event.ContainerManagerDefined) (Manager, error)
 	Credentials commands.Credentials
 	Outputs     Outputs
-	Term        domain.Term
 	Profile     string // of the bootstrap, as it is recorded
 
 	Attempts   int           // to connect, before a host counts as out of reach
@@ -64,12 +64,13 @@ const (
 // it is destroyed: younger ones may belong to a host that is being added.
 const unnamedFor = time.Hour
 
-// Process folds the log and acts on it. Apply may be called at any time; Run
-// once, after the log was applied up to its head.
+// Process folds the log and, while its instance leads, acts on it. Apply may be
+// called at any time, Run again after it has returned.
 type Process struct {
 	config Config
 	wake   chan struct{}
 	jobs   sync.WaitGroup
+	term   domain.Term // of the Run that is under way
 
 	mu         sync.Mutex
 	position   event.Position
@@ -193,7 +194,7 @@ func (p *Process) applyRoster(e event.RosterEvent) {
 	case event.ContainerManagerRemoved:
 		// Its definition stays: hosts may have to be unregistered from it still.
 		p.forget(p.managers[e.ManagerID].Credential)
-	case event.ClusterCreated, event.ClusterDeleted, event.NetworkDefined, event.NetworkRemoved, event.HostTaken:
+	case event.ClusterCreated, event.ClusterDeleted, event.NetworkDefined, event.NetworkRemoved, event.HostTaken, event.TermBegun:
 	}
 	p.roster.Evolve(e)
 }
@@ -239,10 +240,15 @@ func (p *Process) notify() {
 	}
 }
 
-// Run acts until ctx ends; then it leaves open what is open and returns when
-// all work here has stopped.
-func (p *Process) Run(ctx context.Context) {
+// Run acts, as the leader of a term, until ctx ends; then it leaves open what is
+// open and returns when all work here has stopped. It begins when all that was
+// recorded before its term was applied: an earlier leader can add no claim after
+// that. Where a later term has begun it does nothing and fails.
+func (p *Process) Run(ctx context.Context, term domain.Term) error {
 	defer p.jobs.Wait()
+	if err := p.begin(ctx, term); err != nil || ctx.Err() != nil {
+		return err
+	}
 	p.jobs.Go(func() { p.watch(ctx) })
 	p.jobs.Go(func() { p.sweepCredentials(ctx) })
 	p.jobs.Go(func() { p.sweepOutputs(ctx) })
@@ -254,9 +260,42 @@ func (p *Process) Run(ctx context.Context) {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return
+			return nil
 		}
 		timer.Stop()
+	}
+}
+
+// begin records the term and waits until that is applied, or ctx ends.
+func (p *Process) begin(ctx context.Context, term domain.Term) error {
+	p.term = term
+	begun, err := p.config.Commands.BeginTerm(ctx, term)
+	for ; err != nil; begun, err = p.config.Commands.BeginTerm(ctx, term) {
+		if errors.Is(err, roster.ErrOldTerm) {
+			return err
+		}
+		p.report(ctx, "beginning a term failed", err, "term", term)
+		if !pause(ctx, p.config.RetryDelay) {
+			return nil
+		}
+	}
+	for {
+		p.mu.Lock()
+		applied := p.position >= begun.Position
+		if applied { // what an earlier term left of its own
+			clear(p.misses)
+			clear(p.retries)
+			p.destroys = nil // the sweep finds them
+		}
+		p.mu.Unlock()
+		if applied {
+			return nil
+		}
+		select {
+		case <-p.wake:
+		case <-ctx.Done():
+			return nil
+		}
 	}
 }
 
@@ -359,7 +398,7 @@ func (p *Process) situation(o *operation.Operation, m event.Member) operation.Si
 		at.Availability = operation.Gone
 	case working && p.turning[m.HostID] == o.Operation:
 		at.Availability = operation.Taken
-	case working || h.Claim != "" && h.By != o.Operation && h.Term == p.config.Term || p.host(m.HostID).Settling():
+	case working || h.Claim != "" && h.By != o.Operation && h.Term == p.term || p.host(m.HostID).Settling():
 		at.Availability = operation.Busy
 	}
 	return at
@@ -369,6 +408,17 @@ func (p *Process) situation(o *operation.Operation, m event.Member) operation.Si
 // to look again if nothing happens.
 func (p *Process) advance(ctx context.Context, o *operation.Operation) time.Duration {
 	if _, deciding := p.deciding[o.Operation]; deciding {
+		return time.Hour
+	}
+	progress := func(decide func(*operation.Progress) []event.OperationEvent) {
+		p.decide(ctx, o.Operation, func() (commands.Receipt, error) {
+			receipt, _, err := p.config.Commands.RecordTurn(ctx, o.Operation, "", decide)
+			return receipt, err
+		})
+	}
+	takeUp := func(of *operation.Progress) []event.OperationEvent { return of.TakeUp(o.Operation, p.term) }
+	if len(takeUp(&o.Progress)) > 0 {
+		progress(takeUp)
 		return time.Hour
 	}
 	now := p.config.Now()
@@ -395,12 +445,6 @@ func (p *Process) advance(ctx context.Context, o *operation.Operation) time.Dura
 			t := &turn{p: p, operation: o.Operation, kind: o.Kind, version: o.Version, policy: o.Policy, member: m, state: o.Turn(m.HostID)}
 			p.jobs.Go(func() { p.done(m.HostID, call.what(t, ctx)) })
 		}
-	}
-	progress := func(decide func(*operation.Progress) []event.OperationEvent) {
-		p.decide(ctx, o.Operation, func() (commands.Receipt, error) {
-			receipt, _, err := p.config.Commands.RecordTurn(ctx, o.Operation, "", decide)
-			return receipt, err
-		})
 	}
 	switch {
 	case next.Ended && held: // it ends with no host in its hands

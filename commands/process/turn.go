@@ -43,7 +43,7 @@ func (t *turn) carryOut(ctx context.Context) event.Position {
 // to any more, gone records that.
 func (t *turn) claimed(ctx context.Context, gone func(ctx context.Context, why string) event.Position, work func(event.Turn) (event.OperationEvent, error)) event.Position {
 	at := event.Turn{Operation: t.operation, HostID: t.member.HostID, Host: t.member.Host, Claim: t.claim()}
-	_, err := t.p.config.Commands.TakeHost(ctx, t.member.HostID, at.Claim, t.operation, t.p.config.Term)
+	_, err := t.p.config.Commands.TakeHost(ctx, t.member.HostID, at.Claim, t.operation, t.p.term)
 	switch {
 	case errors.Is(err, roster.ErrNoHost):
 		return gone(ctx, "the host was removed")
@@ -134,7 +134,7 @@ func (t *turn) on(at event.Turn) *working {
 // work does the turn's work and says how it ended. An error says nothing about
 // the host: the turn stays open.
 func (t *turn) work(ctx context.Context, at event.Turn) (event.OperationEvent, error) {
-	if err := t.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.Begin(at, t.p.config.Term) }); err != nil {
+	if err := t.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.Begin(at, t.p.term) }); err != nil {
 		return nil, err
 	}
 	if t.state.State == operation.Waiting {
@@ -213,7 +213,7 @@ func (w *working) hangUp() {
 }
 
 // name is how the host knows the turn's command, or its reboot.
-func (w *working) name() Turn { return Turn{Name: string(w.at.Claim), Term: w.p.config.Term} }
+func (w *working) name() Turn { return Turn{Name: string(w.at.Claim), Term: w.p.term} }
 
 func (w *working) rebootName() Turn {
 	name := w.name()

@@ -87,7 +87,7 @@ func (p *Process) upkeep(ctx context.Context, h roster.Host, known bool) (event.
 		claim = domain.ClaimID(p.config.NewID().String())
 	}
 	if known {
-		if _, err := p.config.Commands.TakeHost(ctx, h.HostID, claim, "", p.config.Term); err != nil {
+		if _, err := p.config.Commands.TakeHost(ctx, h.HostID, claim, "", p.term); err != nil {
 			if !errors.Is(err, roster.ErrNoHost) && !errors.Is(err, roster.ErrTaken) {
 				p.report(ctx, "taking a host failed", err, "host", h.Host)
 			}
@@ -221,7 +221,7 @@ func (u *upkeep) bootstrap(ctx context.Context) error {
 	network, _ := u.p.roster.Network(name)
 	u.p.mu.Unlock()
 	b.NetworkType, b.NetworkOptions = network.Type, network.Options
-	if err := u.session.Bootstrap(ctx, Turn{Name: string(u.claim), Term: u.p.config.Term}, b); err != nil {
+	if err := u.session.Bootstrap(ctx, Turn{Name: string(u.claim), Term: u.p.term}, b); err != nil {
 		return u.fail(ctx, err, failed)
 	}
 	return u.record(ctx, func(one *host.Host) []event.HostEvent { return one.Bootstrapped(address, u.p.config.Profile) })

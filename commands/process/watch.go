@@ -86,7 +86,7 @@ func (p *Process) look(ctx context.Context, h roster.Host) (looked, answers bool
 	facts, _ := p.host(h.HostID).Facts()
 	silent := p.host(h.HostID).Silent()
 	p.mu.Unlock()
-	if !known || working || now.Claim != "" && now.Term == p.config.Term {
+	if !known || working || now.Claim != "" && now.Term == p.term {
 		return false, false
 	}
 	bootID, err := p.bootID(ctx, h)

@@ -101,6 +101,13 @@ type HostCleanedUp struct {
 	Failure string `json:"failure,omitempty"`
 }
 
+// OperationTakenUp says that the leader of a term carries the operation out from
+// here on; nothing is begun in an earlier term any more.
+type OperationTakenUp struct {
+	Operation domain.OperationID `json:"operation"`
+	Term      domain.Term        `json:"term"`
+}
+
 // OperationWaiting says that no host is begun until a time, and why.
 type OperationWaiting struct {
 	Operation domain.OperationID `json:"operation"`
@@ -142,6 +149,7 @@ func (HostTurnFailed) operationEvent()     {}
 func (HostTurnSkipped) operationEvent()    {}
 func (HostCleanedUp) operationEvent()      {}
 func (OperationWaiting) operationEvent()   {}
+func (OperationTakenUp) operationEvent()   {}
 func (OperationPaused) operationEvent()    {}
 func (OperationResumed) operationEvent()   {}
 func (OperationCancelled) operationEvent() {}
@@ -157,6 +165,7 @@ func (HostTurnFailed) EventType() string     { return "HostTurnFailed" }
 func (HostTurnSkipped) EventType() string    { return "HostTurnSkipped" }
 func (HostCleanedUp) EventType() string      { return "HostCleanedUp" }
 func (OperationWaiting) EventType() string   { return "OperationWaiting" }
+func (OperationTakenUp) EventType() string   { return "OperationTakenUp" }
 func (OperationPaused) EventType() string    { return "OperationPaused" }
 func (OperationResumed) EventType() string   { return "OperationResumed" }
 func (OperationCancelled) EventType() string { return "OperationCancelled" }

@@ -118,6 +118,13 @@ type HostReleased struct {
 	Claim  domain.ClaimID `json:"claim"`
 }
 
+// TermBegun says that an instance of the service leads: from here on it alone
+// works on hosts, and what is claimed in an earlier term is refused.
+type TermBegun struct {
+	Term     domain.Term `json:"term"`
+	Instance string      `json:"instance"`
+}
+
 // Started is what every start of an operation says. Hosts are the members at
 // that moment, in the order in which their turns come.
 type Started struct {
@@ -175,6 +182,7 @@ func (ContainerManagerDefined) rosterEvent() {}
 func (ContainerManagerRemoved) rosterEvent() {}
 func (HostTaken) rosterEvent()               {}
 func (HostReleased) rosterEvent()            {}
+func (TermBegun) rosterEvent()               {}
 func (DeployStarted) rosterEvent()           {}
 func (UpgradeStarted) rosterEvent()          {}
 func (RestartStarted) rosterEvent()          {}
@@ -194,6 +202,7 @@ func (ContainerManagerDefined) EventType() string { return "ContainerManagerDefi
 func (ContainerManagerRemoved) EventType() string { return "ContainerManagerRemoved" }
 func (HostTaken) EventType() string               { return "HostTaken" }
 func (HostReleased) EventType() string            { return "HostReleased" }
+func (TermBegun) EventType() string               { return "TermBegun" }
 func (DeployStarted) EventType() string           { return "DeployStarted" }
 func (UpgradeStarted) EventType() string          { return "UpgradeStarted" }
 func (RestartStarted) EventType() string          { return "RestartStarted" }

@@ -62,6 +62,21 @@ func TestNothingBeginsWhilePausedOrOnceCancelled(t *testing.T) {
 	given(t, cancelled).When(pause).Then()
 }
 
+func TestNothingBeginsInATermThatIsOver(t *testing.T) {
+	takeUp := func(term domain.Term) decision {
+		return decide(func(p *Progress) []event.OperationEvent { return p.TakeUp("op", term) })
+	}
+	begin := decide(func(p *Progress) []event.OperationEvent { return p.Begin(turn, 1) })
+	taken := event.OperationTakenUp{Operation: "op", Term: 2}
+	given(t).When(takeUp(2)).Then(taken)
+	given(t, taken).When(takeUp(2)).Then()
+	given(t, taken).When(takeUp(1)).Then()
+	given(t, taken).When(begin).Then()
+	other := event.HostTurnBegun{Turn: event.Turn{Operation: "op", HostID: "2"}, Term: 2}
+	given(t, other).When(begin).Then()
+	given(t, other).When(takeUp(2)).Then()
+}
+
 func TestItPausesByItselfOnce(t *testing.T) {
 	alone := decide(func(p *Progress) []event.OperationEvent { return p.Pause("op", true) })
 	paused := event.OperationPaused{Operation: "op", ByPolicy: true}

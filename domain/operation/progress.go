@@ -76,6 +76,7 @@ type Progress struct {
 	pausedAlone bool // by its policy, once
 	waiting     event.OperationWaiting
 	Cancelled   string // why; "": it was not
+	term        domain.Term
 }
 
 // Turn is a host's turn.
@@ -118,6 +119,7 @@ func (p *Progress) Evolve(e event.OperationEvent, at time.Time) {
 		change(e.Turn, func(t *Turn) { t.Staged = true })
 	case event.HostTurnBegun:
 		change(e.Turn, func(t *Turn) { t.State, t.Claim = Begun, e.Claim })
+		p.term = max(p.term, e.Term)
 	case event.HostTurnCordoned:
 		change(e.Turn, func(t *Turn) {
 			if t.Cordon = Cordoned; e.Before {
@@ -153,6 +155,8 @@ func (p *Progress) Evolve(e event.OperationEvent, at time.Time) {
 		end(e.Turn, Skipped, e.Reason, "")
 	case event.HostCleanedUp:
 		change(e.Turn, func(t *Turn) { t.Left = "" })
+	case event.OperationTakenUp:
+		p.term = max(p.term, e.Term)
 	case event.OperationWaiting:
 		p.waiting = e
 	case event.OperationPaused:
@@ -173,10 +177,21 @@ func (p *Progress) Stage(turn event.Turn) []event.OperationEvent {
 	return []event.OperationEvent{event.HostStaged{Turn: turn}}
 }
 
+// TakeUp records that the leader of a term carries the operation out. A leader
+// does so before it decides anything by what it has seen of the operation: what
+// an earlier one begins after that is refused, so it has seen all of it.
+func (p *Progress) TakeUp(id domain.OperationID, term domain.Term) []event.OperationEvent {
+	if term <= p.term {
+		return nil
+	}
+	return []event.OperationEvent{event.OperationTakenUp{Operation: id, Term: term}}
+}
+
 // Begin begins a host's turn. A turn that was begun stays as it is, and none
-// begins while the operation is paused or after it was cancelled.
+// begins while the operation is paused, after it was cancelled, or in a term that
+// is over.
 func (p *Progress) Begin(turn event.Turn, term domain.Term) []event.OperationEvent {
-	if p.Turn(turn.HostID).State != Waiting || p.Paused || p.Cancelled != "" {
+	if p.Turn(turn.HostID).State != Waiting || p.Paused || p.Cancelled != "" || term < p.term {
 		return nil
 	}
 	return []event.OperationEvent{event.HostTurnBegun{Turn: turn, Term: term}}

@@ -58,6 +58,22 @@ func (r *Roster) RemoveHost(address domain.Address) ([]event.RosterEvent, error)
 	return append(r.leave(h), event.HostRemoved{HostID: h.HostID, Host: address}), nil
 }
 
+// BeginTerm begins a term, which must be later than any before. Beginning the
+// present one again changes nothing.
+func (r *Roster) BeginTerm(term domain.Term, instance string) ([]event.RosterEvent, error) {
+	switch {
+	case term < r.term:
+		return nil, oldTerm(term, r.term)
+	case term == r.term:
+		return nil, nil
+	}
+	return []event.RosterEvent{event.TermBegun{Term: term, Instance: instance}}, nil
+}
+
+func oldTerm(term, present domain.Term) error {
+	return ErrOldTerm.With("term %d is over: %d has begun", term, present)
+}
+
 // TakeHost claims a host for a stretch of work. It is refused while another
 // claim is held, unless that one is of an earlier term: its holder is gone; and
 // for an operation where the host is no longer a member of its cluster. Taking
@@ -69,7 +85,7 @@ func (r *Roster) TakeHost(id domain.HostID, claim domain.ClaimID, by domain.Oper
 	case !ok:
 		return nil, ErrNoHost.With("the host was removed")
 	case term < r.term:
-		return nil, ErrOldTerm.With("term %d is over: %d has begun", term, r.term)
+		return nil, oldTerm(term, r.term)
 	case h.Claim == claim && h.Term == term:
 		return nil, nil
 	case by != "" && h.Cluster != o.ClusterID:

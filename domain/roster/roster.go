@@ -127,6 +127,8 @@ func (r *Roster) Evolve(e event.RosterEvent) {
 	case event.HostTaken:
 		r.changeHost(e.HostID, func(h *Host) { h.Claim, h.By, h.Term = e.Claim, e.Operation, e.Term })
 		r.term = max(r.term, e.Term)
+	case event.TermBegun:
+		r.term = max(r.term, e.Term)
 	case event.HostReleased:
 		r.changeHost(e.HostID, func(h *Host) { h.Claim, h.By = "", "" })
 	case event.DeployStarted:

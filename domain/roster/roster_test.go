@@ -132,6 +132,18 @@ func TestAHostIsTakenByOne(t *testing.T) {
 		Then(event.HostReleased{HostID: "1", Host: one.Host, Claim: "x"})
 }
 
+func TestATermThatBeganEndsThoseBefore(t *testing.T) {
+	begin := func(term domain.Term) decision {
+		return func(r *Roster) ([]event.RosterEvent, error) { return r.BeginTerm(term, "b") }
+	}
+	begun := event.TermBegun{Term: 2, Instance: "a"}
+	given(t, one).When(begin(2)).Then(event.TermBegun{Term: 2, Instance: "b"})
+	given(t, one, begun).When(begin(2)).Then()
+	given(t, one, begun).When(begin(3)).Then(event.TermBegun{Term: 3, Instance: "b"})
+	given(t, one, begun).When(begin(1)).ThenRefused(ErrOldTerm)
+	given(t, one, begun).When(func(r *Roster) ([]event.RosterEvent, error) { return r.TakeHost("1", "x", "", 1) }).ThenRefused(ErrOldTerm)
+}
+
 func TestAnOperationTakesMembersOnly(t *testing.T) {
 	take := func(r *Roster) ([]event.RosterEvent, error) { return r.TakeHost("1", "x", "op", 1) }
 	taken := event.HostTaken{HostID: "1", Host: one.Host, Claim: "x", Operation: "op", Term: 1}

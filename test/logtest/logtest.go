@@ -905,36 +905,31 @@ func terms(t *testing.T, s suite) {
 		closing(t, store)
 		t.Skip("the store gives no lease: terms are left out")
 	}
-	const n = 20
-	begun := make(chan domain.Term, n)
-	var running sync.WaitGroup
-	for range n {
-		running.Go(func() {
-			term, err := lease.NextTerm(t.Context())
-			if err != nil {
-				t.Errorf("NextTerm: %v", err)
-			}
-			begun <- term
-		})
-	}
-	running.Wait()
-	close(begun)
-	seen := map[domain.Term]bool{}
 	var highest domain.Term
-	for term := range begun {
-		if term == 0 || seen[term] {
-			t.Errorf("term %d was begun before", term)
+	lead := func(after domain.Term) {
+		t.Helper()
+		ctx, over := context.WithCancel(t.Context())
+		defer over()
+		leading, term, err := lease.Lead(ctx, after)
+		if err != nil || term <= max(highest, after) {
+			t.Fatalf("the next term is %d, %v; the last was %d", term, err, highest)
 		}
-		seen[term] = true
-		highest = max(highest, term)
+		if leading.Err() != nil {
+			t.Errorf("term %d was over at once: %v", term, context.Cause(leading))
+		}
+		over()
+		<-leading.Done()
+		highest = term
 	}
+	lead(0)
+	lead(0)
+	lead(highest + 100)
+	lead(0)
 	if !s.traits[Volatile] {
 		closing(t, store)
 		store = s.open(t, dir)
 		lease = store.(eventlog.Lease)
-	}
-	if term, err := lease.NextTerm(t.Context()); err != nil || term <= highest {
-		t.Errorf("the next term is %d, %v; the last was %d", term, err, highest)
+		lead(0)
 	}
 	closing(t, store)
 }

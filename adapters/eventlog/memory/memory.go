@@ -189,15 +189,15 @@ func (s *Store) Head(context.Context) (event.Position, error) {
 	return event.Position(len(s.events)), nil
 }
 
-// NextTerm implements eventlog.Lease.
-func (s *Store) NextTerm(context.Context) (domain.Term, error) {
+// Lead implements eventlog.Lease: there is nobody else.
+func (s *Store) Lead(ctx context.Context, after domain.Term) (context.Context, domain.Term, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return 0, fmt.Errorf("begin a term: %w", errClosed)
+		return nil, 0, fmt.Errorf("begin a term: %w", errClosed)
 	}
-	s.term++
-	return s.term, nil
+	s.term = max(s.term, after) + 1
+	return ctx, s.term, nil
 }
 
 // Close implements eventlog.Store.

@@ -607,17 +607,17 @@ func (s *Store) Head(context.Context) (event.Position, error) {
 	return s.head, nil
 }
 
-// NextTerm implements eventlog.Lease: who has the directory leads.
-func (s *Store) NextTerm(ctx context.Context) (term domain.Term, err error) {
+// Lead implements eventlog.Lease: who has the directory leads.
+func (s *Store) Lead(ctx context.Context, after domain.Term) (leading context.Context, term domain.Term, err error) {
 	if !s.use() {
-		return 0, fmt.Errorf("begin a term: %w", errClosed)
+		return nil, 0, fmt.Errorf("begin a term: %w", errClosed)
 	}
 	defer s.using.Done()
-	err = s.writer.QueryRowContext(ctx, "INSERT INTO terms (term) SELECT COALESCE(MAX(term), 0) + 1 FROM terms RETURNING term").Scan(&term)
+	err = s.writer.QueryRowContext(ctx, "INSERT INTO terms (term) SELECT MAX(COALESCE(MAX(term), 0), ?) + 1 FROM terms RETURNING term", after).Scan(&term)
 	if err != nil {
-		return 0, fmt.Errorf("begin a term: %w", err)
+		return nil, 0, fmt.Errorf("begin a term: %w", err)
 	}
-	return term, nil
+	return ctx, term, nil
 }
 
 // Close implements eventlog.Store. Reads under way end, too, before the directory
