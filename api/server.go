@@ -45,7 +45,7 @@ type Config struct {
 	OnHost        projections.OnHost
 	Status        func(context.Context) any   // what GET /status says beside the view's position
 	Ready         func(context.Context) error // why the service is not ready to serve
-	Age           func() time.Duration        // since when the views cannot follow the log; 0: they do
+	Age           func() time.Duration        // since when the views cannot follow the log; 0: they do; nil: they always do
 	Metrics       *prometheus.Registry
 	MaxBody       int // bytes of a request's body; 0: 1 MiB
 	Now           func() time.Time
@@ -87,6 +87,9 @@ type Server struct {
 func New(config Config) *Server {
 	if config.MaxBody == 0 {
 		config.MaxBody = maxBody
+	}
+	if config.Age == nil {
+		config.Age = func() time.Duration { return 0 }
 	}
 	s := &Server{config: config, router: chi.NewRouter()}
 	s.closing, s.close = context.WithCancel(context.Background())
