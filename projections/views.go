@@ -333,7 +333,7 @@ func (h *hostState) apply(at time.Time, e event.HostEvent) {
 		h.silent = true
 	case event.HostAnswered:
 		h.silent = false
-	case event.HostRebooted, event.HostRegistrationFailed, event.HostCredentialsRead:
+	case event.HostRebooted, event.HostRegistrationFailed, event.HostUncordonFailed, event.HostUncordoned, event.HostCredentialsRead:
 	}
 }
 

@@ -2,50 +2,71 @@
 package containermanager
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
+	"sync"
+	"syscall"
+	"time"
 
+	"commissaire/commands"
 	"commissaire/commands/process"
 	"commissaire/domain"
 	"commissaire/domain/event"
 	"commissaire/domain/roster"
 )
 
-// New is the container manager of a definition. openshift and kubernetes can be
-// defined, but this version cannot drive them: a host of theirs stays
-// disassociated, and its history says why.
-func New(definition event.ContainerManagerDefined) (process.Manager, error) {
-	if definition.Type != roster.Trivial {
-		return nil, fmt.Errorf("container manager %s: this version does not drive %s yet; use the type trivial", definition.Manager, definition.Type)
-	}
-	return trivial{}, nil
+// Config is what container managers are reached with.
+type Config struct {
+	Credentials    commands.Credentials                                   // where tokens are
+	CertificateDir string                                                 // below which certificates and keys lie; "": nowhere
+	Control        func(network, address string, _ syscall.RawConn) error // refuses where not to connect to
+	Timeout        time.Duration                                          // of one call
 }
 
-// trivial knows every host. What it was told is in the log.
-type trivial struct{}
+// Managers are the container managers that are asked, each over connections of
+// its own.
+type Managers struct {
+	config Config
 
-func (trivial) Register(context.Context, domain.Address) error { return nil }
+	mu       sync.Mutex
+	clusters map[domain.ManagerName]*cluster
+}
 
-func (trivial) Unregister(context.Context, domain.Address) error { return nil }
+// New is Managers that have asked nobody yet.
+func New(config Config) *Managers {
+	silence()
+	return &Managers{config: config, clusters: map[domain.ManagerName]*cluster{}}
+}
 
-func (trivial) Ready(context.Context, domain.Address) (bool, string, error) { return true, "", nil }
-
-func (trivial) Cordoned(context.Context, domain.Address) (bool, error) { return false, nil }
-
-func (trivial) Cordon(context.Context, domain.Address) error { return nil }
-
-func (trivial) Drain(context.Context, domain.Address, int) error { return nil }
-
-func (trivial) Uncordon(context.Context, domain.Address) error { return nil }
-
-func (trivial) NodeStatus(_ context.Context, host domain.Address) (json.RawMessage, error) {
-	status, err := json.Marshal(struct {
-		Node   domain.Address `json:"node"`
-		Status string         `json:"status"`
-	}{host, "ok"})
-	if err != nil {
-		return nil, fmt.Errorf("describe host %s: %w", host, err)
+// Of is the container manager of a definition. Nothing is sent before it is
+// asked for something. Another definition of the same name takes the place of
+// the one before, whose connections are closed.
+func (m *Managers) Of(definition event.ContainerManagerDefined) (process.Manager, error) {
+	switch definition.Type {
+	case roster.Trivial:
+		return trivial{}, nil
+	case roster.OpenShift, roster.Kubernetes:
+	default:
+		return nil, fmt.Errorf("container manager %s: there is no type %q", definition.Manager, definition.Type)
 	}
-	return status, nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	known := m.clusters[definition.Manager]
+	if known != nil && known.definition.ManagerID == definition.ManagerID {
+		return known, nil
+	}
+	if known != nil {
+		known.close()
+	}
+	c := &cluster{config: m.config, definition: definition}
+	m.clusters[definition.Manager] = c
+	return c, nil
+}
+
+// Close closes all connections that are idle.
+func (m *Managers) Close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range m.clusters {
+		c.close()
+	}
 }

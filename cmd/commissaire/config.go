@@ -29,24 +29,24 @@ const defaultConfigFile = "/etc/commissaire/commissaire.conf"
 // environment (COMMISSAIRE_LISTEN_PORT, COMMISSAIRE_CREDENTIALS_MASTER_KEY, …),
 // that over the file, that over the defaults.
 type Config struct {
-	ListenInterface       string             `json:"listen-interface"`
-	ListenPort            int                `json:"listen-port"`
-	TLSPEMFile            string             `json:"tls-pemfile"`
-	TLSClientVerifyFile   string             `json:"tls-clientverifyfile"`
-	AuthenticationPlugins []Plugin           `json:"authentication-plugins"`
-	SelfAuths             []string           `json:"self-auths"` // taken from files of the old service, without effect: all routes ask for authentication
-	Debug                 bool               `json:"debug"`
-	Insecure              bool               `json:"insecure"`
-	Store                 string             `json:"store"`
-	SSH                   sshConfig          `json:"ssh"`
-	Hosts                 hostsConfig        `json:"hosts"`
-	Bootstrap             bootstrapConfig    `json:"bootstrap"`
-	Operations            operationsConfig   `json:"operations"`
-	Watch                 watchConfig        `json:"watch"`
-	Credentials           credentialsConfig  `json:"credentials"`
-	ContainerManagers     certificatesConfig `json:"container-managers"`
-	Limits                limitsConfig       `json:"limits"`
-	Events                eventsConfig       `json:"events"`
+	ListenInterface       string            `json:"listen-interface"`
+	ListenPort            int               `json:"listen-port"`
+	TLSPEMFile            string            `json:"tls-pemfile"`
+	TLSClientVerifyFile   string            `json:"tls-clientverifyfile"`
+	AuthenticationPlugins []Plugin          `json:"authentication-plugins"`
+	SelfAuths             []string          `json:"self-auths"` // taken from files of the old service, without effect: all routes ask for authentication
+	Debug                 bool              `json:"debug"`
+	Insecure              bool              `json:"insecure"`
+	Store                 string            `json:"store"`
+	SSH                   sshConfig         `json:"ssh"`
+	Hosts                 hostsConfig       `json:"hosts"`
+	Bootstrap             bootstrapConfig   `json:"bootstrap"`
+	Operations            operationsConfig  `json:"operations"`
+	Watch                 watchConfig       `json:"watch"`
+	Credentials           credentialsConfig `json:"credentials"`
+	ContainerManagers     managersConfig    `json:"container-managers"`
+	Limits                limitsConfig      `json:"limits"`
+	Events                eventsConfig      `json:"events"`
 }
 
 // Plugin is a way of knowing who asks. httpbasicauth is the one there is, also
@@ -121,8 +121,9 @@ type credentialsConfig struct {
 	MasterKey string `json:"master-key"`
 }
 
-type certificatesConfig struct {
-	CertificateDir string `json:"certificate-dir"`
+type managersConfig struct {
+	CertificateDir string   `json:"certificate-dir"`
+	Timeout        Duration `json:"timeout"` // of one call
 }
 
 // limitsConfig bounds what one request may take.
@@ -181,7 +182,8 @@ func defaults(dev bool) Config {
 			RebootFirstLook: Duration(5 * time.Second), RebootTimeout: Duration(200 * time.Second), HealthInterval: Duration(time.Second),
 			OutputLimit: 1 << 20, OutputMaxAge: Duration(30 * 24 * time.Hour), OutputMaxSize: 1 << 30,
 		},
-		Watch: watchConfig{Interval: Duration(time.Minute), Concurrency: 64, Misses: 3},
+		Watch:             watchConfig{Interval: Duration(time.Minute), Concurrency: 64, Misses: 3},
+		ContainerManagers: managersConfig{Timeout: Duration(10 * time.Second)},
 		Limits: limitsConfig{
 			Body: 1 << 20, Headers: 64 << 10, ReadTimeout: Duration(time.Minute), IdleTimeout: Duration(2 * time.Minute),
 		},
@@ -400,6 +402,8 @@ func (c Config) check() error {
 		return fail("operations.output-limit must be at least 4096 (bytes), operations.output-max-age more than 0, operations.output-max-size not less")
 	case c.Watch.Concurrency < 1 || c.Watch.Misses < 1 || c.Watch.Interval <= 0:
 		return fail("watch.interval, watch.concurrency and watch.misses must be more than 0")
+	case c.ContainerManagers.Timeout <= 0:
+		return fail("container-managers.timeout must be more than 0")
 	case c.Watch.KeepOpen < 0:
 		return fail("watch.keep-open must not be less than 0")
 	case c.Limits.Body < 1 || c.Limits.Headers < 1 || c.Limits.ReadTimeout <= 0 || c.Limits.IdleTimeout <= 0:

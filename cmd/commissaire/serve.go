@@ -56,6 +56,7 @@ type service struct {
 	views    *projections.Views
 	events   *api.Events
 	remote   *ssh.Remote
+	managers *containermanager.Managers
 	process  *process.Process
 	instance string                    // this one's name
 	leads    atomic.Uint64             // the term in which this instance acts; 0: it does not
@@ -132,8 +133,12 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 			EtcdKey: config.Bootstrap.EtcdClientKey, EtcdCA: config.Bootstrap.EtcdCA,
 		},
 	}, s.secrets, logger)
+	s.managers = containermanager.New(containermanager.Config{
+		Credentials: s.secrets, CertificateDir: config.ContainerManagers.CertificateDir, Control: reach.Control,
+		Timeout: time.Duration(config.ContainerManagers.Timeout),
+	})
 	s.process = process.New(process.Config{
-		Commands: s.commands, Credentials: s.secrets, Outputs: s.outputs, Managers: containermanager.New, Profile: profile.Name,
+		Commands: s.commands, Credentials: s.secrets, Outputs: s.outputs, Managers: s.managers.Of, Profile: profile.Name,
 		Remote:   s.remote,
 		Attempts: config.SSH.Attempts, RetryDelay: time.Duration(config.SSH.RetryDelay), AtOnce: config.SSH.AtOnce,
 		RebootFirstLook: time.Duration(config.Operations.RebootFirstLook), RebootTimeout: time.Duration(config.Operations.RebootTimeout),
@@ -314,6 +319,9 @@ func (s *service) close() error {
 	var err error
 	if s.remote != nil {
 		s.remote.Close()
+	}
+	if s.managers != nil {
+		s.managers.Close()
 	}
 	if s.secrets != nil {
 		err = errors.Join(err, s.secrets.Close())

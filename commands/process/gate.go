@@ -25,14 +25,15 @@ const oneCheck = 10 * time.Second
 
 // gate waits until the host is healthy, and stays so for as long as the policy
 // says; or says how the turn ended instead. What it sees is recorded when it
-// changes, so the time the host has runs on while nobody looks.
-func (w *working) gate(ctx context.Context) (event.OperationEvent, error) {
+// changes, so the time the host has runs on while nobody looks. bootID is that of
+// the host now.
+func (w *working) gate(ctx context.Context, bootID string) (event.OperationEvent, error) {
 	h := w.policy.Health
 	if h == nil {
 		return nil, nil
 	}
 	for {
-		why, err := w.check(ctx, *h)
+		why, err := w.check(ctx, *h, bootID)
 		if err != nil {
 			return nil, err
 		}
@@ -59,7 +60,7 @@ func (w *working) gate(ctx context.Context) (event.OperationEvent, error) {
 }
 
 // check looks once, and says why the host is not healthy.
-func (w *working) check(ctx context.Context, h event.Health) (why string, err error) {
+func (w *working) check(ctx context.Context, h event.Health, bootID string) (why string, err error) {
 	limited, cancel := context.WithTimeout(ctx, oneCheck)
 	defer cancel()
 	switch {
@@ -73,7 +74,7 @@ func (w *working) check(ctx context.Context, h event.Health) (why string, err er
 		return "", &Refused{Reason: "the cluster has no container manager that could say whether the node is ready"}
 	default:
 		err = w.node.ask(limited, "say whether the node is ready", func(m Manager) error {
-			ready, reason, err := m.Ready(limited, w.host.Host)
+			ready, reason, err := m.Ready(limited, w.host.Host, bootID)
 			if err == nil && !ready {
 				why = reason
 			}

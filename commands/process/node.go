@@ -9,6 +9,7 @@ import (
 
 	"commissaire/domain"
 	"commissaire/domain/event"
+	"commissaire/domain/host"
 	"commissaire/domain/operation"
 )
 
@@ -20,8 +21,9 @@ type Manager interface {
 
 	// NodeStatus is the manager's own view of the host.
 	NodeStatus(ctx context.Context, host domain.Address) (json.RawMessage, error)
-	// Ready tells whether the manager can use the host, and if not, why.
-	Ready(ctx context.Context, host domain.Address) (ready bool, why string, err error)
+	// Ready tells whether the manager can use the host, and if not, why. What the
+	// host reported in another boot than bootID does not count; "": any does.
+	Ready(ctx context.Context, host domain.Address, bootID string) (ready bool, why string, err error)
 
 	// Cordoned tells whether new work is kept away from the host.
 	Cordoned(ctx context.Context, host domain.Address) (bool, error)
@@ -64,8 +66,9 @@ func (n *node) ask(ctx context.Context, what string, f func(Manager) error) erro
 	}
 }
 
-// drain empties a host's node before anything is done to it. That it is to be
-// cordoned, and whether it was before, is recorded first.
+// drain empties a host's node before anything is done to it, and before its
+// reboot once more: what came back goes again, all within one time limit. That it
+// is to be cordoned, and whether somebody else had, is recorded first.
 func (w *working) drain(ctx context.Context) error {
 	d := event.DefaultDrain()
 	if w.policy.Drain != nil {
@@ -81,7 +84,14 @@ func (w *working) drain(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err := w.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.Cordon(w.at, cordoned) }); err != nil {
+	ours := false // left so by an earlier turn
+	if _, err := w.p.config.Commands.RecordHost(ctx, w.host.HostID, func(one *host.Host) []event.HostEvent {
+		ours = one.LeftCordoned() == w.node.definition.ManagerID
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := w.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.Cordon(w.at, cordoned && !ours) }); err != nil {
 		return err
 	}
 	if !cordoned {
@@ -89,34 +99,56 @@ func (w *working) drain(ctx context.Context) error {
 			return err
 		}
 	}
-	limited, cancel := context.WithTimeout(ctx, time.Duration(d.Timeout)*time.Second)
+	began := w.p.config.Now()
+	defer func() { w.draining += w.p.config.Now().Sub(began) }()
+	limited, cancel := context.WithTimeout(ctx, max(time.Duration(d.Timeout)*time.Second-w.draining, lastLook))
 	defer cancel()
 	err := w.node.ask(limited, "drain the host", func(m Manager) error { return m.Drain(limited, w.host.Host, d.Grace) })
 	if err == nil || ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if limited.Err() != nil {
-		if d.Continue {
-			return nil
-		}
-		return &nodeError{fmt.Sprintf("the host was not drained within %d s, and nothing was done to it", d.Timeout), err}
+	if limited.Err() == nil {
+		return err
 	}
-	return err
+	if d.Continue {
+		return nil
+	}
+	undone := "nothing was done to it"
+	if w.state.State > operation.Begun {
+		undone = "it was not rebooted"
+	}
+	return &nodeError{fmt.Sprintf("the host was not drained within %d s, and %s", d.Timeout, undone), err}
 }
 
+// lastLook is how long a look at a node takes at least for which no time is left.
+const lastLook = time.Second
+
 // uncordoned gives a node that this turn cordoned back, however the turn ended.
+// Where that cannot be done now, the turn says so and has failed, so that no
+// further host is taken out of service for it; and the host's upkeep goes on
+// trying.
 func (w *working) uncordoned(ctx context.Context, outcome event.OperationEvent) (event.OperationEvent, error) {
 	if w.state.Cordon != operation.Cordoned || w.node == nil {
 		return outcome, nil
 	}
-	err := w.node.ask(ctx, "uncordon the host, which is left cordoned", func(m Manager) error { return m.Uncordon(ctx, w.host.Host) })
+	err := w.node.ask(ctx, "uncordon the host, which is tried again later", func(m Manager) error { return m.Uncordon(ctx, w.host.Host) })
 	var refused *nodeError
-	switch failed, is := outcome.(event.HostTurnFailed); {
-	case err == nil:
-		return outcome, nil
-	case !errors.As(err, &refused):
+	if err != nil && !errors.As(err, &refused) {
 		return nil, err
-	case is:
+	}
+	if _, err := w.p.config.Commands.RecordHost(ctx, w.host.HostID, func(one *host.Host) []event.HostEvent {
+		of := w.node.definition
+		if refused == nil {
+			return one.Uncordoned(w.host.Host, of.ManagerID, of.Manager)
+		}
+		return one.UncordonFailed(w.host.Host, of.ManagerID, of.Manager, reason(refused.err))
+	}); err != nil {
+		return nil, err
+	}
+	if refused == nil {
+		return outcome, nil
+	}
+	if failed, is := outcome.(event.HostTurnFailed); is {
 		failed.Reason += "; " + reason(err)
 		return failed, nil
 	}

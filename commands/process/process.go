@@ -78,6 +78,7 @@ type Process struct {
 	hosts      map[domain.HostID]*host.Host
 	operations map[domain.OperationID]*operation.Operation
 	managers   map[domain.ManagerID]event.ContainerManagerDefined
+	retired    map[domain.ManagerID]bool         // removed, and its token kept: hosts may be registered there still
 	removed    map[domain.HostID]event.HostAdded // still registered somewhere
 	named      map[domain.CredentialID]bool      // by the log; false: what it was for is gone
 	missing    map[domain.HostID]bool            // at the last sweep
@@ -103,7 +104,7 @@ func New(config Config) *Process {
 	return &Process{
 		config: config, wake: make(chan struct{}, 1), roster: roster.New(),
 		hosts: map[domain.HostID]*host.Host{}, operations: map[domain.OperationID]*operation.Operation{},
-		managers: map[domain.ManagerID]event.ContainerManagerDefined{}, removed: map[domain.HostID]event.HostAdded{},
+		managers: map[domain.ManagerID]event.ContainerManagerDefined{}, retired: map[domain.ManagerID]bool{}, removed: map[domain.HostID]event.HostAdded{},
 		named: map[domain.CredentialID]bool{}, missing: map[domain.HostID]bool{}, addedBy: map[domain.HostID]string{},
 		dirty: map[domain.HostID]bool{}, retries: map[domain.HostID]retry{}, busy: map[domain.HostID]event.Position{}, turning: map[domain.HostID]domain.OperationID{},
 		deciding: map[domain.OperationID]event.Position{}, misses: map[domain.HostID]int{},
@@ -130,6 +131,11 @@ func (p *Process) Apply(r event.Recorded) {
 		if id, ok := r.Stream.Host(); ok {
 			p.host(id).Evolve(e)
 			p.dirty[id] = true
+			if late, ok := e.(event.HostRegistered); ok {
+				if _, known := p.roster.Host(id); !known { // it was removed while it was being registered
+					p.removed[id] = event.HostAdded{HostID: id, Host: late.Host}
+				}
+			}
 			if _, gone := p.removed[id]; gone {
 				p.settleRemoved(id)
 			}
@@ -192,8 +198,7 @@ func (p *Process) applyRoster(e event.RosterEvent) {
 	case event.OperationAborted:
 		delete(p.operations, e.Operation)
 	case event.ContainerManagerRemoved:
-		// Its definition stays: hosts may have to be unregistered from it still.
-		p.forget(p.managers[e.ManagerID].Credential)
+		p.retired[e.ManagerID] = true // its definition stays: hosts may have to be unregistered from it still
 	case event.ClusterCreated, event.ClusterDeleted, event.NetworkDefined, event.NetworkRemoved, event.HostTaken, event.TermBegun:
 	}
 	p.roster.Evolve(e)
@@ -207,6 +212,25 @@ func (p *Process) forget(id domain.CredentialID) {
 	if id != "" {
 		p.named[id] = false
 		p.destroys = append(p.destroys, id)
+	}
+}
+
+// retire forgets the tokens of container managers that were removed and that no
+// host is registered with, or being registered.
+func (p *Process) retire() {
+	if len(p.retired) == 0 || len(p.upkeeps) > 0 {
+		return
+	}
+	needed := map[domain.ManagerID]bool{}
+	for _, h := range p.hosts {
+		id, _ := h.Registered()
+		needed[id] = true
+	}
+	for id := range p.retired {
+		if !needed[id] {
+			delete(p.retired, id)
+			p.forget(p.managers[id].Credential)
+		}
 	}
 }
 
@@ -316,6 +340,7 @@ func (p *Process) act(ctx context.Context) time.Duration {
 			delete(p.deciding, id)
 		}
 	}
+	p.retire()
 	for _, id := range p.destroys {
 		p.jobs.Go(func() { p.destroy(ctx, id) })
 	}

@@ -161,6 +161,8 @@ type working struct {
 	limit    time.Duration // for the command
 	deadline time.Time     // limit from when the turn was taken up, here and now
 	session  Session
+
+	draining time.Duration // was spent on it so far, since the turn was taken up
 }
 
 // steps does what the turn calls for, one thing after the other.
@@ -194,7 +196,7 @@ func (w *working) steps(ctx context.Context) (event.OperationEvent, error) {
 	if after, outcome, err = w.rebooted(ctx, after); outcome != nil || err != nil {
 		return outcome, err
 	}
-	if outcome, err := w.gate(ctx); outcome != nil || err != nil {
+	if outcome, err := w.gate(ctx, after.BootID); outcome != nil || err != nil {
 		return outcome, err
 	}
 	if err := w.recordFacts(ctx, after); err != nil {
@@ -401,6 +403,7 @@ func (w *working) back(ctx context.Context, from string) error {
 			if err := w.drain(ctx); err != nil { // somebody may have let work in again
 				return err
 			}
+			deadline = w.p.config.Now().Add(w.p.config.RebootTimeout)
 			err = w.session.Reboot(ctx, w.rebootName(), from)
 			asked = err == nil // else it may have gone down before it answered
 		}

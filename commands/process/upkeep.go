@@ -136,6 +136,8 @@ func (u *upkeep) steps(ctx context.Context) error {
 			err = u.unregister(ctx)
 		case host.Register:
 			err = u.register(ctx)
+		case host.Uncordon:
+			err = u.uncordon(ctx)
 		case host.Nothing:
 		}
 		if err != nil {
@@ -227,7 +229,10 @@ func (u *upkeep) bootstrap(ctx context.Context) error {
 	return u.record(ctx, func(one *host.Host) []event.HostEvent { return one.Bootstrapped(address, u.p.config.Profile) })
 }
 
+// register goes on to its end when the host is removed meanwhile: only when it is
+// on record can it be taken back.
 func (u *upkeep) register(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
 	u.p.mu.Lock()
 	h, _ := u.p.roster.Host(u.host.HostID)
 	definition := u.p.managers[u.p.wanted(h)]
@@ -251,6 +256,29 @@ func (u *upkeep) unregister(ctx context.Context) error {
 	return u.tell(ctx, definition, Manager.Unregister, func(one *host.Host) []event.HostEvent {
 		return one.UnregisteredFrom(u.host.Host, definition.ManagerID, definition.Manager)
 	})
+}
+
+func (u *upkeep) uncordon(ctx context.Context) error {
+	var id domain.ManagerID
+	if err := u.record(ctx, func(one *host.Host) []event.HostEvent {
+		id = one.LeftCordoned()
+		return nil
+	}); err != nil {
+		return err
+	}
+	u.p.mu.Lock()
+	definition := u.p.managers[id]
+	u.p.mu.Unlock()
+	manager, err := u.p.config.Managers(definition)
+	if err == nil {
+		err = manager.Uncordon(ctx, u.host.Host)
+	}
+	if err != nil {
+		return u.fail(ctx, err, func(one *host.Host, why string) []event.HostEvent {
+			return one.UncordonFailed(u.host.Host, id, definition.Manager, why)
+		})
+	}
+	return u.record(ctx, func(one *host.Host) []event.HostEvent { return one.Uncordoned(u.host.Host, id, definition.Manager) })
 }
 
 // tell tells a container manager about the host and records that it knows.

@@ -72,6 +72,22 @@ type HostRegistrationFailed struct {
 	Reason    string             `json:"reason"`
 }
 
+// HostUncordonFailed says why a host's node is still cordoned though the turn that
+// cordoned it has ended. It is tried again.
+type HostUncordonFailed struct {
+	Host      domain.Address     `json:"host"`
+	ManagerID domain.ManagerID   `json:"container_manager_id"`
+	Manager   domain.ManagerName `json:"container_manager"`
+	Reason    string             `json:"reason"`
+}
+
+// HostUncordoned says that the node which a turn had left cordoned no longer is.
+type HostUncordoned struct {
+	Host      domain.Address     `json:"host"`
+	ManagerID domain.ManagerID   `json:"container_manager_id"`
+	Manager   domain.ManagerName `json:"container_manager"`
+}
+
 // HostKeyPinned says which host key is the host's from now on: the first one it
 // showed, or one that a certificate authority vouches for.
 type HostKeyPinned struct {
@@ -128,6 +144,8 @@ func (HostBootstrapFailed) hostEvent()     {}
 func (HostRegistered) hostEvent()          {}
 func (HostUnregistered) hostEvent()        {}
 func (HostRegistrationFailed) hostEvent()  {}
+func (HostUncordonFailed) hostEvent()      {}
+func (HostUncordoned) hostEvent()          {}
 func (HostKeyPinned) hostEvent()           {}
 func (HostKeyChanged) hostEvent()          {}
 func (HostKeyAccepted) hostEvent()         {}
@@ -143,6 +161,8 @@ func (HostBootstrapFailed) EventType() string     { return "HostBootstrapFailed"
 func (HostRegistered) EventType() string          { return "HostRegistered" }
 func (HostUnregistered) EventType() string        { return "HostUnregistered" }
 func (HostRegistrationFailed) EventType() string  { return "HostRegistrationFailed" }
+func (HostUncordonFailed) EventType() string      { return "HostUncordonFailed" }
+func (HostUncordoned) EventType() string          { return "HostUncordoned" }
 func (HostKeyPinned) EventType() string           { return "HostKeyPinned" }
 func (HostKeyChanged) EventType() string          { return "HostKeyChanged" }
 func (HostKeyAccepted) EventType() string         { return "HostKeyAccepted" }

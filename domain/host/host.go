@@ -17,8 +17,10 @@ type Host struct {
 	failure      string
 	manager      domain.ManagerID
 	managerName  domain.ManagerName
-	registration string // why it failed
-	key, shown   Key    // pinned; and the other one it showed
+	registration string           // why it failed
+	cordoned     domain.ManagerID // where a turn left the host's node cordoned
+	uncordon     string           // why that could not be taken back
+	key, shown   Key              // pinned; and the other one it showed
 }
 
 // Key is a host key.
@@ -42,8 +44,13 @@ func (h *Host) Evolve(e event.HostEvent) {
 		h.manager, h.managerName, h.registration = e.ManagerID, e.Manager, ""
 	case event.HostUnregistered:
 		h.manager, h.managerName, h.registration = "", "", ""
+		h.cordoned, h.uncordon = "", "" // the node is gone
 	case event.HostRegistrationFailed:
 		h.registration = e.Reason
+	case event.HostUncordonFailed:
+		h.cordoned, h.uncordon = e.ManagerID, e.Reason
+	case event.HostUncordoned:
+		h.cordoned, h.uncordon = "", ""
 	case event.HostKeyPinned:
 		h.key, h.shown = Key{e.Type, e.Fingerprint}, Key{}
 	case event.HostKeyChanged:
@@ -80,22 +87,33 @@ func (h *Host) Silent() bool { return h.silent }
 // Registered is the container manager that knows the host, "" if none does.
 func (h *Host) Registered() (domain.ManagerID, domain.ManagerName) { return h.manager, h.managerName }
 
+// LeftCordoned is the container manager where a turn had to leave the host's node
+// cordoned, "" if none did.
+func (h *Host) LeftCordoned() domain.ManagerID { return h.cordoned }
+
 // Step is what a host's upkeep calls for next.
 type Step int
 
-// The steps, in the order in which they come.
+// The steps.
 const (
 	Nothing Step = iota
 	Investigate
 	Bootstrap
 	Unregister // from the manager that knows it
 	Register   // with the manager it should have
+	Uncordon   // the node that a turn left cordoned
 )
 
 // Next is the upkeep that history leaves outstanding, for a host whose cluster's
-// container manager is wanted ("": none). A changed host key stops all of it.
+// container manager is wanted ("": none). A changed host key stops all that is
+// done on the host itself; what a container manager is told does not wait for a
+// host that may never answer again.
 func (h *Host) Next(wanted domain.ManagerID) Step {
 	switch {
+	case h.manager != "" && h.manager != wanted:
+		return Unregister
+	case h.cordoned != "" && h.cordoned == wanted:
+		return Uncordon
 	case h.shown != Key{}:
 		return Nothing
 	case !h.silent && (!h.investigated || h.stale):
@@ -104,8 +122,6 @@ func (h *Host) Next(wanted domain.ManagerID) Step {
 		return Nothing
 	case !h.bootstrapped:
 		return Bootstrap
-	case h.manager != "" && h.manager != wanted:
-		return Unregister
 	case h.manager == "" && wanted != "":
 		return Register
 	}
@@ -167,6 +183,23 @@ func (h *Host) RegistrationFailed(address domain.Address, id domain.ManagerID, n
 		return nil
 	}
 	return []event.HostEvent{event.HostRegistrationFailed{Host: address, ManagerID: id, Manager: name, Reason: reason}}
+}
+
+// UncordonFailed records why a turn had to leave the host's node cordoned; the
+// same reason once.
+func (h *Host) UncordonFailed(address domain.Address, id domain.ManagerID, name domain.ManagerName, reason string) []event.HostEvent {
+	if h.cordoned == id && h.uncordon == reason {
+		return nil
+	}
+	return []event.HostEvent{event.HostUncordonFailed{Host: address, ManagerID: id, Manager: name, Reason: reason}}
+}
+
+// Uncordoned records that the node which a turn had left cordoned no longer is.
+func (h *Host) Uncordoned(address domain.Address, id domain.ManagerID, name domain.ManagerName) []event.HostEvent {
+	if h.cordoned != id {
+		return nil
+	}
+	return []event.HostEvent{event.HostUncordoned{Host: address, ManagerID: id, Manager: name}}
 }
 
 // KeyShown records the key a host showed: the first one is pinned, trusted by

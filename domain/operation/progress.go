@@ -198,9 +198,10 @@ func (p *Progress) Begin(turn event.Turn, term domain.Term) []event.OperationEve
 }
 
 // Cordon records, before it is done, that work is kept away from a host's node;
-// before: somebody did so already. Once a turn.
+// before: somebody did so already. Once a turn, unless that somebody let work in
+// again meanwhile, and now it is this turn that keeps it away.
 func (p *Progress) Cordon(turn event.Turn, before bool) []event.OperationEvent {
-	if t := p.Turn(turn.HostID); t.Over() || t.Cordon != NotCordoned {
+	if t := p.Turn(turn.HostID); t.Over() || t.Cordon == Cordoned || t.Cordon == CordonedBefore && before {
 		return nil
 	}
 	return []event.OperationEvent{event.HostTurnCordoned{Turn: turn, Before: before}}
