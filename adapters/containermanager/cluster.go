@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"sync"
@@ -63,10 +64,15 @@ func (c *cluster) call(ctx context.Context, f func(ctx context.Context, api kube
 		return errors.New("it did not answer in time")
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case limited.Err() != nil:
+	case limited.Err() != nil, timedOut(err):
 		return fmt.Errorf("it did not answer within %s", c.config.Timeout)
 	}
 	return said(err)
+}
+
+func timedOut(err error) bool {
+	late, ok := errors.AsType[net.Error](err)
+	return ok && late.Timeout()
 }
 
 // said is an error as a person may be told: what an API server sends is text of a

@@ -16,6 +16,9 @@ var (
 	investigated = event.HostInvestigated{Host: at, Facts: facts}
 	bootstrapped = event.HostBootstrapped{Host: at, Profile: "none"}
 	registered   = event.HostRegistered{Host: at, ManagerID: "M", Manager: "m"}
+	unregistered = event.HostUnregistered{Host: at, ManagerID: "M", Manager: "m"}
+	leftCordoned = event.HostUncordonFailed{Host: at, ManagerID: "M", Manager: "m", Reason: "away"}
+	uncordoned   = event.HostUncordoned{Host: at, ManagerID: "M", Manager: "m"}
 	silent       = event.HostWentSilent{Host: at, Reason: "timeout"}
 	answered     = event.HostAnswered{Host: at}
 	changed      = event.HostKeyChanged{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:b"}
@@ -47,6 +50,11 @@ func TestWhatAHostNeedsNext(t *testing.T) {
 		"it answers again":           {[]event.HostEvent{investigated, bootstrapped, silent, answered}, "", Investigate, true},
 		"it showed another host key": {[]event.HostEvent{pinned, investigated, bootstrapped, changed}, "M", Nothing, false},
 		"that was accepted":          {[]event.HostEvent{pinned, investigated, bootstrapped, changed, accepted}, "", Investigate, true},
+		"it left while it is silent": {[]event.HostEvent{investigated, bootstrapped, registered, silent}, "", Unregister, false},
+		"its node is cordoned":       {[]event.HostEvent{investigated, bootstrapped, registered, leftCordoned}, "M", Uncordon, true},
+		"that while it is silent":    {[]event.HostEvent{investigated, bootstrapped, registered, leftCordoned, silent}, "M", Uncordon, false},
+		"that was taken back":        {[]event.HostEvent{investigated, bootstrapped, registered, leftCordoned, uncordoned}, "M", Nothing, true},
+		"its cordoned node is gone":  {[]event.HostEvent{investigated, bootstrapped, registered, leftCordoned, unregistered}, "", Nothing, true},
 		"its bootstrap failed":       {[]event.HostEvent{investigated, event.HostBootstrapFailed{Host: at, Reason: "r"}}, "", Bootstrap, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -113,4 +121,8 @@ func TestOnlyChangesAreRecorded(t *testing.T) {
 		Then(event.HostRebooted{Host: at, Before: "b", BootID: "c"})
 	given(t, investigated, silent).When(same(func(h *Host) []event.HostEvent { return h.Seen(at, "b") })).Then(answered)
 	given(t, silent).When(same(func(h *Host) []event.HostEvent { return h.WentSilent(at, "timeout") })).Then()
+	given(t).When(same(func(h *Host) []event.HostEvent { return h.UncordonFailed(at, "M", "m", "away") })).Then(leftCordoned)
+	given(t, leftCordoned).When(same(func(h *Host) []event.HostEvent { return h.UncordonFailed(at, "M", "m", "away") })).Then()
+	given(t, leftCordoned).When(same(func(h *Host) []event.HostEvent { return h.Uncordoned(at, "M", "m") })).Then(uncordoned)
+	given(t, registered).When(same(func(h *Host) []event.HostEvent { return h.Uncordoned(at, "M", "m") })).Then()
 }

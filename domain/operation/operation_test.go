@@ -396,3 +396,14 @@ func TestAnyOperationKeepsItsPolicyAndEnds(t *testing.T) {
 		t.Fatal("the operation did not end")
 	})
 }
+
+func TestANodeThatSomebodyLetWorkInAgainIsTheTurnsToKeepEmpty(t *testing.T) {
+	before, ours := event.HostTurnCordoned{Turn: turn, Before: true}, event.HostTurnCordoned{Turn: turn}
+	cordon := func(before bool) decision {
+		return decide(func(p *Progress) []event.OperationEvent { return p.Cordon(turn, before) })
+	}
+	given(t).When(cordon(true)).Then(before)
+	given(t, before).When(cordon(true)).Then()
+	given(t, before).When(cordon(false)).Then(ours)
+	given(t, ours).When(cordon(true)).Then()
+}
