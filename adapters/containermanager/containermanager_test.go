@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -239,8 +240,12 @@ func TestDrainingEvictsWhatIsNotTheNodesOwn(t *testing.T) {
 	server.AddNode("10.0.0.1", "10.0.0.1")
 	server.Page(2)
 	for _, pod := range []kube.Pod{
-		{Name: "one"}, {Name: "scratch", EmptyDir: true, Lingers: 1}, {Name: "guarded", Refusals: 1},
-		{Name: "done", Owner: "-", Finished: true}, {Name: "logs", Owner: "DaemonSet"}, {Name: "static", Owner: "-", Mirror: true},
+		{Name: "one"},
+		{Name: "scratch", EmptyDir: true, Lingers: 1},
+		{Name: "guarded", Refusals: 1},
+		{Name: "done", Owner: "-", Finished: true},
+		{Name: "logs", Owner: "DaemonSet"},
+		{Name: "static", Owner: "-", Mirror: true},
 	} {
 		pod.Node = "10.0.0.1"
 		server.AddPod(pod)
@@ -367,7 +372,7 @@ func TestEveryCallHasATimeLimit(t *testing.T) {
 	}
 	server.Heal()
 	server.Stall("/pods")
-	fails(t, m.Drain(t.Context(), web1, -1), "imeout")
+	fails(t, m.Drain(t.Context(), web1, -1), "xceeded")
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := m.Cordon(gone, web1); !errors.Is(err, context.Canceled) {
@@ -421,10 +426,7 @@ func TestOnlyAServerThatProvesWhoItIsIsTold(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			of := *s
-			of.options = map[string]string{}
-			for key, value := range s.options {
-				of.options[key] = value
-			}
+			of.options = maps.Clone(s.options)
 			c.change(&of)
 			err := of.manager(t).Register(t.Context(), web1)
 			if c.want == "" && err != nil {

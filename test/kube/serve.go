@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/subtle"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -44,7 +45,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Unlock()
 	asked.Status = http.StatusOK
 	if err != nil {
-		status, known := err.(apierrors.APIStatus) //nolint:errorlint // they are made here
+		status, known := errors.AsType[*apierrors.StatusError](err)
 		if !known {
 			status = apierrors.NewInternalError(err)
 		}
@@ -109,7 +110,8 @@ func (s *Server) answer(r *http.Request, body []byte, asked Request) (any, error
 		return metav1.APIResourceList{
 			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "APIResourceList"}, GroupVersion: "v1",
 			APIResources: []metav1.APIResource{
-				{Name: "nodes", Kind: "Node"}, {Name: "pods", Namespaced: true, Kind: "Pod"},
+				{Name: "nodes", Kind: "Node"},
+				{Name: "pods", Namespaced: true, Kind: "Pod"},
 				{Name: "pods/eviction", Namespaced: true, Group: "policy", Version: "v1", Kind: "Eviction"},
 			},
 		}, nil
