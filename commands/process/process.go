@@ -171,16 +171,17 @@ func (p *Process) applyRoster(e event.RosterEvent) {
 			stop()
 		}
 		p.settleRemoved(e.HostID)
+		p.anew(e.HostID)
 		delete(p.missing, e.HostID)
 	case event.HostJoined:
-		p.dirty[e.HostID] = true
+		p.anew(e.HostID)
 	case event.HostLeft:
-		p.dirty[e.HostID] = true
+		p.anew(e.HostID)
 	case event.HostReleased:
 		p.dirty[e.HostID] = true
 	case event.ClusterReconfigured:
 		for _, m := range p.roster.Members(e.ClusterID) {
-			p.dirty[m.HostID] = true
+			p.anew(m.HostID)
 		}
 	case event.ContainerManagerDefined:
 		p.managers[e.ManagerID] = e
@@ -202,6 +203,12 @@ func (p *Process) applyRoster(e event.RosterEvent) {
 	case event.ClusterCreated, event.ClusterDeleted, event.NetworkDefined, event.NetworkRemoved, event.HostTaken, event.TermBegun:
 	}
 	p.roster.Evolve(e)
+}
+
+// anew looks at a host at once: what it failed at may not be wanted any more.
+func (p *Process) anew(id domain.HostID) {
+	p.dirty[id] = true
+	delete(p.retries, id)
 }
 
 func (p *Process) started(o operation.Operation) {
