@@ -1,0 +1,189 @@
+package eventstoredb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"sync"
+	"time"
+
+	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
+
+	"commissaire/adapters/eventlog"
+	"commissaire/commands"
+	"commissaire/domain/event"
+)
+
+const (
+	batchSize = 1000
+	window    = 1000 // events of others after which the server says how far it is
+)
+
+var errGivenUp = errors.New("the connection was given up, as the server was not available")
+
+// seen is how far the log was read: own is an event, the last that is known, and
+// the log has none after it as far as until. Who follows after own goes on at
+// until, and the server need not look again at what others recorded between.
+type seen struct {
+	mu    sync.Mutex
+	own   event.Position
+	until esdb.Position
+}
+
+func (s *seen) last() (own event.Position, until esdb.Position) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.own, s.until
+}
+
+// event takes down an event of the log.
+func (s *seen) event(at event.Position) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at > s.own {
+		s.own, s.until = at, esdb.Position{Commit: uint64(at), Prepare: uint64(at)}
+	}
+}
+
+// nothing takes down that there is nothing between an event and a place.
+func (s *seen) nothing(after event.Position, until esdb.Position) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if after == s.own && until.Commit > s.until.Commit {
+		s.until = until
+	}
+}
+
+// from is where to subscribe to get what comes after an event.
+func (s *seen) from(after event.Position) esdb.AllPosition {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case after == s.own && s.until.Commit > 0:
+		return s.until
+	case after > 0:
+		return esdb.Position{Commit: uint64(after), Prepare: uint64(after)}
+	}
+	return esdb.Start{}
+}
+
+// Follow implements eventlog.Store. A subscription that drops is an error, as
+// any other: who follows follows again from where it was.
+func (s *Store) Follow(ctx context.Context, after event.Position) iter.Seq2[[]eventlog.Raw, error] {
+	return func(yield func([]eventlog.Raw, error) bool) {
+		inner, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		defer context.AfterFunc(s.ending, func() { cancel(errClosed) })()
+		if err := s.follow(inner, cancel, after, yield); err != nil && ctx.Err() == nil {
+			if inner.Err() != nil {
+				err = context.Cause(inner)
+			}
+			yield(nil, fmt.Errorf("follow after position %d: %w", after, because(commands.ErrUnavailable, err)))
+		}
+	}
+}
+
+// subscription is one of the client, and the link it runs on.
+type subscription struct {
+	*esdb.Subscription
+	on *link
+}
+
+// subscribe begins a subscription, which ends with ctx.
+func (s *Store) subscribe(ctx context.Context, cancel context.CancelCauseFunc, after event.Position) (begun subscription, err error) {
+	options := esdb.SubscribeToAllOptions{
+		From:               s.seen.from(after),
+		Filter:             &esdb.SubscriptionFilter{Type: esdb.StreamFilterType, Prefixes: []string{s.prefix}},
+		MaxSearchWindow:    window,
+		CheckpointInterval: 1,
+	}
+	err = s.again(ctx, func(context.Context) (bool, error) {
+		var err error
+		begun, err = call(ctx, s.links, func(ctx context.Context, k *link) (subscription, error) {
+			silence := time.AfterFunc(s.times.attempt, func() { cancel(errSilent) })
+			defer silence.Stop()
+			begun, err := k.client.SubscribeToAll(ctx, options)
+			return subscription{begun, k}, err
+		})
+		return false, err
+	})
+	if err == nil {
+		s.seen.event(after)
+	}
+	return begun, err
+}
+
+// follow returns nil when the reader left.
+func (s *Store) follow(ctx context.Context, cancel context.CancelCauseFunc, after event.Position, yield func([]eventlog.Raw, error) bool) error {
+	subscription, err := s.subscribe(ctx, cancel, after)
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(subscription.on.gone, func() { cancel(errGivenUp) })()
+	received := make(chan *esdb.SubscriptionEvent, batchSize)
+	go func() { // ends with ctx, which ends with Follow
+		for ctx.Err() == nil {
+			e := subscription.Recv()
+			select {
+			case received <- e:
+			case <-ctx.Done():
+			}
+			if e.SubscriptionDropped != nil {
+				return
+			}
+		}
+	}()
+	var batch []eventlog.Raw
+	caughtUp, told := false, false
+	for {
+		var e *esdb.SubscriptionEvent
+		if len(batch) < batchSize {
+			select {
+			case e = <-received:
+			default:
+			}
+		}
+		switch {
+		case e != nil:
+		case len(batch) > 0:
+			if !yield(batch, nil) {
+				return nil
+			}
+			batch, told = nil, false
+			continue
+		case caughtUp && !told:
+			if !yield(nil, nil) {
+				return nil
+			}
+			told = true
+			continue
+		default:
+			select {
+			case e = <-received:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		switch {
+		case e.EventAppeared != nil:
+			if r, ok := s.own(e.EventAppeared); ok {
+				batch, after = append(batch, r), r.Position
+				s.seen.event(after)
+			} else if o := e.EventAppeared.OriginalEvent(); o != nil {
+				s.seen.nothing(after, o.Position)
+			}
+		case e.CheckPointReached != nil:
+			s.seen.nothing(after, *e.CheckPointReached)
+		case e.CaughtUp != nil:
+			caughtUp, told = true, false
+		case e.FellBehind != nil:
+			caughtUp = false
+		case e.SubscriptionDropped != nil:
+			if len(batch) > 0 && !yield(batch, nil) {
+				return nil
+			}
+			return fmt.Errorf("the subscription was dropped: %w", e.SubscriptionDropped.Error)
+		}
+	}
+}

@@ -1,0 +1,229 @@
+package eventstoredb
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
+	"github.com/google/uuid"
+
+	"commissaire/adapters/eventlog"
+	"commissaire/commands"
+	"commissaire/domain"
+	"commissaire/domain/event"
+)
+
+// leaseStream holds who leads. Only its last event counts, and the log does not
+// show it.
+const leaseStream = "lease"
+
+// lease is what this instance knows and holds of the lease.
+type lease struct {
+	instance string
+	length   time.Duration
+
+	mu       sync.Mutex
+	capped   bool
+	last     sighting
+	mine     event.Revision // of the last entry that this instance wrote
+	leading  *leading       // nil until it leads for the first time
+	renewing chan struct{}  // closed when it is renewed no longer
+}
+
+// Lead implements eventlog.Lease. Who waits looks ten times in a lease whether
+// it is free. The context is to be asked for its error right before an act: it
+// knows that its time is over even when the process was stopped meanwhile. The
+// lease is given up by Close, when the work of the leader has ended, and not
+// by the end of ctx. One may wait at a time.
+func (s *Store) Lead(ctx context.Context) (context.Context, domain.Term, error) {
+	for failing := ""; ; {
+		led, term, err := s.tryToLead(ctx)
+		switch {
+		case led != nil:
+			s.logger.Info("this instance leads", "instance", s.lease.instance, "term", term)
+			return led, term, nil
+		case errors.Is(err, errClosed):
+			return nil, 0, fmt.Errorf("wait to lead: %w", err)
+		case err != nil && ctx.Err() == nil && failing != err.Error():
+			failing = err.Error()
+			s.logger.Warn("this instance cannot see who leads; trying again", "error", err)
+		}
+		if err := s.wait(ctx, s.lease.length/10); err != nil {
+			return nil, 0, fmt.Errorf("wait to lead: %w", err)
+		}
+	}
+}
+
+// Leader implements eventlog.Lease.
+func (s *Store) Leader() Leader {
+	s.lease.mu.Lock()
+	defer s.lease.mu.Unlock()
+	if s.lease.last.revision == s.lease.mine && (s.lease.leading == nil || s.lease.leading.Err() != nil) {
+		return Leader{}
+	}
+	return s.lease.last.leader(time.Now())
+}
+
+// tryToLead takes the lease if it is free; else the context it returns is nil.
+func (s *Store) tryToLead(ctx context.Context) (context.Context, domain.Term, error) {
+	if err := s.begin(); err != nil {
+		return nil, 0, err
+	}
+	defer s.busy.Done()
+	trying, cancel := context.WithTimeout(ctx, s.lease.length)
+	defer cancel()
+	last, err := s.lookAtLease(trying)
+	if err != nil {
+		return nil, 0, err
+	}
+	s.lease.mu.Lock()
+	given := s.lease.mine == last.revision && s.lease.leading != nil && s.lease.leading.Err() != nil
+	s.lease.mu.Unlock()
+	if !given && !last.vacant(time.Now()) {
+		return nil, 0, nil
+	}
+	s.capLease(trying)
+	next := last.next(s.lease.instance, s.lease.length)
+	record, err := record(next)
+	if err != nil {
+		return nil, 0, err
+	}
+	wrote := time.Now()
+	if _, err := s.append(trying, s.prefix+leaseStream, last.revision, record, s.lease.length/6); err != nil {
+		if errors.Is(err, commands.ErrConflict) {
+			return nil, 0, nil // another was faster
+		}
+		return nil, 0, fmt.Errorf("take the lease: %w", err)
+	}
+	led := newLeading(ctx, until(wrote, s.lease.length))
+	s.lease.mu.Lock()
+	s.lease.mine = last.revision + 1
+	s.lease.last = last.seen(next, s.lease.mine, time.Now())
+	s.lease.leading, s.lease.renewing = led, make(chan struct{})
+	s.lease.mu.Unlock()
+	go s.renew(led, s.lease.renewing, next, last.revision+1, wrote)
+	return led, next.Term, nil
+}
+
+// lookAtLease reads the last entry.
+func (s *Store) lookAtLease(ctx context.Context) (sighting, error) {
+	found, at := entry{}, event.NoRevision
+	for resolved, err := range s.read(ctx, func(ctx context.Context, client *esdb.Client) (*esdb.ReadStream, error) {
+		return client.ReadStream(ctx, s.prefix+leaseStream, esdb.ReadStreamOptions{Direction: esdb.Backwards, From: esdb.End{}}, 1)
+	}) {
+		if err != nil {
+			return sighting{}, fmt.Errorf("read the lease: %w", err)
+		}
+		e := resolved.OriginalEvent()
+		if found, err = entryOf(e.Data); err != nil {
+			return sighting{}, err
+		}
+		at = event.Revision(e.EventNumber)
+	}
+	s.lease.mu.Lock()
+	defer s.lease.mu.Unlock()
+	s.lease.last = s.lease.last.seen(found, at, time.Now())
+	return s.lease.last, nil
+}
+
+// capLease has the server keep the last entry only. Without that it keeps more
+// than is needed, and no harm is done.
+func (s *Store) capLease(ctx context.Context) {
+	s.lease.mu.Lock()
+	defer s.lease.mu.Unlock()
+	if s.lease.capped {
+		return
+	}
+	_, err := s.append(ctx, "$$"+s.prefix+leaseStream, event.NoRevision, []eventlog.Raw{
+		{ID: uuid.New(), Type: "$metadata", Data: []byte(`{"$maxCount":1}`), Meta: []byte(`{}`)},
+	}, s.lease.length/6)
+	if err == nil || errors.Is(err, commands.ErrConflict) {
+		s.lease.capped = true
+		return
+	}
+	s.logger.Warn("the stream of the lease is not capped", "error", err)
+}
+
+func record(e entry) ([]eventlog.Raw, error) {
+	data, err := json.Marshal(e)
+	if err != nil {
+		return nil, fmt.Errorf("write the lease: %w", err)
+	}
+	return []eventlog.Raw{{ID: uuid.New(), Type: "Lease", Data: data, Meta: []byte(`{}`)}}, nil
+}
+
+// renew renews the lease every third of it until led ends, or until another has
+// it: then led ends. A renewal of unknown outcome is the same event when it is
+// tried again, and counts from when it was tried first.
+func (s *Store) renew(led *leading, ended chan<- struct{}, e entry, at event.Revision, wrote time.Time) {
+	defer close(ended)
+	stop := context.AfterFunc(s.ending, func() { led.stop(errClosed) })
+	defer stop()
+	for pause := time.Until(renewal(wrote, s.lease.length)); ; pause = time.Until(renewal(wrote, s.lease.length)) {
+		if s.wait(led, pause) != nil {
+			return
+		}
+		record, err := record(e)
+		if err != nil {
+			led.stop(err)
+			return
+		}
+		sent := time.Now()
+		for pauses := newPauses(); ; {
+			if _, err = s.append(led, s.prefix+leaseStream, at, record, s.lease.length/6); err == nil {
+				break
+			}
+			if errors.Is(err, commands.ErrConflict) {
+				s.logger.Warn("another instance has taken the lease", "instance", s.lease.instance, "term", e.Term)
+				led.stop(errLeaseOver)
+				return
+			}
+			if s.wait(led, min(pauses.NextBackOff(), s.lease.length/10)) != nil {
+				s.logger.Warn("this instance leads no longer", "instance", s.lease.instance, "term", e.Term, "error", err)
+				return
+			}
+		}
+		at, wrote = at+1, sent
+		s.lease.mu.Lock()
+		s.lease.mine = at
+		s.lease.last = s.lease.last.seen(e, at, time.Now())
+		s.lease.mu.Unlock()
+		if !led.renew(until(sent, s.lease.length)) {
+			led.stop(errLeaseOver)
+			return
+		}
+	}
+}
+
+// resign ends leading and gives the lease up, if this instance has it.
+func (s *Store) resign() {
+	s.lease.mu.Lock()
+	led, ended := s.lease.leading, s.lease.renewing
+	s.lease.mu.Unlock()
+	if led == nil {
+		return
+	}
+	led.stop(errClosed)
+	<-ended
+	s.lease.mu.Lock()
+	last, mine := s.lease.last, s.lease.mine
+	s.lease.mu.Unlock()
+	if last.revision != mine || last.Instance != s.lease.instance {
+		return
+	}
+	released := last.entry
+	released.Released = true
+	record, err := record(released)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), s.times.settle)
+		defer cancel()
+		_, err = s.append(ctx, s.prefix+leaseStream, mine, record, s.times.settle)
+	}
+	if err != nil && !errors.Is(err, commands.ErrConflict) {
+		s.logger.Warn("the lease is not given up; others wait until it is over", "error", err)
+	}
+}

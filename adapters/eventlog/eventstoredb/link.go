@@ -1,0 +1,363 @@
+package eventstoredb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
+	"github.com/cenkalti/backoff/v5"
+	"github.com/sony/gobreaker"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	maxWaiting = 512         // callers that wait for a connection
+	maxFailed  = 5           // calls in a row that were not answered, before none are made for a while
+	grace      = time.Second // for a call to end after its context did
+)
+
+// errNoServer is the failure of a call that was not made.
+var errNoServer = errors.New("EventStoreDB is not available")
+
+// links is the client that calls are made with, and what became of the ones
+// before it.
+type links struct {
+	configuration esdb.Configuration
+	breaker       *gobreaker.TwoStepCircuitBreaker
+	waiting       chan struct{}
+	patience      time.Duration
+	ending        context.Context
+
+	mu      sync.Mutex
+	current *link
+	closed  bool
+}
+
+// link is a client of EventStoreDB and the calls that use it. It is retired at
+// the first sign that its server is not available, and closed when its last call
+// has ended, as closing it earlier would end the process.
+type link struct {
+	client *esdb.Client
+	began  time.Time
+	ready  chan struct{} // closed when it is connected
+	gone   context.Context
+	leave  context.CancelFunc     // ends gone
+	said   atomic.Pointer[string] // what the client warned of last
+	of     *links
+
+	// Guarded by links.mu.
+	calls   int
+	retired bool
+}
+
+func newLinks(configuration *esdb.Configuration, times times, ending context.Context) *links { //nolint:revive // it is no call's
+	l := &links{configuration: *configuration, waiting: make(chan struct{}, maxWaiting), patience: times.connect, ending: ending}
+	// A client whose discovery gave up is dead for good, and so are callers.
+	l.configuration.MaxDiscoverAttempts = math.MaxInt32
+	l.configuration.DiscoveryInterval = 250 // milliseconds
+	l.breaker = gobreaker.NewTwoStepCircuitBreaker(gobreaker.Settings{
+		Timeout:     times.open,
+		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= maxFailed },
+	})
+	return l
+}
+
+// use gives the link that calls are made with now. Where there is none it makes
+// one, which begins to connect.
+func (l *links) use() (*link, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, errClosed
+	}
+	if l.current != nil {
+		return l.current, nil
+	}
+	made := &link{began: time.Now(), ready: make(chan struct{}), calls: 1, of: l}
+	made.gone, made.leave = context.WithCancel(context.Background())
+	configuration := l.configuration
+	configuration.Logger = func(level esdb.LogLevel, format string, arguments ...any) {
+		if level == esdb.LogWarn || level == esdb.LogError {
+			message := fmt.Sprintf(format, arguments...)
+			made.said.Store(&message)
+		}
+	}
+	client, err := esdb.NewClient(&configuration)
+	if err != nil {
+		return nil, err
+	}
+	made.client = client
+	l.current = made
+	go func() {
+		// All that this does is to connect, which takes as long as there is no server.
+		if _, err := client.GetServerVersion(); err == nil {
+			close(made.ready)
+		} else {
+			made.retire()
+		}
+		made.release()
+	}()
+	return made, nil
+}
+
+// hold keeps the link from being closed until release, unless it is retired.
+func (k *link) hold() bool {
+	k.of.mu.Lock()
+	defer k.of.mu.Unlock()
+	if k.retired {
+		return false
+	}
+	k.calls++
+	return true
+}
+
+func (k *link) release() {
+	k.of.mu.Lock()
+	k.calls--
+	last := k.calls == 0 && k.retired
+	k.of.mu.Unlock()
+	if last {
+		_ = k.client.Close() // it returns no error
+	}
+}
+
+// retire has new calls made with another link, and ends subscriptions.
+func (k *link) retire() {
+	k.of.mu.Lock()
+	first, idle := !k.retired, k.calls == 0
+	k.retired = true
+	if k.of.current == k {
+		k.of.current = nil
+	}
+	k.of.mu.Unlock()
+	if first {
+		k.leave()
+		if idle {
+			_ = k.client.Close() // it returns no error
+		}
+	}
+}
+
+// connected waits until the link is connected, but not long after it began to
+// connect, nor when too many wait: then it fails with errNoServer.
+func (k *link) connected(ctx context.Context) error {
+	select {
+	case <-k.ready:
+		return nil
+	default:
+	}
+	why := func() string {
+		if said := k.said.Load(); said != nil {
+			return *said
+		}
+		return "the server does not answer"
+	}
+	left := time.Until(k.began.Add(k.of.patience))
+	if left <= 0 {
+		return fmt.Errorf("%w: no connection: %s", errNoServer, why())
+	}
+	select {
+	case k.of.waiting <- struct{}{}:
+		defer func() { <-k.of.waiting }()
+	default:
+		return fmt.Errorf("%w: too many callers wait for a connection", errNoServer)
+	}
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	select {
+	case <-k.ready:
+		return nil
+	case <-k.gone.Done():
+		return nil // another is used
+	case <-timer.C:
+		return fmt.Errorf("%w: no connection: %s", errNoServer, why())
+	case <-k.of.ending.Done():
+		return errClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// visit is a call that may be made with a link.
+type visit struct {
+	*link
+	done func(success bool)
+	once sync.Once
+}
+
+// enter lets a call begin. It fails with errNoServer where there is
+// no server to call, and with the error of a context that ends.
+func (l *links) enter(ctx context.Context) (*visit, error) {
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		k, err := l.use()
+		if err != nil {
+			return nil, err
+		}
+		if err := k.connected(ctx); err != nil {
+			return nil, err
+		}
+		done, err := l.breaker.Allow()
+		if err != nil {
+			return nil, fmt.Errorf("%w: it was not just now", errNoServer)
+		}
+		if k.hold() {
+			return &visit{link: k, done: done}, nil
+		}
+		done(l.breaker.State() != gobreaker.StateHalfOpen) // nothing was asked
+	}
+}
+
+// answered takes down how a call ended; only the first counts.
+func (v *visit) answered(ctx context.Context, err error) {
+	v.once.Do(func() {
+		switch {
+		case is(err, esdb.ErrorUnavailable, esdb.ErrorCodeDeadlineExceeded, esdb.ErrorAborted):
+			v.done(false)
+		case ctx.Err() != nil: // its caller left: that closes no breaker
+			v.done(v.of.breaker.State() != gobreaker.StateHalfOpen)
+		default:
+			v.done(true)
+		}
+	})
+	if is(err, esdb.ErrorUnavailable) {
+		v.retire()
+	}
+}
+
+// unanswered takes down that a call was not answered.
+func (v *visit) unanswered() { v.once.Do(func() { v.done(false) }) }
+
+func (l *links) close() {
+	l.mu.Lock()
+	l.closed = true
+	last := l.current
+	l.mu.Unlock()
+	if last != nil {
+		last.retire()
+	}
+}
+
+// call does something with a client beside the caller, who leaves when ctx ends.
+func call[T any](ctx context.Context, l *links, do func(context.Context, *link) (T, error)) (T, error) {
+	var none T
+	v, err := l.enter(ctx)
+	if err != nil {
+		return none, err
+	}
+	type outcome struct {
+		value T
+		err   error
+	}
+	done := make(chan outcome, 1)
+	v.run(ctx, func() {
+		value, err := do(toLeader(ctx), v.link)
+		v.answered(ctx, err)
+		done <- outcome{value, err}
+	})
+	select {
+	case o := <-done:
+		return o.value, o.err
+	case <-ctx.Done():
+		return none, ctx.Err()
+	}
+}
+
+// run does something with the client in a goroutine of its own. Where it does
+// not end with ctx, the client is looking for a server in the middle of a call,
+// with all who call it waiting: then it is given up.
+func (v *visit) run(ctx context.Context, do func()) {
+	finished := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-finished:
+		case <-time.After(grace):
+			v.unanswered()
+			v.retire()
+		}
+	})
+	go func() {
+		defer v.release()
+		defer stop()
+		defer close(finished)
+		do()
+	}()
+}
+
+func toLeader(ctx context.Context) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "requires-leader", "true")
+}
+
+// is tells whether the client failed with one of these codes.
+func is(err error, codes ...esdb.ErrorCode) bool {
+	var failed *esdb.Error
+	if !errors.As(err, &failed) {
+		return false
+	}
+	for _, code := range codes {
+		if failed.Code() == code {
+			return true
+		}
+	}
+	return false
+}
+
+// final tells whether trying again is of no use: the server has said no.
+func final(err error) bool {
+	return is(err, esdb.ErrorCodeAccessDenied, esdb.ErrorCodeUnauthenticated, esdb.ErrorCodeStreamDeleted, esdb.ErrorCodeUnsupportedFeature) ||
+		answer(err).Code() == codes.InvalidArgument
+}
+
+// unrecorded tells whether a call cannot have recorded anything: it was not
+// sent, it was refused, or the server ended it before it had all of it, which
+// shows as an end of file.
+func unrecorded(err error) bool {
+	if final(err) || is(err, esdb.ErrorCodeNotLeader) || errors.Is(err, io.EOF) || errors.Is(err, errNoServer) || errors.Is(err, errClosed) {
+		return true
+	}
+	said := answer(err)
+	return said.Code() == codes.Unavailable &&
+		(strings.HasPrefix(said.Message(), "Server Is ") || strings.Contains(said.Message(), "Error while dialing"))
+}
+
+// answer is what the server, or gRPC in its place, said.
+func answer(err error) *status.Status {
+	var said interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &said) {
+		return said.GRPCStatus()
+	}
+	return status.New(codes.Unknown, "")
+}
+
+// newPauses gives how long to wait between tries.
+func newPauses() *backoff.ExponentialBackOff {
+	p := backoff.NewExponentialBackOff()
+	p.InitialInterval, p.MaxInterval = 50*time.Millisecond, time.Second
+	p.Reset()
+	return p
+}
+
+// wait waits, or fails when ctx or the store ends.
+func (s *Store) wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-s.ending.Done():
+		return errClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,249 @@
+package eventstoredb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"math"
+	"time"
+
+	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
+	"golang.org/x/sync/errgroup"
+
+	"commissaire/adapters/eventlog"
+	"commissaire/commands"
+	"commissaire/domain/event"
+)
+
+const (
+	ahead  = 256 // events of a read that the client may have received before they are taken
+	glance = 256 // events that Head looks at from the end of the log before it looks on from where it knows
+	atOnce = 8   // positions that are read at the same time
+)
+
+var errSilent = errors.New("the server says nothing")
+
+// reading begins a read of the client.
+type reading func(context.Context, *esdb.Client) (*esdb.ReadStream, error)
+
+// streamFrom reads a stream by its full name, oldest first.
+func (s *Store) streamFrom(stream string, from event.Revision, count uint64) reading {
+	return func(ctx context.Context, client *esdb.Client) (*esdb.ReadStream, error) {
+		return client.ReadStream(ctx, stream, esdb.ReadStreamOptions{From: esdb.Revision(uint64(max(from, 0)))}, count)
+	}
+}
+
+// read yields what a read finds, tried once; nothing where there is no such
+// stream. It fails when the server says nothing for as long as a try may take.
+func (s *Store) read(ctx context.Context, begin reading) iter.Seq2[*esdb.ResolvedEvent, error] {
+	return func(yield func(*esdb.ResolvedEvent, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		v, err := s.links.enter(ctx)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		type found struct {
+			event *esdb.ResolvedEvent
+			err   error
+		}
+		coming := make(chan found, ahead)
+		v.run(ctx, func() {
+			read, err := begin(toLeader(ctx), v.client)
+			for {
+				var e *esdb.ResolvedEvent
+				if err == nil {
+					e, err = read.Recv()
+				}
+				v.answered(ctx, err)
+				select {
+				case coming <- found{e, err}:
+				case <-ctx.Done():
+					return
+				}
+				if err != nil {
+					return
+				}
+			}
+		})
+		silence := time.NewTimer(s.times.attempt)
+		defer silence.Stop()
+		for {
+			var next found
+			select {
+			case next = <-coming:
+			default:
+				silence.Reset(s.times.attempt)
+				select {
+				case next = <-coming:
+				case <-silence.C:
+					v.unanswered()
+					yield(nil, errSilent)
+					return
+				case <-ctx.Done():
+					yield(nil, context.Cause(ctx))
+					return
+				}
+			}
+			switch {
+			case errors.Is(next.err, io.EOF), is(next.err, esdb.ErrorCodeResourceNotFound):
+				return
+			case next.err != nil && ctx.Err() != nil:
+				yield(nil, context.Cause(ctx))
+				return
+			case !yield(next.event, next.err) || next.err != nil:
+				return
+			}
+		}
+	}
+}
+
+// again reads until it succeeds, the server has said no, there is none, or no
+// progress is made for as long as an append may take. once reads from where the
+// one before ended and tells whether it came further.
+func (s *Store) again(ctx context.Context, once func(context.Context) (further bool, err error)) error {
+	ctx, done := s.joined(ctx)
+	defer done()
+	if err := s.ending.Err(); err != nil {
+		return errClosed
+	}
+	pauses, since := newPauses(), time.Now()
+	for {
+		further, err := once(ctx)
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case further:
+			pauses, since = newPauses(), time.Now()
+		}
+		if final(err) || errors.Is(err, errNoServer) || time.Since(since) > s.times.append {
+			return because(commands.ErrUnavailable, err)
+		}
+		if s.wait(ctx, pauses.NextBackOff()) != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// ReadStream implements eventlog.Store.
+func (s *Store) ReadStream(ctx context.Context, stream event.Stream, from event.Revision) iter.Seq2[eventlog.Raw, error] {
+	return func(yield func(eventlog.Raw, error) bool) {
+		next, left := max(from, 0), false
+		err := s.again(ctx, func(ctx context.Context) (further bool, err error) {
+			for resolved, err := range s.read(ctx, s.streamFrom(s.prefix+string(stream), next, math.MaxInt64)) {
+				if err != nil {
+					return further, err
+				}
+				e, ok := s.own(resolved)
+				if !ok {
+					continue
+				}
+				further, next = true, e.Revision+1
+				if !yield(e, nil) {
+					left = true
+					return further, nil
+				}
+			}
+			return further, nil
+		})
+		if err != nil && !left {
+			yield(eventlog.Raw{}, fmt.Errorf("read %s: %w", stream, err))
+		}
+	}
+}
+
+// ReadAt implements eventlog.Store. What others recorded is not there.
+func (s *Store) ReadAt(ctx context.Context, positions []event.Position) ([]eventlog.Raw, error) {
+	if s.ending.Err() != nil {
+		return nil, fmt.Errorf("read positions: %w", errClosed)
+	}
+	found := make([]eventlog.Raw, len(positions))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(atOnce)
+	for i, at := range positions {
+		group.Go(func() error {
+			var err error
+			found[i], err = s.readOne(ctx, at)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return found, nil
+}
+
+func (s *Store) readOne(ctx context.Context, at event.Position) (eventlog.Raw, error) {
+	var found eventlog.Raw
+	err := s.again(ctx, func(ctx context.Context) (bool, error) {
+		for resolved, err := range s.read(ctx, func(ctx context.Context, client *esdb.Client) (*esdb.ReadStream, error) {
+			return client.ReadAll(ctx, esdb.ReadAllOptions{From: esdb.Position{Commit: uint64(at), Prepare: uint64(at)}}, 1)
+		}) {
+			if err != nil {
+				return false, err
+			}
+			found, _ = s.own(resolved)
+		}
+		return false, nil
+	})
+	switch {
+	case err != nil:
+		return eventlog.Raw{}, fmt.Errorf("read position %d: %w", at, err)
+	case found.Position != at || at == 0:
+		return eventlog.Raw{}, fmt.Errorf("read positions: there is no event at %d", at)
+	}
+	return found, nil
+}
+
+// Head implements eventlog.Store. It looks at a few events from the end. Where
+// all of them are of others it looks on from the last place that is known, with
+// the server's filter: what others recorded is never read whole. A store that
+// was just opened knows no place, so it is best asked after Follow was.
+func (s *Store) Head(ctx context.Context) (event.Position, error) {
+	var head event.Position
+	found := false
+	err := s.again(ctx, func(ctx context.Context) (bool, error) {
+		n := 0
+		for resolved, err := range s.read(ctx, func(ctx context.Context, client *esdb.Client) (*esdb.ReadStream, error) {
+			return client.ReadAll(ctx, esdb.ReadAllOptions{Direction: esdb.Backwards, From: esdb.End{}}, glance)
+		}) {
+			if err != nil {
+				return false, err
+			}
+			if e, ok := s.own(resolved); ok {
+				head, found = e.Position, true
+				s.seen.event(head)
+				return false, nil
+			}
+			n++
+			if known, until := s.seen.last(); resolved.OriginalEvent().Position.Commit <= until.Commit {
+				head, found = known, true
+				return false, nil
+			}
+		}
+		found = n < glance // that was the whole log
+		return false, nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read the head: %w", err)
+	}
+	if found {
+		return head, nil
+	}
+	head, _ = s.seen.last()
+	for batch, err := range s.Follow(ctx, head) {
+		if err != nil {
+			return 0, fmt.Errorf("read the head: %w", err)
+		}
+		if len(batch) == 0 {
+			return head, nil
+		}
+		head = batch[len(batch)-1].Position
+	}
+	return 0, fmt.Errorf("read the head: %w", context.Cause(ctx))
+}
