@@ -1,5 +1,7 @@
 package esdb
 
+import "sync"
+
 // Fault is how an append goes wrong.
 type Fault int
 
@@ -56,14 +58,27 @@ func (s *Server) Stall() (release func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stalled = stalled
-	return func() {
+	return sync.OnceFunc(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.stalled == stalled {
-			s.stalled = nil
-			close(stalled)
-		}
-	}
+		s.stalled = nil
+		close(stalled)
+	})
+}
+
+// Freeze makes the node take connections and never look at what comes on them,
+// as a process that was stopped. The function that it returns lets it go on.
+func (s *Server) Freeze() (release func()) {
+	frozen := make(chan struct{})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.frozen = frozen
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.frozen = nil
+		close(frozen)
+	})
 }
 
 // DropSubscriptions ends all subscriptions that run, as a server does whose
@@ -82,3 +97,6 @@ func (s *Server) Disconnect() {
 		return true
 	})
 }
+
+// Tombstoned deletes a stream for good, as an operator may.
+func (s *Server) Tombstoned(stream string) { s.log.remove(stream, true) }

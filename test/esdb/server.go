@@ -104,6 +104,7 @@ type Server struct {
 	ended    chan error
 	notReady bool
 	stalled  chan struct{} // closed when it no longer is; nil when it is not
+	frozen   chan struct{} // closed when it no longer is; nil when it is not
 	faults   []Fault
 	dropped  chan struct{} // closed and replaced when subscriptions are dropped
 }
@@ -204,6 +205,21 @@ type counted struct {
 	net.Conn
 	server *Server
 	once   sync.Once
+}
+
+// Read gives nothing while the node is frozen.
+func (c *counted) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.server.mu.Lock()
+	frozen, stopping := c.server.frozen, c.server.stopping
+	c.server.mu.Unlock()
+	if frozen != nil {
+		select {
+		case <-frozen:
+		case <-stopping:
+		}
+	}
+	return n, err
 }
 
 func (c *counted) Close() error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"time"
 
@@ -13,6 +14,10 @@ import (
 	"commissaire/commands"
 	"commissaire/domain/event"
 )
+
+// maxHidden is how often the server may end the same append early before it is
+// taken for a refusal.
+const maxHidden = 5
 
 // Append implements eventlog.Store.
 func (s *Store) Append(ctx context.Context, stream event.Stream, expected event.Revision, events []eventlog.Raw) (event.Position, error) {
@@ -55,30 +60,39 @@ func (s *Store) append(ctx context.Context, stream string, expected event.Revisi
 		options.ExpectedRevision = esdb.Revision(uint64(expected))
 	}
 	pauses := newPauses()
-	doubt := false // an earlier try may have been recorded
+	doubt, hidden := false, 0 // an earlier try may have been recorded; answers that were hidden
 	for {
 		try, cancel := context.WithTimeout(ctx, attempt)
+		defer cancel() // there are few
 		result, err := call(try, s.links, func(ctx context.Context, k *link) (*esdb.WriteResult, error) {
 			return k.client.AppendToStream(ctx, stream, options, proposed...)
 		})
-		cancel()
 		if err == nil && result.CommitPosition != 0 && result.CommitPosition != math.MaxUint64 {
 			return event.Position(result.CommitPosition), nil
 		}
 		doubt = doubt || !unrecorded(err) && !is(err, esdb.ErrorCodeWrongExpectedVersion)
 		switch {
 		case err == nil || is(err, esdb.ErrorCodeWrongExpectedVersion):
-			return s.settle(ctx, stream, expected, events, err)
+			return s.settle(ctx, stream, expected, events, doubt, err)
 		case !doubt && (final(err) || errors.Is(err, errNoServer)):
 			return 0, because(commands.ErrUnavailable, err)
 		case final(err):
-			return s.settle(ctx, stream, expected, events, err)
+			return s.settle(ctx, stream, expected, events, doubt, err)
+		case errors.Is(err, io.EOF):
+			// The server ended the call early and the client hides why: that another
+			// leads shows when it is asked something small.
+			if hidden++; hidden == maxHidden && !doubt {
+				return 0, fmt.Errorf("%w: the server refuses it before it has all of it: %w", commands.ErrUnavailable, err)
+			}
+			for _, err := range s.read(try, s.streamFrom(stream, 0, 1)) {
+				_ = err // the client has heard it
+			}
 		}
 		if ended := s.wait(ctx, pauses.NextBackOff()); ended != nil {
 			if !doubt {
 				return 0, because(commands.ErrUnavailable, err)
 			}
-			return s.settle(ctx, stream, expected, events, err)
+			return s.settle(ctx, stream, expected, events, doubt, err)
 		}
 	}
 }
@@ -92,8 +106,9 @@ func because(kind, err error) error {
 }
 
 // settle finds out by reading what became of an append that answered did not
-// tell of: nil that it was recorded, a wrong expected revision, or nothing.
-func (s *Store) settle(ctx context.Context, stream string, expected event.Revision, events []eventlog.Raw, answered error) (event.Position, error) {
+// tell of: nil that it was recorded, a wrong expected revision, or nothing. In
+// doubt an earlier try may have been recorded.
+func (s *Store) settle(ctx context.Context, stream string, expected event.Revision, events []eventlog.Raw, doubt bool, answered error) (event.Position, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.times.settle)
 	defer cancel()
 	place := expected + 1
@@ -106,9 +121,9 @@ func (s *Store) settle(ctx context.Context, stream string, expected event.Revisi
 		}
 		e := resolved.OriginalEvent()
 		switch {
-		case event.Revision(e.EventNumber) != place: // the stream is capped
+		case event.Revision(e.EventNumber) != place && doubt: // the stream is capped
 			return 0, because(commands.ErrOutcomeUnknown, answered)
-		case e.EventID != events[place-expected-1].ID:
+		case event.Revision(e.EventNumber) != place, e.EventID != events[place-expected-1].ID:
 			return 0, because(commands.ErrConflict, answered)
 		case place-expected == event.Revision(len(events)):
 			return event.Position(e.Position.Commit), nil

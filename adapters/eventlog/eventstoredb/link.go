@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,7 +37,8 @@ type links struct {
 	breaker       *gobreaker.TwoStepCircuitBreaker
 	waiting       chan struct{}
 	patience      time.Duration
-	ending        context.Context
+	ending        <-chan struct{}
+	logger        *slog.Logger
 
 	mu      sync.Mutex
 	current *link
@@ -45,25 +48,31 @@ type links struct {
 // link is a client of EventStoreDB and the calls that use it. It is retired at
 // the first sign that its server is not available, and closed when its last call
 // has ended, as closing it earlier would end the process.
+//
+// The client forgets its connection, without closing it, when a call was told
+// that the server is not available and another asks it for a connection after
+// that. It logs the first before it forgets: there the link is retired, and held
+// up until all calls that have begun have their connection.
 type link struct {
-	client *esdb.Client
-	began  time.Time
-	ready  chan struct{} // closed when it is connected
-	gone   context.Context
-	leave  context.CancelFunc     // ends gone
-	said   atomic.Pointer[string] // what the client warned of last
-	of     *links
+	client   *esdb.Client
+	began    time.Time
+	ready    chan struct{} // closed when it is connected
+	gone     context.Context
+	leave    context.CancelFunc     // ends gone
+	starting sync.WaitGroup         // calls that have no connection yet; none is added to a retired link
+	said     atomic.Pointer[string] // what the client warned of last
+	of       *links
 
 	// Guarded by links.mu.
 	calls   int
 	retired bool
 }
 
-func newLinks(configuration *esdb.Configuration, times times, ending context.Context) *links { //nolint:revive // it is no call's
-	l := &links{configuration: *configuration, waiting: make(chan struct{}, maxWaiting), patience: times.connect, ending: ending}
+func newLinks(configuration *esdb.Configuration, times times, ending <-chan struct{}, logger *slog.Logger) *links {
+	l := &links{configuration: *configuration, waiting: make(chan struct{}, maxWaiting), patience: times.connect, ending: ending, logger: logger}
 	// A client whose discovery gave up is dead for good, and so are callers.
 	l.configuration.MaxDiscoverAttempts = math.MaxInt32
-	l.configuration.DiscoveryInterval = 250 // milliseconds
+	l.configuration.DiscoveryInterval = int(times.discover.Milliseconds())
 	l.breaker = gobreaker.NewTwoStepCircuitBreaker(gobreaker.Settings{
 		Timeout:     times.open,
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= maxFailed },
@@ -86,8 +95,13 @@ func (l *links) use() (*link, error) {
 	made.gone, made.leave = context.WithCancel(context.Background())
 	configuration := l.configuration
 	configuration.Logger = func(level esdb.LogLevel, format string, arguments ...any) {
+		if strings.HasPrefix(format, "unexpected exception") && slices.ContainsFunc(arguments, isUnavailable) {
+			made.retire()
+			made.starting.Wait()
+		}
+		message := fmt.Sprintf(format, arguments...)
+		l.logger.Debug("EventStoreDB client", "level", level, "message", message)
 		if level == esdb.LogWarn || level == esdb.LogError {
-			message := fmt.Sprintf(format, arguments...)
 			made.said.Store(&message)
 		}
 	}
@@ -101,8 +115,6 @@ func (l *links) use() (*link, error) {
 		// All that this does is to connect, which takes as long as there is no server.
 		if _, err := client.GetServerVersion(); err == nil {
 			close(made.ready)
-		} else {
-			made.retire()
 		}
 		made.release()
 	}()
@@ -117,6 +129,7 @@ func (k *link) hold() bool {
 		return false
 	}
 	k.calls++
+	k.starting.Add(1)
 	return true
 }
 
@@ -180,7 +193,7 @@ func (k *link) connected(ctx context.Context) error {
 		return nil // another is used
 	case <-timer.C:
 		return fmt.Errorf("%w: no connection: %s", errNoServer, why())
-	case <-k.of.ending.Done():
+	case <-k.of.ending:
 		return errClosed
 	case <-ctx.Done():
 		return ctx.Err()
@@ -190,8 +203,27 @@ func (k *link) connected(ctx context.Context) error {
 // visit is a call that may be made with a link.
 type visit struct {
 	*link
-	done func(success bool)
-	once sync.Once
+	started func() // says that the call has its connection
+	done    func(success bool)
+	once    sync.Once
+}
+
+// toLeader is the context that the client is given for a visit.
+func (v *visit) toLeader(ctx context.Context) context.Context {
+	return begun{metadata.AppendToOutgoingContext(ctx, "requires-leader", "true"), v.started}
+}
+
+// begun is a context that says when it is looked at, which the client does as
+// soon as it has a connection.
+type begun struct {
+	context.Context
+	said func()
+}
+
+// Deadline implements context.Context.
+func (b begun) Deadline() (time.Time, bool) {
+	b.said()
+	return b.Context.Deadline()
 }
 
 // enter lets a call begin. It fails with errNoServer where there is
@@ -213,7 +245,7 @@ func (l *links) enter(ctx context.Context) (*visit, error) {
 			return nil, fmt.Errorf("%w: it was not just now", errNoServer)
 		}
 		if k.hold() {
-			return &visit{link: k, done: done}, nil
+			return &visit{link: k, done: done, started: sync.OnceFunc(k.starting.Done)}, nil
 		}
 		done(l.breaker.State() != gobreaker.StateHalfOpen) // nothing was asked
 	}
@@ -223,7 +255,7 @@ func (l *links) enter(ctx context.Context) (*visit, error) {
 func (v *visit) answered(ctx context.Context, err error) {
 	v.once.Do(func() {
 		switch {
-		case is(err, esdb.ErrorUnavailable, esdb.ErrorCodeDeadlineExceeded, esdb.ErrorAborted):
+		case isUnavailable(err), is(err, esdb.ErrorCodeDeadlineExceeded, esdb.ErrorAborted):
 			v.done(false)
 		case ctx.Err() != nil: // its caller left: that closes no breaker
 			v.done(v.of.breaker.State() != gobreaker.StateHalfOpen)
@@ -231,7 +263,7 @@ func (v *visit) answered(ctx context.Context, err error) {
 			v.done(true)
 		}
 	})
-	if is(err, esdb.ErrorUnavailable) {
+	if isUnavailable(err) {
 		v.retire()
 	}
 }
@@ -262,7 +294,7 @@ func call[T any](ctx context.Context, l *links, do func(context.Context, *link) 
 	}
 	done := make(chan outcome, 1)
 	v.run(ctx, func() {
-		value, err := do(toLeader(ctx), v.link)
+		value, err := do(v.toLeader(ctx), v.link)
 		v.answered(ctx, err)
 		done <- outcome{value, err}
 	})
@@ -289,14 +321,18 @@ func (v *visit) run(ctx context.Context, do func()) {
 	})
 	go func() {
 		defer v.release()
+		defer v.started()
 		defer stop()
 		defer close(finished)
 		do()
 	}()
 }
 
-func toLeader(ctx context.Context) context.Context {
-	return metadata.AppendToOutgoingContext(ctx, "requires-leader", "true")
+// isUnavailable tells whether something is an error that says that the server is
+// not available. Of a read that cannot begin it is not of the client's own type.
+func isUnavailable(said any) bool {
+	err, ok := said.(error)
+	return ok && answer(err).Code() == codes.Unavailable
 }
 
 // is tells whether the client failed with one of these codes.

@@ -52,7 +52,7 @@ func (s *Store) read(ctx context.Context, begin reading) iter.Seq2[*esdb.Resolve
 		}
 		coming := make(chan found, ahead)
 		v.run(ctx, func() {
-			read, err := begin(toLeader(ctx), v.client)
+			read, err := begin(v.toLeader(ctx), v.client)
 			for {
 				var e *esdb.ResolvedEvent
 				if err == nil {

@@ -63,9 +63,14 @@ type times struct {
 	settle  time.Duration // looking for what an append of unknown outcome recorded
 	connect time.Duration // a caller waits while there is no connection
 	open    time.Duration // no calls are made after several were not answered
+
+	discover time.Duration // between two times that a server is looked for
 }
 
-var usual = times{append: 10 * time.Second, attempt: 3 * time.Second, settle: 2 * time.Second, connect: 2 * time.Second, open: time.Second}
+var usual = times{
+	append: 10 * time.Second, attempt: 3 * time.Second, settle: 2 * time.Second,
+	connect: 2 * time.Second, open: time.Second, discover: 250 * time.Millisecond,
+}
 
 var errClosed = errors.New("the event log is closed")
 
@@ -115,7 +120,7 @@ func open(connection string, logger *slog.Logger, options Options, times times) 
 	ending, end := context.WithCancel(context.Background())
 	return &Store{
 		prefix: options.Prefix, times: times, logger: logger, ending: ending, end: end,
-		links: newLinks(configuration, times, ending),
+		links: newLinks(configuration, times, ending.Done(), logger),
 		lease: lease{instance: options.Instance, length: options.Lease, last: sighting{revision: event.NoRevision}, mine: event.NoRevision},
 	}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +20,10 @@ import (
 )
 
 // quick are times for tests in which a server fails.
-var quick = times{append: 4 * time.Second, attempt: 300 * time.Millisecond, settle: 2 * time.Second, connect: 200 * time.Millisecond, open: 50 * time.Millisecond}
+var quick = times{
+	append: 10 * time.Second, attempt: 500 * time.Millisecond, settle: 2 * time.Second,
+	connect: 300 * time.Millisecond, open: 200 * time.Millisecond, discover: 10 * time.Millisecond,
+}
 
 func opened(t *testing.T, connection string, options Options, times times) *Store {
 	t.Helper()
@@ -92,13 +96,14 @@ func backlog(t *testing.T, store *Store, after event.Position) []eventlog.Raw {
 // waited for: goroutines and connections of libraries.
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
 	defer cancel()
 	for tick := time.Tick(5 * time.Millisecond); !condition(); {
 		select {
 		case <-tick:
 		case <-ctx.Done():
-			t.Fatalf("not within 30 s: %s", what)
+			stacks := make([]byte, 1<<20)
+			t.Fatalf("not within 30 s: %s\n%s", what, stacks[:runtime.Stack(stacks, true)])
 		}
 	}
 }
