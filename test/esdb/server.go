@@ -18,6 +18,7 @@ import (
 	"errors"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -63,11 +64,11 @@ func StartCluster(t testing.TB, nodes int) *Cluster {
 
 // ConnectionString is what a client is given to find the leader by gossip.
 func (c *Cluster) ConnectionString() string {
-	hosts := ""
-	for _, s := range c.Nodes {
-		hosts += "," + s.address
+	hosts := make([]string, len(c.Nodes))
+	for i, s := range c.Nodes {
+		hosts[i] = s.address
 	}
-	return "esdb://" + hosts[1:] + "?tls=false"
+	return "esdb://" + strings.Join(hosts, ",") + "?tls=false"
 }
 
 // Lead makes a node the leader. Calls that run are not ended.

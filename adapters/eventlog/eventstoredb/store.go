@@ -138,7 +138,7 @@ func configure(connection string, logger *slog.Logger) (*esdb.Configuration, err
 	_, query, _ := strings.Cut(connection, "?")
 	asked, err := url.ParseQuery(query)
 	if err != nil {
-		return nil, unknown //nolint:nilerr // it may repeat the string
+		return nil, unknown // the error may repeat it
 	}
 	for name := range asked { // the parser logs what it does not know
 		if !slices.ContainsFunc(settings, func(s string) bool { return strings.EqualFold(s, name) }) {
@@ -147,7 +147,7 @@ func configure(connection string, logger *slog.Logger) (*esdb.Configuration, err
 	}
 	configuration, err := esdb.ParseConnectionString(connection)
 	if err != nil {
-		return nil, unknown //nolint:nilerr // as above
+		return nil, unknown
 	}
 	if configuration.GossipTimeout <= 0 {
 		return nil, errors.New("the EventStoreDB connection string has a gossipTimeout with which nothing can connect")
