@@ -30,18 +30,23 @@ type lease struct {
 	capped   bool
 	last     sighting
 	mine     event.Revision // of the last entry that this instance wrote
+	term     domain.Term    // in which it led last
 	leading  *leading       // nil until it leads for the first time
 	renewing chan struct{}  // closed when it is renewed no longer
 }
 
-// Lead implements eventlog.Lease. Who waits looks ten times in a lease whether
-// it is free. The context is to be asked for its error right before an act: it
-// knows that its time is over even when the process was stopped meanwhile. The
-// lease is given up by Close, when the work of the leader has ended, and not
-// by the end of ctx. One may wait at a time.
-func (s *Store) Lead(ctx context.Context) (context.Context, domain.Term, error) {
+// Lead waits until this instance leads. It returns the term it leads in, which is
+// later than any before and than after, and a context that ends with ctx or when
+// the instance may lead no longer.
+//
+// Who waits looks ten times in a lease whether it is free. The context is to be
+// asked for its error right before an act: it knows that its time is over even
+// when the process was stopped meanwhile. The end of ctx ends leading, but another
+// instance may lead at once only after Close, when the work of the leader has
+// ended, and this one may lead again before. One may wait at a time.
+func (s *Store) Lead(ctx context.Context, after domain.Term) (context.Context, domain.Term, error) {
 	for failing := ""; ; {
-		led, term, err := s.tryToLead(ctx)
+		led, term, err := s.tryToLead(ctx, after)
 		switch {
 		case led != nil:
 			s.logger.Info("this instance leads", "instance", s.lease.instance, "term", term)
@@ -58,7 +63,8 @@ func (s *Store) Lead(ctx context.Context) (context.Context, domain.Term, error) 
 	}
 }
 
-// Leader implements eventlog.Lease.
+// Leader is who leads as far as this instance knows; the zero Leader where nobody
+// is known to. It knows when it waits to lead, or does.
 func (s *Store) Leader() Leader {
 	s.lease.mu.Lock()
 	defer s.lease.mu.Unlock()
@@ -69,25 +75,30 @@ func (s *Store) Leader() Leader {
 }
 
 // tryToLead takes the lease if it is free; else the context it returns is nil.
-func (s *Store) tryToLead(ctx context.Context) (context.Context, domain.Term, error) {
+func (s *Store) tryToLead(ctx context.Context, after domain.Term) (context.Context, domain.Term, error) {
 	if err := s.begin(); err != nil {
 		return nil, 0, err
 	}
 	defer s.busy.Done()
 	trying, cancel := context.WithTimeout(ctx, s.lease.length)
 	defer cancel()
+	s.lease.mu.Lock()
+	led, term, renewing := s.lease.leading, s.lease.term, s.lease.renewing
+	s.lease.mu.Unlock()
+	over := led != nil && led.Err() != nil
+	if over {
+		<-renewing
+	}
 	last, err := s.lookAtLease(trying)
 	if err != nil {
 		return nil, 0, err
 	}
-	s.lease.mu.Lock()
-	given := s.lease.mine == last.revision && s.lease.leading != nil && s.lease.leading.Err() != nil
-	s.lease.mu.Unlock()
-	if !given && !last.vacant(time.Now()) {
+	own := over && last.Instance == s.lease.instance && last.Term == term
+	if !own && !last.vacant(time.Now()) {
 		return nil, 0, nil
 	}
 	s.capLease(trying)
-	next := last.next(s.lease.instance, s.lease.length)
+	next := last.next(s.lease.instance, s.lease.length, after)
 	record, err := record(next)
 	if err != nil {
 		return nil, 0, err
@@ -99,9 +110,9 @@ func (s *Store) tryToLead(ctx context.Context) (context.Context, domain.Term, er
 		}
 		return nil, 0, fmt.Errorf("take the lease: %w", err)
 	}
-	led := newLeading(ctx, until(wrote, s.lease.length))
+	led = newLeading(ctx, until(wrote, s.lease.length))
 	s.lease.mu.Lock()
-	s.lease.mine = last.revision + 1
+	s.lease.mine, s.lease.term = last.revision+1, next.Term
 	s.lease.last = last.seen(next, s.lease.mine, time.Now())
 	s.lease.leading, s.lease.renewing = led, make(chan struct{})
 	s.lease.mu.Unlock()
@@ -134,15 +145,18 @@ func (s *Store) lookAtLease(ctx context.Context) (sighting, error) {
 // than is needed, and no harm is done.
 func (s *Store) capLease(ctx context.Context) {
 	s.lease.mu.Lock()
-	defer s.lease.mu.Unlock()
-	if s.lease.capped {
+	capped := s.lease.capped
+	s.lease.mu.Unlock()
+	if capped {
 		return
 	}
 	_, err := s.append(ctx, "$$"+s.prefix+leaseStream, event.NoRevision, []eventlog.Raw{
 		{ID: uuid.New(), Type: "$metadata", Data: []byte(`{"$maxCount":1}`), Meta: []byte(`{}`)},
 	}, s.lease.length/6)
 	if err == nil || errors.Is(err, commands.ErrConflict) {
+		s.lease.mu.Lock()
 		s.lease.capped = true
+		s.lease.mu.Unlock()
 		return
 	}
 	s.logger.Warn("the stream of the lease is not capped", "error", err)

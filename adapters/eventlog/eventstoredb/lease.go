@@ -68,9 +68,10 @@ func (s sighting) leader(now time.Time) Leader {
 	return Leader{Instance: s.Instance, Term: s.Term}
 }
 
-// next is the entry of who takes the lease after this sighting.
-func (s sighting) next(instance string, length time.Duration) entry {
-	return entry{Instance: instance, Term: s.Term + 1, Length: length.Milliseconds()}
+// next is the entry of who takes the lease after this sighting, in a term that is
+// later than a given one, too: the stream may have been deleted.
+func (s sighting) next(instance string, length time.Duration, after domain.Term) entry {
+	return entry{Instance: instance, Term: max(s.Term, after) + 1, Length: length.Milliseconds()}
 }
 
 // until is when a leader who wrote last at a time must have stopped: a tenth

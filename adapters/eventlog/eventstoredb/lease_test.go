@@ -54,14 +54,14 @@ func TestALeaseIsVacantWhenItWasSeenUnchangedForAllItsTime(t *testing.T) {
 func TestTermsRiseOverEveryTaking(t *testing.T) {
 	last, seen := sighting{revision: event.NoRevision}, map[domain.Term]bool{}
 	var highest domain.Term
-	for i := range event.Revision(5) {
-		next := last.next(fmt.Sprint("i", i), length)
-		if next.Term <= highest || seen[next.Term] || next.Released {
+	for i, after := range []domain.Term{0, 0, 9, 3, 0} {
+		next := last.next(fmt.Sprint("i", i), length, after)
+		if next.Term <= max(highest, after) || seen[next.Term] || next.Released {
 			t.Errorf("the entry after term %d is %v", highest, next)
 		}
 		highest, seen[next.Term] = next.Term, true
 		next.Released = i%2 == 0
-		last = last.seen(next, i, time.Now())
+		last = last.seen(next, event.Revision(i), time.Now())
 	}
 }
 
@@ -143,7 +143,7 @@ func instance(t *testing.T, server *esdb.Server, name string, lease time.Duratio
 
 func lead(t *testing.T, store *Store) (context.Context, domain.Term) {
 	t.Helper()
-	led, term, err := store.Lead(t.Context())
+	led, term, err := store.Lead(t.Context(), 0)
 	if err != nil {
 		t.Fatalf("Lead: %v", err)
 	}
@@ -237,7 +237,7 @@ func TestOneOfManyLeadsAtATime(t *testing.T) {
 // leadSoon looks more often than Lead.
 func leadSoon(ctx context.Context, store *Store) (context.Context, domain.Term, error) {
 	for {
-		led, term, err := store.tryToLead(ctx)
+		led, term, err := store.tryToLead(ctx, 0)
 		if led != nil || err != nil {
 			return led, term, err
 		}
@@ -251,7 +251,7 @@ func TestAnotherTakesOverAtOnceFromALeaderThatCloses(t *testing.T) {
 	server := esdb.Start(t)
 	a, b := instance(t, server, "a", time.Minute), instance(t, server, "b", time.Minute)
 	led, first := lead(t, a)
-	if led2, _, err := b.tryToLead(t.Context()); led2 != nil || err != nil {
+	if led2, _, err := b.tryToLead(t.Context(), 0); led2 != nil || err != nil {
 		t.Fatalf("both lead: %v", err)
 	}
 	if b.Leader() != (Leader{"a", first}) {
@@ -263,11 +263,11 @@ func TestAnotherTakesOverAtOnceFromALeaderThatCloses(t *testing.T) {
 	if led.Err() == nil {
 		t.Error("a leads on when it is closed")
 	}
-	led, second, err := b.tryToLead(t.Context())
+	led, second, err := b.tryToLead(t.Context(), 0)
 	if led == nil || err != nil || second <= first {
 		t.Errorf("b does not lead at once: term %d after %d, %v", second, first, err)
 	}
-	if _, _, err := a.Lead(t.Context()); !errors.Is(err, errClosed) {
+	if _, _, err := a.Lead(t.Context(), 0); !errors.Is(err, errClosed) {
 		t.Errorf("Lead of a closed store: %v", err)
 	}
 }
@@ -332,7 +332,7 @@ func TestALeaderEndsWhenAnotherHasTheLease(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		taken, err := record(last.next("b", time.Minute))
+		taken, err := record(last.next("b", time.Minute, 0))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -349,7 +349,7 @@ func TestTheEndOfItsContextEndsLeading(t *testing.T) {
 	server := esdb.Start(t)
 	a := instance(t, server, "a", time.Minute)
 	ctx, cancel := context.WithCancel(t.Context())
-	led, first, err := a.Lead(ctx)
+	led, first, err := a.Lead(ctx, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -364,7 +364,7 @@ func TestTheEndOfItsContextEndsLeading(t *testing.T) {
 	}
 	waiting, stop := context.WithCancel(t.Context())
 	stop()
-	if _, _, err := a.Lead(waiting); !errors.Is(err, context.Canceled) {
+	if _, _, err := a.Lead(waiting, 0); !errors.Is(err, context.Canceled) {
 		t.Errorf("Lead with a context that ended: %v", err)
 	}
 }
