@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"commissaire/adapters/eventlog"
 	"commissaire/commands"
 	"commissaire/domain/event"
 	"commissaire/test/esdb"
@@ -249,7 +250,7 @@ func TestTheLeaderIsAskedAndFollowed(t *testing.T) {
 	for round := range 6 {
 		leader, other := cluster.Nodes[round%2], cluster.Nodes[1-round%2]
 		cluster.Lead(round % 2)
-		appended(t, store, "roster", rev, events(1+round*50)) // of many, the refusal comes in the middle
+		appended(t, store, "roster", rev, padded(1+round*50)) // of many, the refusal comes in the middle
 		rev += event.Revision(1 + round*50)
 		before := other.Calls()
 		for range 5 {
@@ -486,6 +487,15 @@ func TestFollowingAgainDoesNotLookAgainAtWhatOthersRecorded(t *testing.T) {
 	}
 }
 
+// padded are events of a kilobyte each.
+func padded(n int) []eventlog.Raw {
+	batch := events(n)
+	for i := range batch {
+		batch[i].Data = fmt.Appendf(nil, `{"text":"%s"}`, strings.Repeat("x", 1000))
+	}
+	return batch
+}
+
 func TestAnAppendIsSettled(t *testing.T) {
 	many := func(fault esdb.Fault, n int) []esdb.Fault { return slices.Repeat([]esdb.Fault{fault}, n) }
 	for name, test := range map[string]struct {
@@ -507,10 +517,7 @@ func TestAnAppendIsSettled(t *testing.T) {
 			server := esdb.Start(t)
 			store := opened(t, server.ConnectionString(), Options{}, quick)
 			appended(t, store, "roster", event.NoRevision, events(1))
-			batch := events(300) // enough to be refused in the middle
-			for i := range batch {
-				batch[i].Data = fmt.Appendf(nil, `{"text":"%s"}`, strings.Repeat("x", 1000))
-			}
+			batch := padded(300) // enough to be refused in the middle
 			server.FailAppends(test.faults...)
 			at, err := store.Append(t.Context(), "roster", 0, batch)
 			if !errors.Is(err, test.want) {
