@@ -14,6 +14,10 @@ import (
 	"testing"
 	"time"
 
+	client "github.com/EventStore/EventStore-Client-Go/v4/esdb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"commissaire/adapters/eventlog"
 	"commissaire/commands"
 	"commissaire/domain/event"
@@ -201,6 +205,36 @@ func TestAnAppendEndsAlthoughNothingCancelsIt(t *testing.T) {
 				return err == nil || errors.Is(err, commands.ErrConflict)
 			})
 		})
+	}
+}
+
+func TestAReadEndsAlthoughNothingCancelsIt(t *testing.T) {
+	server := esdb.Start(t)
+	short := quick
+	short.append, short.attempt = time.Second, 100*time.Millisecond
+	store := opened(t, server.ConnectionString(), Options{}, short)
+	appended(t, store, "roster", event.NoRevision, events(1))
+	defer server.Stall()()
+	for name, do := range readers {
+		if err := do(t.Context(), store); !errors.Is(err, commands.ErrUnavailable) {
+			t.Errorf("%s of a server that says nothing: %v, want ErrUnavailable", name, err)
+		}
+	}
+}
+
+// The client wraps its own errors at some places, and returns others at some.
+func TestAnErrorOfTheClientIsKnownHoweverItIsWrapped(t *testing.T) {
+	server := esdb.Start(t)
+	store := opened(t, server.ConnectionString(), Options{}, quick)
+	appended(t, store, "host-1", event.NoRevision, events(1))
+	server.Tombstoned("commissaire-host-1")
+	for _, err := range store.read(t.Context(), store.streamFrom("commissaire-host-1", 0, 1)) {
+		if wrapped := fmt.Errorf("failed to perform read. Reason: %w", err); !is(wrapped, client.ErrorCodeStreamDeleted) || !final(wrapped) {
+			t.Errorf("not known: %v", wrapped)
+		}
+	}
+	if away := fmt.Errorf("read: %w", status.Error(codes.Unavailable, "connection refused")); !isUnavailable(away) {
+		t.Errorf("not known: %v", away)
 	}
 }
 

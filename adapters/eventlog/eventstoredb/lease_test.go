@@ -322,6 +322,24 @@ func TestARenewalOfUnknownOutcomeIsSettled(t *testing.T) {
 	}
 }
 
+func TestALeaderOutlastsAShortOutage(t *testing.T) {
+	server := esdb.Start(t)
+	a := instance(t, server, "a", 6*time.Second)
+	led, _ := lead(t, a)
+	server.NotReady(true)
+	asked := server.Calls()
+	eventually(t, "renewing it fails", func() bool { return server.Calls() > asked+maxFailed })
+	server.NotReady(false)
+	eventually(t, "it is renewed", func() bool {
+		a.lease.mu.Lock()
+		defer a.lease.mu.Unlock()
+		return a.lease.mine >= 2 || led.Err() != nil
+	})
+	if err := context.Cause(led); err != nil {
+		t.Errorf("it leads no longer: %v", err)
+	}
+}
+
 func TestALeaderEndsWhenAnotherHasTheLease(t *testing.T) {
 	server := esdb.Start(t)
 	a, b := instance(t, server, "a", short), instance(t, server, "b", short)
