@@ -1,9 +1,13 @@
 // Package credentials keeps secrets apart from the log, which can forget
 // nothing. Each secret is sealed (XChaCha20-Poly1305) with a data key of its
 // own, and that with the master key; the credential's id is bound to both.
-// Destroying a secret deletes its row, overwrites it in the file
-// (secure_delete) and empties the write-ahead log. What a disk or a backup
-// keeps of the file beneath that is still sealed with the master key, which
+//
+// One instance keeps both in a SQLite file of its own (Open). Several keep what
+// is sealed beside the log that they share and the data keys in a store that can
+// forget (OpenShared). Destroying a secret destroys its data key: the row is
+// deleted, overwritten in the file (secure_delete) and the write-ahead log
+// emptied, or the key is deleted where keys are kept. What a disk, a backup or an
+// immutable log keeps beneath that is still sealed with the master key, which
 // lies elsewhere; a copy of the log of events opens nothing.
 package credentials
 
@@ -14,119 +18,124 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"database/sql"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/url"
-	"os"
-	"path/filepath"
+	"io/fs"
 	"time"
 
 	"commissaire/commands"
 	"commissaire/domain"
 
 	"golang.org/x/crypto/chacha20poly1305"
-	_ "modernc.org/sqlite" // the driver
 )
 
-// Store keeps credentials in a SQLite file of its own, or in memory.
+// Store seals credentials and has a keeper keep them.
 type Store struct {
-	db     *sql.DB
+	keeper keeper
 	master []byte
 	now    func() time.Time
 }
 
 var _ commands.Credentials = (*Store)(nil)
 
+// record is what is kept of a credential.
+type record struct {
+	key    []byte // the data key, sealed with the master key
+	sealed []byte // the secret, sealed with the data key
+	made   time.Time
+}
+
+// keeper keeps what is sealed, durably. All methods may be called at once.
+type keeper interface {
+	// keep keeps a record under a new id; fs.ErrExist where there is one already.
+	// When it fails, what it may have left is listed, so that it can be destroyed.
+	keep(ctx context.Context, id domain.CredentialID, r record) error
+	// read fails with fs.ErrNotExist where there is none, or only a part of it.
+	read(ctx context.Context, id domain.CredentialID) (record, error)
+	// destroy may be repeated. Until it succeeds, what is left is listed.
+	destroy(ctx context.Context, id domain.CredentialID) error
+	// list names all that is there, parts too, and since when.
+	list(ctx context.Context) (map[domain.CredentialID]time.Time, error)
+	close() error
+}
+
 // checkID names the sealed value by which a wrong master key is noticed.
 const checkID = "master-key-check"
 
-// errDamaged says that what is kept does not open; it tells nothing of it.
-var errDamaged = errors.New("what is kept was damaged, or sealed with another key")
+var (
+	// errDamaged says that what is kept does not open; it tells nothing of it.
+	errDamaged = errors.New("what is kept was damaged, or sealed with another key")
+	errMaster  = errors.New("the master key is not the one that the credentials were sealed with: give that one")
+)
 
-// Open opens DIR/credentials.db, made where there is none; with dir "" all is
-// kept in memory. A master key other than the one it was made with is refused.
-// What a process that was killed had deleted, but not yet wiped, is wiped.
-func Open(ctx context.Context, dir string, master []byte, now func() time.Time) (*Store, error) {
-	if len(master) != chacha20poly1305.KeySize {
-		return nil, fmt.Errorf("open credentials: the master key has %d bytes, not %d", len(master), chacha20poly1305.KeySize)
-	}
-	name := "file::memory:"
-	if dir != "" {
-		path := filepath.Join(dir, "credentials.db")
-		if err := makePrivate(path); err != nil {
-			return nil, fmt.Errorf("open credentials: %w", err)
-		}
-		name = "file:" + (&url.URL{Path: path}).EscapedPath()
-	}
-	db, err := sql.Open("sqlite", name+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=secure_delete(1)")
-	if err != nil {
-		return nil, fmt.Errorf("open credentials: %w", err)
-	}
-	db.SetMaxOpenConns(1) // none reads while the write-ahead log is emptied
-	db.SetMaxIdleConns(1)
-	s := &Store{db: db, master: bytes.Clone(master), now: now}
-	if err := s.prepare(ctx, dir != ""); err != nil {
-		return nil, errors.Join(fmt.Errorf("open credentials: %w", err), db.Close())
+// newStore checks the master key against what is kept. The keeper is closed
+// when it fails.
+func newStore(ctx context.Context, keeper keeper, master []byte, now func() time.Time) (*Store, error) {
+	s := &Store{keeper: keeper, master: bytes.Clone(master), now: now}
+	if err := s.prepare(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open credentials: %w", err), keeper.close())
 	}
 	return s, nil
 }
 
-// makePrivate makes a file that only its owner may read, or makes the one that
-// is there so. SQLite gives the files beside it the same mode.
-func makePrivate(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+func checkLength(master []byte) error {
+	if len(master) != chacha20poly1305.KeySize {
+		return fmt.Errorf("open credentials: the master key has %d bytes, not %d", len(master), chacha20poly1305.KeySize)
+	}
+	return nil
+}
+
+// prepare makes the check where nothing was kept yet. Several instances may do
+// so at once: all seal it with the same data key, so that it does not matter
+// whose is kept.
+func (s *Store) prepare(ctx context.Context) error {
+	check := func() (there bool, err error) {
+		switch _, err := s.Read(ctx, checkID); {
+		case err == nil:
+			return true, nil
+		case errors.Is(err, errDamaged):
+			return false, errMaster
+		case errors.Is(err, commands.ErrNoCredential):
+			return false, nil
+		default:
+			return false, err
+		}
+	}
+	if there, err := check(); there || err != nil {
 		return err
 	}
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	kept, err := s.List(ctx)
 	if err != nil {
 		return err
 	}
-	return errors.Join(file.Chmod(0o600), file.Close())
-}
-
-func (s *Store) prepare(ctx context.Context, durable bool) error {
-	var secure, synchronous int
-	var journal string
-	for pragma, value := range map[string]any{"secure_delete": &secure, "synchronous": &synchronous, "journal_mode": &journal} {
-		if err := s.db.QueryRowContext(ctx, "PRAGMA "+pragma).Scan(value); err != nil {
+	if len(kept) > 0 { // by another instance, which has made the check before?
+		if there, err := check(); there || err != nil {
 			return err
 		}
+		return errors.New("what tells a wrong master key is missing: restore the credentials from a backup")
 	}
-	if secure != 1 {
-		return errors.New("SQLite does not overwrite what is deleted")
-	}
-	if durable && (journal != "wal" || synchronous != 2) {
-		return fmt.Errorf("SQLite runs with journal_mode %s and synchronous %d; wal and 2 are needed (a local disk?)", journal, synchronous)
-	}
-	if _, err := s.db.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS credentials
-		(id TEXT PRIMARY KEY, wrapped_key BLOB NOT NULL, sealed BLOB NOT NULL, made_at TEXT NOT NULL)`); err != nil {
+	if err := s.keep(ctx, checkID, s.derive("commissaire check"), commands.Secret(checkID), s.now()); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := s.wipe(ctx); err != nil {
+	if there, err := check(); there || err != nil {
 		return err
 	}
-	_, err := s.Read(ctx, checkID)
-	switch {
-	case errors.Is(err, errDamaged):
-		return errors.New("the master key is not the one that the credentials were sealed with: give that one")
-	case !errors.Is(err, commands.ErrNoCredential):
-		return err
-	}
-	switch kept, err := s.List(ctx); {
-	case err != nil:
-		return err
-	case len(kept) > 0:
-		return errors.New("what tells a wrong master key is missing: restore credentials.db from a backup")
-	}
-	return s.Store(ctx, checkID, commands.Secret(checkID))
+	return errors.New("what tells a wrong master key was not kept")
 }
 
 // Store implements commands.Credentials.
 func (s *Store) Store(ctx context.Context, id domain.CredentialID, secret commands.Secret) error {
+	return s.store(ctx, id, secret, s.now())
+}
+
+func (s *Store) store(ctx context.Context, id domain.CredentialID, secret commands.Secret, made time.Time) error {
 	key := make([]byte, chacha20poly1305.KeySize)
 	_, _ = rand.Read(key) // never fails
+	return s.keep(ctx, id, key, secret, made)
+}
+
+func (s *Store) keep(ctx context.Context, id domain.CredentialID, key []byte, secret commands.Secret, made time.Time) error {
 	wrapped, err := seal(s.master, key, id)
 	if err != nil {
 		return fmt.Errorf("seal credential %s: %w", id, err)
@@ -135,8 +144,7 @@ func (s *Store) Store(ctx context.Context, id domain.CredentialID, secret comman
 	if err != nil {
 		return fmt.Errorf("seal credential %s: %w", id, err)
 	}
-	if _, err := s.db.ExecContext(ctx, "INSERT INTO credentials (id, wrapped_key, sealed, made_at) VALUES (?, ?, ?, ?)",
-		string(id), wrapped, sealed, s.now().UTC().Format(time.RFC3339Nano)); err != nil {
+	if err := s.keeper.keep(ctx, id, record{wrapped, sealed, made}); err != nil {
 		return fmt.Errorf("keep credential %s: %w", id, err)
 	}
 	return nil
@@ -144,19 +152,18 @@ func (s *Store) Store(ctx context.Context, id domain.CredentialID, secret comman
 
 // Read implements commands.Credentials.
 func (s *Store) Read(ctx context.Context, id domain.CredentialID) (commands.Secret, error) {
-	var wrapped, sealed []byte
-	err := s.db.QueryRowContext(ctx, "SELECT wrapped_key, sealed FROM credentials WHERE id = ?", string(id)).Scan(&wrapped, &sealed)
-	if errors.Is(err, sql.ErrNoRows) {
+	r, err := s.keeper.read(ctx, id)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read credential %s: %w", id, commands.ErrNoCredential)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read credential %s: %w", id, err)
 	}
-	key, err := open(s.master, wrapped, id)
+	key, err := open(s.master, r.key, id)
 	if err != nil {
 		return nil, fmt.Errorf("read credential %s: its key: %w", id, err)
 	}
-	secret, err := open(key, sealed, id)
+	secret, err := open(key, r.sealed, id)
 	if err != nil {
 		return nil, fmt.Errorf("read credential %s: %w", id, err)
 	}
@@ -165,67 +172,42 @@ func (s *Store) Read(ctx context.Context, id domain.CredentialID) (commands.Secr
 
 // Destroy implements commands.Credentials. Once begun it is not cancelled.
 func (s *Store) Destroy(ctx context.Context, id domain.CredentialID) error {
-	ctx = context.WithoutCancel(ctx)
-	if _, err := s.db.ExecContext(ctx, "DELETE FROM credentials WHERE id = ?", string(id)); err != nil {
-		return fmt.Errorf("destroy credential %s: %w", id, err)
-	}
-	if err := s.wipe(ctx); err != nil {
+	if err := s.keeper.destroy(context.WithoutCancel(ctx), id); err != nil {
 		return fmt.Errorf("destroy credential %s: %w", id, err)
 	}
 	return nil
 }
 
-// wipe empties the write-ahead log, in which older pages are, into the file.
-func (s *Store) wipe(ctx context.Context) error {
-	var busy, pages, moved int
-	if err := s.db.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &pages, &moved); err != nil {
-		return fmt.Errorf("empty the write-ahead log: %w", err)
-	}
-	if busy != 0 {
-		return errors.New("empty the write-ahead log: another program has credentials.db open; end it")
-	}
-	return nil
-}
-
-// List implements commands.Credentials.
-func (s *Store) List(ctx context.Context) (all map[domain.CredentialID]time.Time, err error) {
-	rows, err := s.db.QueryContext(ctx, "SELECT id, made_at FROM credentials WHERE id <> ?", checkID)
+// List implements commands.Credentials. It names also what was stored or
+// destroyed in part.
+func (s *Store) List(ctx context.Context) (map[domain.CredentialID]time.Time, error) {
+	all, err := s.keeper.list(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list credentials: %w", err)
 	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	all = map[domain.CredentialID]time.Time{}
-	for rows.Next() {
-		var id, made string
-		if err := rows.Scan(&id, &made); err != nil {
-			return nil, fmt.Errorf("list credentials: %w", err)
-		}
-		at, err := time.Parse(time.RFC3339Nano, made)
-		if err != nil {
-			return nil, fmt.Errorf("list credentials: %s: %w", id, err)
-		}
-		all[domain.CredentialID(id)] = at
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("list credentials: %w", err)
-	}
+	delete(all, checkID)
 	return all, nil
 }
 
 // Digest tells secrets apart without giving them away: a hash keyed with what is
 // derived from the master key.
 func (s *Store) Digest(secret commands.Secret) string {
-	key, err := hkdf.Key(sha256.New, s.master, nil, "commissaire digest", sha256.Size)
-	if err != nil {
-		panic(err) // only for a length that is too large
-	}
-	mac := hmac.New(sha256.New, key)
+	mac := hmac.New(sha256.New, s.derive("commissaire digest"))
 	mac.Write(secret)
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// Close gives the file back.
-func (s *Store) Close() error { return s.db.Close() }
+// derive is a key of 32 bytes for a purpose.
+func (s *Store) derive(purpose string) []byte {
+	key, err := hkdf.Key(sha256.New, s.master, nil, purpose, sha256.Size)
+	if err != nil {
+		panic(err) // only for a length that is too large
+	}
+	return key
+}
+
+// Close gives what is kept back.
+func (s *Store) Close() error { return s.keeper.close() }
 
 func seal(key, plain []byte, id domain.CredentialID) ([]byte, error) {
 	aead, err := chacha20poly1305.NewX(key)

@@ -3,7 +3,6 @@ package credentials_test
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/rand"
 	"database/sql"
 	"errors"
@@ -99,59 +98,6 @@ func database(t *testing.T, dir string) *sql.DB {
 		t.Fatal(err)
 	}
 	return db
-}
-
-func TestBothStoresKeepTheSamePromises(t *testing.T) {
-	for name, dir := range map[string]string{"on disk": t.TempDir(), "in memory": ""} {
-		t.Run(name, func(t *testing.T) {
-			s := open(t, dir, randomBytes(32))
-			one, large := randomBytes(400), randomBytes(20_000) // the large one needs pages of its own
-			store(t, s, "one", one)
-			store(t, s, "large", large)
-			mustRead(t, s, "one", one)
-			mustRead(t, s, "large", large)
-			if err := s.Store(t.Context(), "one", large); err == nil {
-				t.Error("a second secret was kept under the same id")
-			}
-			mustRead(t, s, "one", one)
-
-			kept, err := s.List(t.Context())
-			if err != nil || len(kept) != 2 || !kept["one"].Equal(noon) || !kept["large"].Equal(noon) {
-				t.Errorf("listed %v, %v", kept, err)
-			}
-			for range 2 { // may be repeated
-				if err := s.Destroy(t.Context(), "one"); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if _, err := s.Read(t.Context(), "one"); !errors.Is(err, commands.ErrNoCredential) {
-				t.Errorf("read what was destroyed: %v", err)
-			}
-			mustRead(t, s, "large", large)
-			if kept, err := s.List(t.Context()); err != nil || len(kept) != 1 {
-				t.Errorf("listed %v, %v", kept, err)
-			}
-		})
-	}
-}
-
-func TestWhatIsKeptSurvivesCallersThatGoAway(t *testing.T) {
-	for name, dir := range map[string]string{"on disk": t.TempDir(), "in memory": ""} {
-		t.Run(name, func(t *testing.T) {
-			s := open(t, dir, randomBytes(32))
-			secret := randomBytes(100)
-			store(t, s, "kept", secret)
-			gone, cancel := context.WithCancel(t.Context())
-			cancel()
-			if _, err := s.Read(gone, "kept"); !errors.Is(err, context.Canceled) {
-				t.Errorf("read for nobody: %v", err)
-			}
-			mustRead(t, s, "kept", secret)
-			if err := s.Destroy(gone, "kept"); err != nil {
-				t.Errorf("destroying was cancelled: %v", err)
-			}
-		})
-	}
 }
 
 func TestNoFileHasTheSecretOrIsForOthers(t *testing.T) {
@@ -251,34 +197,6 @@ func TestDestroyingSaysWhenItCouldNotWipe(t *testing.T) {
 	}
 	if err := s.Destroy(t.Context(), "host"); err != nil {
 		t.Errorf("repeated: %v", err)
-	}
-}
-
-func TestAWrongMasterKeyIsRefused(t *testing.T) {
-	dir, master := t.TempDir(), randomBytes(32)
-	secret := randomBytes(100)
-	s := open(t, dir, master)
-	store(t, s, "host", secret)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	for _, wrong := range [][]byte{randomBytes(32), nil, master[:31]} {
-		if _, err := credentials.Open(t.Context(), dir, wrong, clock); err == nil || !strings.Contains(err.Error(), "master key") {
-			t.Errorf("a master key of %d bytes: %v", len(wrong), err)
-		}
-	}
-	mustRead(t, open(t, dir, master), "host", secret)
-}
-
-func TestAMissingCheckIsNotMadeAnew(t *testing.T) {
-	dir, master := t.TempDir(), randomBytes(32)
-	s := open(t, dir, master)
-	store(t, s, "host", randomBytes(100))
-	if err := errors.Join(s.Destroy(t.Context(), "master-key-check"), s.Close()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := credentials.Open(t.Context(), dir, randomBytes(32), clock); err == nil {
-		t.Error("any master key is taken")
 	}
 }
 

@@ -1,0 +1,106 @@
+package eventstoredb
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
+	"github.com/google/uuid"
+
+	"commissaire/adapters/eventlog"
+	"commissaire/commands"
+	"commissaire/domain"
+	"commissaire/domain/event"
+)
+
+// Sealed credentials lie beside the log, each in a stream of its own with one
+// event. Its type is named as system events are: it is no part of the log, and
+// who follows that is not shown it.
+const (
+	credentialPrefix = "credential-"
+	credentialSealed = "$credential-sealed"
+)
+
+var errNoBlob = errors.New("its stream holds something else")
+
+func credentialStream(id domain.CredentialID) event.Stream {
+	return event.Stream(credentialPrefix + string(id))
+}
+
+// streamName is what the server calls a stream, as Append has it.
+func (s *Store) streamName(stream event.Stream) string { return string(stream) }
+
+type sealedCredential struct {
+	Sealed []byte `json:"sealed"`
+}
+
+// PutBlob keeps a sealed credential under a new id; fs.ErrExist where there is one.
+func (s *Store) PutBlob(ctx context.Context, id domain.CredentialID, sealed []byte) error {
+	data, err := json.Marshal(sealedCredential{sealed})
+	if err != nil {
+		return fmt.Errorf("keep credential %s: %w", id, err)
+	}
+	_, err = s.Append(ctx, credentialStream(id), event.NoRevision, []eventlog.Raw{{ID: uuid.New(), Type: credentialSealed, Data: data, Meta: []byte("{}")}})
+	if errors.Is(err, commands.ErrConflict) {
+		return fmt.Errorf("keep credential %s: %w", id, fs.ErrExist)
+	}
+	return err
+}
+
+// Blob is a sealed credential; fs.ErrNotExist where there is none.
+func (s *Store) Blob(ctx context.Context, id domain.CredentialID) ([]byte, error) {
+	sealed, err := s.blob(ctx, s.streamName(credentialStream(id)))
+	if err != nil {
+		return nil, fmt.Errorf("read credential %s: %w", id, err)
+	}
+	return sealed, nil
+}
+
+func (s *Store) blob(ctx context.Context, stream string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	last, err := call(ctx, s, func(ctx context.Context) (*esdb.ResolvedEvent, error) {
+		reading, err := s.client.ReadStream(ctx, stream, esdb.ReadStreamOptions{Direction: esdb.Backwards, From: esdb.End{}}, 1)
+		if err != nil {
+			return nil, err
+		}
+		defer reading.Close()
+		return reading.Recv()
+	})
+	switch {
+	case is(err, esdb.ErrorCodeResourceNotFound, esdb.ErrorCodeStreamDeleted), errors.Is(err, io.EOF):
+		return nil, fs.ErrNotExist
+	case err != nil:
+		return nil, err
+	}
+	var kept sealedCredential
+	if e := last.OriginalEvent(); e == nil || e.EventType != credentialSealed || json.Unmarshal(e.Data, &kept) != nil {
+		return nil, errNoBlob
+	}
+	return kept.Sealed, nil
+}
+
+// DeleteBlob deletes the stream of a sealed credential, so that the server drops
+// it when it scavenges. It may be repeated.
+func (s *Store) DeleteBlob(ctx context.Context, id domain.CredentialID) error {
+	stream := s.streamName(credentialStream(id))
+	switch _, err := s.blob(ctx, stream); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil && !errors.Is(err, errNoBlob):
+		return fmt.Errorf("delete credential %s: %w", id, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err := call(ctx, s, func(ctx context.Context) (*esdb.DeleteResult, error) {
+		return s.client.DeleteStream(ctx, stream, esdb.DeleteStreamOptions{ExpectedRevision: esdb.Any{}})
+	})
+	if err != nil && !is(err, esdb.ErrorCodeResourceNotFound, esdb.ErrorCodeStreamDeleted) {
+		return fmt.Errorf("delete credential %s: %w", id, err)
+	}
+	return nil
+}
