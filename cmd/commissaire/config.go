@@ -16,8 +16,10 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/agnivade/levenshtein"
+	"github.com/google/uuid"
 
 	"commissaire/api/authentication"
 )
@@ -38,6 +40,7 @@ type Config struct {
 	Debug                 bool              `json:"debug"`
 	Insecure              bool              `json:"insecure"`
 	Store                 string            `json:"store"`
+	Instance              string            `json:"instance"` // "": the host's name, and with a shared store a part that each start makes anew
 	SSH                   sshConfig         `json:"ssh"`
 	Hosts                 hostsConfig       `json:"hosts"`
 	Bootstrap             bootstrapConfig   `json:"bootstrap"`
@@ -119,6 +122,7 @@ type watchConfig struct {
 
 type credentialsConfig struct {
 	MasterKey string `json:"master-key"`
+	Keys      string `json:"keys"` // of a shared store: file:DIR or exec:COMMAND
 }
 
 type managersConfig struct {
@@ -378,12 +382,12 @@ func (c Config) check() error {
 	if c.ListenPort < 0 || c.ListenPort > 65535 {
 		return fail("listen-port must be from 0 (any free one) to 65535")
 	}
-	kind, where, _ := strings.Cut(c.Store, ":")
+	if err := c.storeName().check("store", "credentials.keys"); err != nil {
+		return fail("%w", err)
+	}
 	switch {
-	case kind != "sqlite" && kind != "memory":
-		return fail("store must be sqlite:DIR or memory:, not %s:", kind)
-	case kind == "sqlite" && where == "":
-		return fail("store sqlite: needs a directory, as in sqlite:/var/lib/commissaire")
+	case len(c.Instance) > 128 || strings.ContainsFunc(c.Instance, func(r rune) bool { return !unicode.IsGraphic(r) || unicode.IsSpace(r) }):
+		return fail("instance must have at most 128 bytes, and no blanks")
 	case c.SSH.Attempts < 1 || c.SSH.AtOnce < 1:
 		return fail("ssh.attempts and ssh.at-once must be at least 1")
 	case c.SSH.DialTimeout <= 0 || c.SSH.HandshakeTimeout <= 0 || c.SSH.RetryDelay < 0:
@@ -426,6 +430,26 @@ func (c Config) check() error {
 	return nil
 }
 
+// storeName is where the configured log and credentials are.
+func (c Config) storeName() storeName { return storeName{c.Store, c.Credentials.Keys} }
+
+// instanceName is the name by which this instance is known in the log. It is one
+// instance's alone, also where several have the same host's name, as in containers:
+// what is made by default with a shared store is new at each start.
+func (c Config) instanceName() (string, error) {
+	if c.Instance != "" {
+		return c.Instance, nil
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("name this instance: %w; set instance", err)
+	}
+	if c.storeName().shared() {
+		name += "-" + uuid.NewString()[:8]
+	}
+	return name, nil
+}
+
 // shortName is the plugin's name without the module that it used to be in.
 func (p Plugin) shortName() string {
 	return strings.TrimPrefix(p.Name, "commissaire_http.authentication.")
@@ -445,12 +469,13 @@ func (c Config) masked() Config {
 		plugins[i].Users = users
 	}
 	c.AuthenticationPlugins = plugins
-	for _, source := range []*string{&c.Credentials.MasterKey, &c.SSH.Jump.Key} {
+	for _, source := range []*string{&c.Credentials.MasterKey, &c.Credentials.Keys, &c.SSH.Jump.Key} {
 		if strings.HasPrefix(*source, "exec:") {
 			*source = "exec:********"
 		}
 	}
-	for _, url := range []*string{&c.Store, &c.Bootstrap.EtcdURL, &c.Bootstrap.RegistryMirror} {
+	c.Store = maskedStore(c.Store)
+	for _, url := range []*string{&c.Bootstrap.EtcdURL, &c.Bootstrap.RegistryMirror} {
 		*url = passwordInURL.ReplaceAllString(*url, "$1:********@")
 	}
 	return c

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -145,7 +146,7 @@ func TestTheMasterKeyIsKeptApartWhateverLinksLeadThere(t *testing.T) {
 		{"linked-key", "store", false},
 		{"store/leads-out", "store", false},
 	} {
-		if err := apart("file:"+in(test.key), in(test.store)); (err == nil) != test.apart {
+		if err := apart("master key", "file:"+in(test.key), "the store", in(test.store)); (err == nil) != test.apart {
 			t.Errorf("the key %s and the store %s: %v", test.key, test.store, err)
 		}
 	}
@@ -218,6 +219,14 @@ func TestWhatCannotBeMeantIsRefused(t *testing.T) {
 		`{"operations": {"reboot-timeout": "1s"}}`:                                            "operations.reboot-timeout",
 		`{"store": "sqlite:"}`:                                                                "sqlite:/var/lib/commissaire",
 		`{"store": "postgres://a:PASSWORD@b"}`:                                                "store must be",
+		`{"store": "esdb:host"}`:                                                              "esdb://HOST:2113",
+		`{"store": "esdb://a:PASSWORD@b"}`:                                                    "store esdb:// needs credentials.keys: file:DIR",
+		`{"store": "esdb+discover://b", "credentials": {"keys": "/k"}}`:                       "credentials.keys must be file:DIR or exec:COMMAND",
+		`{"store": "esdb://b", "credentials": {"keys": "env:K"}}`:                             "credentials.keys must be",
+		`{"store": "esdb://b", "credentials": {"keys": "file:"}}`:                             "credentials.keys must be",
+		`{"credentials": {"keys": "file:/k"}}`:                                                "credentials.keys is for a store esdb://",
+		`{"store": "memory:", "credentials": {"keys": "file:/k"}}`:                            "credentials.keys is for a store esdb://",
+		`{"instance": "a b"}`:                                                                 "instance must have",
 		`{"bootstrap": {"etcd-client-cert": "/c"}}`:                                           "bootstrap.etcd-client-key",
 		`{"tls-clientverifyfile": "/ca.pem"}`:                                                 "tls-pemfile",
 		`{"authentication-plugins": [{"name":"ldap"}]}`:                                       "httpbasicauth is",
@@ -285,7 +294,8 @@ func TestWhatIsShownHasNoSecretAndCanBeReadAgain(t *testing.T) {
 	const marker = "MARKER"
 	c := mustLoad(t, `{
 		"authentication-plugins": [{"name":"httpbasicauth","users":{"a":{"hash":"MARKER","roles":["viewer"]}}}, {"name":"httpbasicauth","filepath":"u.json"}],
-		"credentials": {"master-key": "exec:vault --token MARKER"}, "ssh": {"retry-delay": "90s"},
+		"store": "esdb+discover://admin:MARKER:MARKER@db.example.com:2113?tls=true",
+		"credentials": {"master-key": "exec:vault --token MARKER", "keys": "exec:keys --token MARKER"}, "ssh": {"retry-delay": "90s"},
 		"bootstrap": {"etcd-url": "http://u:MARKER@a:1,http://u:MARKER@b:1", "registry-mirror": "https://u:MARKER@b/"}
 	}`, nil, nil, false)
 	text, err := json.Marshal(c.masked())
@@ -295,11 +305,46 @@ func TestWhatIsShownHasNoSecretAndCanBeReadAgain(t *testing.T) {
 	if strings.Contains(string(text), marker) {
 		t.Errorf("shown: %s", text)
 	}
+	if shown := c.masked(); shown.Store != "esdb+discover://admin:********@db.example.com:2113?tls=true" || shown.Credentials.Keys != "exec:********" {
+		t.Errorf("shown: %s, %s", shown.Store, shown.Credentials.Keys)
+	}
 	if c.AuthenticationPlugins[0].Users["a"].Hash != marker || !strings.Contains(c.Bootstrap.EtcdURL, marker) {
 		t.Error("showing it changed it")
 	}
 	again := mustLoad(t, string(text), nil, nil, false)
 	if again.AuthenticationPlugins[0].Users["a"].Roles[0] != authentication.Viewer || !reflect.DeepEqual(again.SSH, c.SSH) {
 		t.Errorf("read again: %+v", again)
+	}
+}
+
+func TestInstancesOfASharedStoreHaveNamesOfTheirOwn(t *testing.T) {
+	name := func(text string) string {
+		got, err := mustLoad(t, text, nil, nil, false).instanceName()
+		if err != nil || got == "" {
+			t.Errorf("%s: %q, %v", text, got, err)
+		}
+		return got
+	}
+	const shared = `{"store": "esdb://b", "credentials": {"keys": "file:/k"}}`
+	if one, other := name(shared), name(shared); one == other || !strings.HasPrefix(one, name(`{}`)+"-") {
+		t.Errorf("two instances are %s and %s, one alone %s", one, other, name(`{}`))
+	}
+	if got := name(`{"store": "esdb://b", "credentials": {"keys": "file:/k"}, "instance": "east-1"}`); got != "east-1" {
+		t.Errorf("named east-1 it is %s", got)
+	}
+}
+
+func TestTheMasterKeyLiesApartFromTheKeysThatItOpens(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "master")
+	if err := os.WriteFile(path, make([]byte, 32), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := storeName{"esdb://127.0.0.1:1?tls=false", "file:" + dir}.open(t.Context(), "file:"+path, slog.New(slog.DiscardHandler))
+	if err == nil || !strings.Contains(err.Error(), "lies in the directory of the keys") {
+		t.Errorf("opened: %v", err)
 	}
 }

@@ -58,17 +58,19 @@ bytes (1 GiB) and others are newer; while an operation runs, in any case.`,
 	flags.BoolVar(&print, "print-config", false, "print the effective configuration, secrets masked, and end")
 	flags.String("listen-interface", "", "address to listen on")
 	flags.Int("listen-port", 0, "port to listen on; 0 is any free one")
-	flags.String("store", "", "where the log is: sqlite:DIR or memory:")
+	flags.String("store", "", "where the log is: sqlite:DIR, esdb://… (shared by several instances) or memory:")
+	flags.String("instance", "", "this instance's name, which no other has (default the host's name; with esdb:// and a random part)")
 	flags.String("tls-pemfile", "", "file with certificate and key")
 	flags.String("tls-clientverifyfile", "", "file with the authorities whose client certificates are required")
 	flags.Bool("debug", false, "log more")
 	flags.Bool("insecure", false, "listen beyond loopback without TLS")
 	flags.String("credentials.master-key", "", "file:PATH, env:NAME or exec:COMMAND")
+	flags.String("credentials.keys", "", "with esdb://, where the data keys are: file:DIR or exec:COMMAND")
 	flags.String("events.heartbeat", "", "how often a stream of events says that it is there (default 15s)")
 	flags.Int("events.readers", 0, "how many may read events at the same time (default 2048)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		given := map[string]any{}
-		for _, key := range []string{"listen-interface", "store", "tls-pemfile", "tls-clientverifyfile", "credentials.master-key", "events.heartbeat"} {
+		for _, key := range []string{"listen-interface", "store", "tls-pemfile", "tls-clientverifyfile", "instance", "credentials.master-key", "credentials.keys", "events.heartbeat"} {
 			if flags.Changed(key) {
 				given[key], _ = flags.GetString(key)
 			}

@@ -7,15 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -29,8 +25,6 @@ import (
 	"commissaire/adapters/containermanager"
 	"commissaire/adapters/credentials"
 	"commissaire/adapters/eventlog"
-	"commissaire/adapters/eventlog/memory"
-	"commissaire/adapters/eventlog/sqlite"
 	"commissaire/adapters/output"
 	"commissaire/adapters/ssh"
 	"commissaire/api"
@@ -76,40 +70,30 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 			err = errors.Join(err, s.close())
 		}
 	}()
-	master, err := credentials.MasterKey(ctx, config.Credentials.MasterKey)
+	name := config.storeName()
+	opened, err := name.open(ctx, config.Credentials.MasterKey, logger)
 	if err != nil {
 		return s, err
 	}
-	kind, dir, _ := strings.Cut(config.Store, ":")
-	if kind == "memory" {
-		store := memory.New()
-		s.store, s.lease, dir = store, store, ""
-	} else {
-		if err := apart(config.Credentials.MasterKey, dir); err != nil {
-			return s, err
-		}
-		store, err := sqlite.Open(ctx, dir)
-		if err != nil {
-			return s, err
-		}
-		s.store, s.lease = store, store
-	}
-	if s.secrets, err = credentials.Open(ctx, dir, master, time.Now); err != nil {
-		return s, err
+	s.store, s.secrets = opened.log, opened.secrets
+	var canLead bool
+	if s.lease, canLead = opened.log.(eventlog.Lease); !canLead {
+		// The one place to take a lease from where the store itself has none.
+		return s, fmt.Errorf("store %s: no instance could lead: this version has no lease there; use sqlite:DIR", name.kind())
 	}
 	if s.outputs, err = s.openOutputs(dir); err != nil {
 		return s, err
 	}
 	s.log = eventlog.NewLog(s.store)
 	reach := ssh.Reach{Loopback: config.Hosts.AllowLoopback, Deny: config.Hosts.Denied}
-	if s.instance, err = os.Hostname(); err != nil {
-		return s, fmt.Errorf("name this instance: %w", err)
+	if s.instance, err = config.instanceName(); err != nil {
+		return s, err
 	}
 	s.commands = commands.New(commands.Config{
 		Log: s.log, Credentials: s.secrets, KeyFingerprint: ssh.ParsePrivateKey, Certificate: ssh.ParseCertificate, TokenDigest: s.secrets.Digest,
 		Denied: denied(reach), CertificateDir: config.ContainerManagers.CertificateDir,
 		Now: time.Now, NewID: uuid.New, Random: func() uint64 { return uint64(rand.Uint32()) }, // JSON readers keep 53 bits
-		Instance: s.instance,
+		Instance: s.instance, Shared: name.shared(),
 	})
 	profile, err := ssh.LoadProfile(config.Bootstrap.Profile)
 	if err != nil {
@@ -206,39 +190,6 @@ func jump(ctx context.Context, config jumpConfig) (*ssh.Jump, error) {
 	return &ssh.Jump{Host: host, Port: config.Port, User: user, Key: key, HostKey: config.HostKey}, nil
 }
 
-// apart refuses a master key that lies with what it seals, whatever links lead
-// there.
-func apart(masterKey, dir string) error {
-	path, isFile := strings.CutPrefix(masterKey, "file:")
-	if !isFile {
-		return nil
-	}
-	store, err := os.Stat(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // nothing lies in it
-	}
-	if err != nil {
-		return fmt.Errorf("store: %w", err)
-	}
-	named, err := filepath.Abs(path)
-	if err != nil {
-		return fmt.Errorf("master key: %w", err)
-	}
-	real, err := filepath.EvalSymlinks(named)
-	if err != nil {
-		return fmt.Errorf("master key: %w", err)
-	}
-	for _, key := range []string{named, real} {
-		for at := key; at != filepath.Dir(at); {
-			at = filepath.Dir(at)
-			if above, err := os.Stat(at); err == nil && os.SameFile(above, store) {
-				return fmt.Errorf("master key: %s lies in the store's directory %s; keep it elsewhere, so that a copy of the store opens nothing", path, dir)
-			}
-		}
-	}
-	return nil
-}
-
 func denied(reach ssh.Reach) func(domain.Address) error {
 	return func(address domain.Address) error {
 		if ip, ok := address.IP(); ok && reach.Denied(ip) {
@@ -316,19 +267,13 @@ func (s *service) age() time.Duration {
 }
 
 func (s *service) close() error {
-	var err error
 	if s.remote != nil {
 		s.remote.Close()
 	}
 	if s.managers != nil {
 		s.managers.Close()
 	}
-	if s.secrets != nil {
-		err = errors.Join(err, s.secrets.Close())
-	}
-	if s.store != nil {
-		err = errors.Join(err, s.store.Close())
-	}
+	err = errors.Join(err, store{s.store, s.secrets}.close())
 	if s.scratch != "" {
 		err = errors.Join(err, os.RemoveAll(s.scratch))
 	}
@@ -385,14 +330,13 @@ func shown(e eventlog.Entry) api.HistoryEntry {
 }
 
 func (s *service) status(ctx context.Context) any {
-	kind, _, _ := strings.Cut(s.config.Store, ":")
 	head, err := s.log.Head(ctx)
 	if err != nil {
 		s.logger.Warn("the position of the log is not known", "error", err)
 	}
 	at := s.views.Snapshot().Position
 	return map[string]any{
-		"version": version, "store": kind, "log_position": head, "view_position": at,
+		"version": version, "store": s.config.storeName().kind(), "log_position": head, "view_position": at,
 		"lag": uint64(max(head, at) - at), "instance": s.instance, "leads": s.leads.Load() != 0, "leader": s.views.Snapshot().Leader(),
 		"age": int(s.age().Seconds()),
 	}

@@ -25,7 +25,10 @@ const (
 	credentialSealed = "$credential-sealed"
 )
 
-var errNoBlob = errors.New("its stream holds something else")
+var (
+	errNoBlob   = errors.New("its stream holds something else")
+	errNoAnswer = fmt.Errorf("EventStoreDB did not answer within %s", patience)
+)
 
 func credentialStream(id domain.CredentialID) event.Stream {
 	return event.Stream(credentialPrefix + string(id))
@@ -61,7 +64,7 @@ func (s *Store) Blob(ctx context.Context, id domain.CredentialID) ([]byte, error
 }
 
 func (s *Store) blob(ctx context.Context, stream string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errNoAnswer)
 	defer cancel()
 	last, err := call(ctx, s, func(ctx context.Context) (*esdb.ResolvedEvent, error) {
 		reading, err := s.client.ReadStream(ctx, stream, esdb.ReadStreamOptions{Direction: esdb.Backwards, From: esdb.End{}}, 1)
@@ -74,6 +77,8 @@ func (s *Store) blob(ctx context.Context, stream string) ([]byte, error) {
 	switch {
 	case is(err, esdb.ErrorCodeResourceNotFound, esdb.ErrorCodeStreamDeleted), errors.Is(err, io.EOF):
 		return nil, fs.ErrNotExist
+	case errors.Is(context.Cause(ctx), errNoAnswer):
+		return nil, errNoAnswer
 	case err != nil:
 		return nil, err
 	}
@@ -94,11 +99,14 @@ func (s *Store) DeleteBlob(ctx context.Context, id domain.CredentialID) error {
 	case err != nil && !errors.Is(err, errNoBlob):
 		return fmt.Errorf("delete credential %s: %w", id, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errNoAnswer)
 	defer cancel()
 	_, err := call(ctx, s, func(ctx context.Context) (*esdb.DeleteResult, error) {
 		return s.client.DeleteStream(ctx, stream, esdb.DeleteStreamOptions{ExpectedRevision: esdb.Any{}})
 	})
+	if errors.Is(context.Cause(ctx), errNoAnswer) {
+		err = errNoAnswer
+	}
 	if err != nil && !is(err, esdb.ErrorCodeResourceNotFound, esdb.ErrorCodeStreamDeleted) {
 		return fmt.Errorf("delete credential %s: %w", id, err)
 	}
