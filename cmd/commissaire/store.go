@@ -37,7 +37,7 @@ func (n storeName) check(log, keys string) error {
 	keysKind, keysPlace, _ := strings.Cut(n.keys, ":")
 	switch {
 	case n.kind() != "sqlite" && n.kind() != "memory" && !n.shared():
-		return fmt.Errorf("%s must be sqlite:DIR, esdb://… or memory:, not %s:", log, n.kind())
+		return fmt.Errorf("%s must be sqlite:DIR, esdb://… or memory:, and %s is none of them", log, n.kind())
 	case n.log == "sqlite:":
 		return fmt.Errorf("%s sqlite: needs a directory, as in sqlite:/var/lib/commissaire", log)
 	case n.shared() && !strings.HasPrefix(n.log, n.kind()+"://"):
@@ -82,44 +82,59 @@ func (n storeName) open(ctx context.Context, masterKey string, logger *slog.Logg
 	if err != nil {
 		return s, err
 	}
-	switch {
-	case n.kind() == "memory":
-		s.log = memory.New()
-		s.secrets, err = credentials.Open(ctx, "", master, time.Now)
-		return s, err
-	case n.shared():
-		err = n.openShared(ctx, &s, masterKey, master, logger)
+	if err := n.apart(masterKey); err != nil {
 		return s, err
 	}
-	if err := apart("master key", masterKey, "the store's directory", n.dir()); err != nil {
+	if s.log, err = n.openLog(ctx, logger); err != nil {
 		return s, err
 	}
-	log, err := sqlite.Open(ctx, n.dir())
-	if err != nil {
-		return s, err
-	}
-	s.log = log
-	s.secrets, err = credentials.Open(ctx, n.dir(), master, time.Now)
+	s.secrets, err = n.openSecrets(ctx, s.log, master)
 	return s, err
 }
 
-func (n storeName) openShared(ctx context.Context, s *store, masterKey string, master []byte, logger *slog.Logger) error {
+// apart refuses a master key that lies with what it opens.
+func (n storeName) apart(masterKey string) error {
 	if dir, ok := strings.CutPrefix(n.keys, "file:"); ok {
-		if err := apart("master key", masterKey, "the directory of the keys that it opens,", dir); err != nil {
-			return err
+		return apart("master key", masterKey, "the directory of the keys that it opens,", dir)
+	}
+	if n.kind() == "sqlite" {
+		return apart("master key", masterKey, "the store's directory", n.dir())
+	}
+	return nil
+}
+
+func (n storeName) openLog(ctx context.Context, logger *slog.Logger) (eventlog.Store, error) {
+	switch {
+	case n.kind() == "memory":
+		return memory.New(), nil
+	case n.shared():
+		log, err := eventstoredb.Open(n.log, logger)
+		if err != nil {
+			return nil, err // and not a nil pointer that is no nil
 		}
+		return log, nil
 	}
-	keys, err := credentials.OpenKeys(n.keys)
+	log, err := sqlite.Open(ctx, n.dir())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	log, err := eventstoredb.Open(n.log, logger)
-	if err != nil {
-		return err
+	return log, nil
+}
+
+// openSecrets opens the credentials of a log that openLog opened.
+func (n storeName) openSecrets(ctx context.Context, log eventlog.Store, master []byte) (*credentials.Store, error) {
+	blobs, ok := log.(credentials.Blobs)
+	switch {
+	case n.shared() && ok:
+		keys, err := credentials.OpenKeys(n.keys)
+		if err != nil {
+			return nil, err
+		}
+		return credentials.OpenShared(ctx, keys, blobs, master, time.Now)
+	case n.kind() == "memory":
+		return credentials.Open(ctx, "", master, time.Now)
 	}
-	s.log = log
-	s.secrets, err = credentials.OpenShared(ctx, keys, log, master, time.Now)
-	return err
+	return credentials.Open(ctx, n.dir(), master, time.Now)
 }
 
 func (s store) close() error {
@@ -152,6 +167,10 @@ func apart(what, source, where, dir string) error {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	real, err := filepath.EvalSymlinks(named)
+	if errors.Is(err, fs.ErrNotExist) { // it will be made where its directory is
+		real, err = filepath.EvalSymlinks(filepath.Dir(named))
+		real = filepath.Join(real, filepath.Base(named))
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}

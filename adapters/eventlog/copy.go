@@ -1,0 +1,175 @@
+package eventlog
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"iter"
+)
+
+// How much Copy appends at once: a server takes 1 MiB by default.
+const (
+	copyEvents = 500
+	copyBytes  = 512 << 10
+)
+
+// Difference is the first place at which a log is not the copy of another.
+type Difference struct {
+	Event  int // counted from 1
+	What   string
+	Source Raw // without an id where there is no event
+	Target Raw
+}
+
+func (d *Difference) Error() string {
+	name := func(r Raw) string {
+		if r.Stream == "" {
+			return "nothing"
+		}
+		return fmt.Sprintf("%s %s at revision %d of %s", r.Type, r.ID, r.Revision, r.Stream)
+	}
+	return fmt.Sprintf("event %d differs in its %s: the source has %s, the target %s", d.Event, d.What, name(d.Source), name(d.Target))
+}
+
+// differ says what two events at the same place differ in; nil: in nothing.
+func differ(n int, source, target Raw) error {
+	what := ""
+	switch {
+	case source.Stream != target.Stream:
+		what = "stream"
+	case source.Revision != target.Revision:
+		what = "revision"
+	case source.ID != target.ID:
+		what = "id"
+	case source.Type != target.Type:
+		what = "type"
+	case !bytes.Equal(source.Data, target.Data):
+		what = "data"
+	case !bytes.Equal(source.Meta, target.Meta):
+		what = "metadata"
+	default:
+		return nil
+	}
+	return &Difference{n, what, source, target}
+}
+
+// upToHead yields all events of a store, one by one, until its head.
+func upToHead(ctx context.Context, store Store) iter.Seq2[Raw, error] {
+	return func(yield func(Raw, error) bool) {
+		for batch, err := range store.Follow(ctx, 0) {
+			if err != nil {
+				yield(Raw{}, err)
+				return
+			}
+			for _, raw := range batch {
+				if !yield(raw, nil) {
+					return
+				}
+			}
+			if len(batch) == 0 {
+				return
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			yield(Raw{}, err)
+		}
+	}
+}
+
+// begun yields the events of source that target has not yet, after those that it
+// has. A target that has others, or more, is a *Difference. count is told of each
+// event that both have.
+func begun(ctx context.Context, source, target Store, count func(int)) iter.Seq2[Raw, error] {
+	return func(yield func(Raw, error) bool) {
+		next, stop := iter.Pull2(upToHead(ctx, target))
+		defer stop()
+		n, more := 0, true
+		for raw, err := range upToHead(ctx, source) {
+			if err != nil {
+				yield(Raw{}, fmt.Errorf("the source: %w", err))
+				return
+			}
+			if more {
+				var there Raw
+				if there, err, more = next(); err != nil {
+					yield(Raw{}, fmt.Errorf("the target: %w", err))
+					return
+				}
+				if more {
+					n++
+					if err := differ(n, raw, there); err != nil {
+						yield(Raw{}, err)
+						return
+					}
+					count(n)
+					continue
+				}
+			}
+			if !yield(raw, nil) {
+				return
+			}
+		}
+		if !more {
+			return
+		}
+		switch there, err, more := next(); {
+		case err != nil:
+			yield(Raw{}, fmt.Errorf("the target: %w", err))
+		case more:
+			yield(Raw{}, &Difference{n + 1, "presence", Raw{}, there})
+		}
+	}
+}
+
+// Compare says how many events target has, if it has what source begins with, in
+// the same order and equal but for positions, and whether that is all of source.
+// Else it fails with a *Difference. count is told how far it is.
+func Compare(ctx context.Context, source, target Store, count func(int)) (n int, whole bool, err error) {
+	for _, err := range begun(ctx, source, target, func(i int) { n = i; count(i) }) {
+		return n, false, err
+	}
+	return n, true, nil
+}
+
+// Copy appends to target what it does not have of source, in the same order, byte
+// for byte, at the same revisions. It goes on where an earlier one ended, however
+// that was. A target that has other events is a *Difference, and nothing is
+// appended. count is told how many events the target has.
+func Copy(ctx context.Context, source, target Store, count func(int)) (copied int, err error) {
+	had := 0
+	var group []Raw
+	size := 0
+	flush := func() error {
+		if len(group) == 0 {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		// One after the other: what is under way together may be recorded in any order.
+		if _, err := target.Append(ctx, group[0].Stream, group[0].Revision-1, group); err != nil {
+			return fmt.Errorf("the target: %w", err)
+		}
+		copied += len(group)
+		count(had + copied)
+		group, size = nil, 0
+		return nil
+	}
+	for raw, err := range begun(ctx, source, target, func(n int) { had = n; count(n) }) {
+		if err != nil {
+			return copied, err
+		}
+		more := len(raw.Data) + len(raw.Meta)
+		if len(group) > 0 {
+			last := group[len(group)-1]
+			if raw.Stream != last.Stream || raw.Revision != last.Revision+1 || len(group) == copyEvents || size+more > copyBytes {
+				if err := flush(); err != nil {
+					return copied, err
+				}
+			}
+		}
+		group = append(group, Raw{Stream: raw.Stream, Revision: raw.Revision, ID: raw.ID, Type: raw.Type, Data: raw.Data, Meta: raw.Meta})
+		size += more
+	}
+	return copied, flush()
+}

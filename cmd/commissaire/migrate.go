@@ -1,0 +1,272 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"commissaire/adapters/credentials"
+	"commissaire/adapters/eventlog"
+)
+
+func migrateCommand() *cobra.Command {
+	var file, from, to, fromKeys, toKeys, format string
+	cmd := &cobra.Command{
+		Use: "migrate", Short: "Copy a store into another", Args: cobra.NoArgs,
+		Long: `Copy all events and credentials of a store into another: sqlite:DIR or esdb://…
+to sqlite:DIR or esdb://….
+
+Stop the service first: a SQLite store is locked meanwhile, and the copy of a
+store in EventStoreDB is not complete if instances go on writing to it.
+
+Events keep their order, ids, times, revisions and every byte; positions are the
+target's own. Credentials are read with the master key and sealed anew with the
+same one; they are shown nowhere. At the end both stores are compared, event by
+event and secret by secret. The source is not changed.
+
+A target that has other events is refused. When it was interrupted (Ctrl-C, or
+killed), the same command goes on where it stopped; until it ends with exit status
+0 the copy is incomplete, and no service may run on it.
+
+Of --from and --to one may be left out: it is the configured store, with the
+configured credentials.keys. So a password need not be an argument: give the store
+with it in the configuration, or as COMMISSAIRE_STORE.`,
+		Example: `  commissaire migrate --from sqlite:/var/lib/commissaire \
+    --to 'esdb://db1:2113,db2:2113,db3:2113' --to-keys file:/srv/commissaire-keys`,
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&file, "config", "", "configuration file; - is standard input (default "+defaultConfigFile+")")
+	flags.StringVar(&from, "from", "", "the store to copy: sqlite:DIR or esdb://… (default the configured one)")
+	flags.StringVar(&to, "to", "", "the store to copy into: sqlite:DIR or esdb://… (default the configured one)")
+	flags.StringVar(&fromKeys, "from-keys", "", "where the data keys of --from esdb://… are: file:DIR or exec:COMMAND")
+	flags.StringVar(&toKeys, "to-keys", "", "where the data keys of --to esdb://… are to be: file:DIR or exec:COMMAND")
+	flags.String("credentials.master-key", "", "file:PATH, env:NAME or exec:COMMAND")
+	flags.StringVarP(&format, "output", "o", "text", "text or json")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		given := map[string]any{}
+		if flags.Changed("credentials.master-key") {
+			given["credentials.master-key"], _ = flags.GetString("credentials.master-key")
+		}
+		config, err := loadConfig(file, cmd.InOrStdin(), environ(), given, false)
+		if err != nil {
+			return err
+		}
+		if format != "text" && format != "json" {
+			return fmt.Errorf("there is no output %q: use text or json", format)
+		}
+		m := migration{
+			source: storeName{from, fromKeys}, target: storeName{to, toKeys}, masterKey: config.Credentials.MasterKey,
+			logger: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)), progress: newProgress(cmd.ErrOrStderr()),
+		}
+		switch {
+		case from == "" && to == "":
+			return errors.New("migrate: name the other store with --from or --to")
+		case from == "" && fromKeys != "" || to == "" && toKeys != "":
+			return errors.New("migrate: --from-keys needs --from, and --to-keys --to: the configured store has credentials.keys")
+		case from == "":
+			m.source = config.storeName()
+		case to == "":
+			m.target = config.storeName()
+		}
+		done, err := m.run(cmd.Context())
+		m.progress.end()
+		switch {
+		case err != nil && cmd.Context().Err() != nil:
+			return errors.New("migrate: interrupted; the copy is incomplete, and the same command goes on with it")
+		case err != nil:
+			return fmt.Errorf("migrate: %w", err)
+		}
+		return done.print(cmd.OutOrStdout(), format)
+	}
+	return cmd
+}
+
+// migration copies a store into another.
+type migration struct {
+	source, target storeName
+	masterKey      string
+	logger         *slog.Logger
+	progress       *progress
+}
+
+// migrated is what a migration found and did.
+type migrated struct {
+	Events            int `json:"events"`
+	EventsCopied      int `json:"events_copied"`
+	Credentials       int `json:"credentials"`
+	CredentialsCopied int `json:"credentials_copied"`
+}
+
+func (m migrated) print(out io.Writer, format string) error {
+	if format == "json" {
+		return json.NewEncoder(out).Encode(m)
+	}
+	_, err := fmt.Fprintf(out, "%d events, %d of them copied now; %d credentials, %d of them copied now. The two stores are equal.\n",
+		m.Events, m.EventsCopied, m.Credentials, m.CredentialsCopied)
+	return err
+}
+
+// check refuses what cannot be migrated before anything is opened.
+func (m migration) check() error {
+	if err := errors.Join(m.source.check("--from", "--from-keys"), m.target.check("--to", "--to-keys")); err != nil {
+		return err
+	}
+	if m.source.kind() == "memory" || m.target.kind() == "memory" {
+		return errors.New("what a store memory: has ends with the service, and nothing can be copied from or to it")
+	}
+	if m.source.log == m.target.log || m.source.kind() == "sqlite" && m.target.kind() == "sqlite" && sameDir(m.source.dir(), m.target.dir()) {
+		return errors.New("--from and --to are the same store")
+	}
+	if m.source.keys != "" && m.source.keys == m.target.keys {
+		return errors.New("--from-keys and --to-keys are the same: each store has keys of its own")
+	}
+	if m.masterKey == "" {
+		return errors.New("no master key: set credentials.master-key to the one that the service has")
+	}
+	if m.source.kind() == "sqlite" { // opening it would make it
+		for _, name := range []string{"events.db", "credentials.db"} {
+			if _, err := os.Stat(filepath.Join(m.source.dir(), name)); errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("--from: there is no store in %s: it has no %s", m.source.dir(), name)
+			}
+		}
+	}
+	for _, side := range []storeName{m.source, m.target} {
+		if err := side.apart(m.masterKey); err != nil {
+			return err
+		}
+		for _, other := range []storeName{m.source, m.target} {
+			if other.kind() != "sqlite" {
+				continue
+			}
+			if err := apart("keys", side.keys, "the directory of the store", other.dir()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func sameDir(one, other string) bool {
+	a, err := os.Stat(one)
+	if err != nil {
+		return false
+	}
+	b, err := os.Stat(other)
+	return err == nil && os.SameFile(a, b)
+}
+
+func (m migration) run(ctx context.Context) (done migrated, err error) {
+	if err := m.check(); err != nil {
+		return done, err
+	}
+	master, err := credentials.MasterKey(ctx, m.masterKey)
+	if err != nil {
+		return done, err
+	}
+	var source, target store
+	defer func() { err = errors.Join(err, source.close(), target.close()) }()
+	if source.log, err = m.source.openLog(ctx, m.logger); err != nil {
+		return done, fmt.Errorf("--from: %w", err)
+	}
+	if target.log, err = m.target.openLog(ctx, m.logger); err != nil {
+		return done, fmt.Errorf("--to: %w", err)
+	}
+	for side, log := range map[string]eventlog.Store{"--from": source.log, "--to": target.log} {
+		if err := answers(ctx, log); err != nil {
+			return done, fmt.Errorf("%s: %w", side, err)
+		}
+	}
+	// Before anything is written there.
+	if _, _, err := eventlog.Compare(ctx, source.log, target.log, m.progress.count("events looked at")); err != nil {
+		return done, m.foreign(err)
+	}
+	if source.secrets, err = m.source.openSecrets(ctx, source.log, master); err != nil {
+		return done, fmt.Errorf("--from: %w", err)
+	}
+	if target.secrets, err = m.target.openSecrets(ctx, target.log, master); err != nil {
+		return done, fmt.Errorf("--to: %w", err)
+	}
+	if done.Credentials, done.CredentialsCopied, err = credentials.Copy(ctx, source.secrets, target.secrets, m.progress.count("credentials copied")); err != nil {
+		return done, err
+	}
+	if done.EventsCopied, err = eventlog.Copy(ctx, source.log, target.log, m.progress.count("events copied")); err != nil {
+		return done, m.foreign(err)
+	}
+	var whole bool
+	if done.Events, whole, err = eventlog.Compare(ctx, source.log, target.log, m.progress.count("events compared")); err != nil {
+		return done, fmt.Errorf("the copy is not equal: %w", err)
+	}
+	if !whole {
+		return done, fmt.Errorf("the source has more than the %d events that were copied: stop all instances that use it, and repeat this", done.Events)
+	}
+	return done, nil
+}
+
+// answers asks a store for its head; one that is elsewhere may not answer for ever.
+func answers(ctx context.Context, log eventlog.Store) error {
+	const patience = 10 * time.Second
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err := log.Head(limited)
+	if limited.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("the store did not answer within %s", patience)
+	}
+	return err
+}
+
+// foreign says what to do about a target that is no copy.
+func (m migration) foreign(err error) error {
+	if _, ok := errors.AsType[*eventlog.Difference](err); ok {
+		return fmt.Errorf("the target has events that are not the source's: %w; give an empty store", err)
+	}
+	return err
+}
+
+// progress is a line on a terminal that says how far something is.
+type progress struct {
+	mu    sync.Mutex
+	out   io.Writer // nil: there is no terminal
+	shown time.Time
+	width int
+}
+
+func newProgress(out io.Writer) *progress {
+	if file, ok := out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		return &progress{out: out}
+	}
+	return &progress{}
+}
+
+// count shows how many of something there are, a few times a second.
+func (p *progress) count(what string) func(int) {
+	return func(n int) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.out == nil || time.Since(p.shown) < 200*time.Millisecond {
+			return
+		}
+		p.shown = time.Now()
+		line := fmt.Sprintf("%d %s", n, what)
+		_, _ = fmt.Fprintf(p.out, "\r%s%s", line, strings.Repeat(" ", max(0, p.width-len(line))))
+		p.width = len(line)
+	}
+}
+
+// end clears the line.
+func (p *progress) end() {
+	if p.width > 0 {
+		_, _ = fmt.Fprintf(p.out, "\r%s\r", strings.Repeat(" ", p.width))
+	}
+}
