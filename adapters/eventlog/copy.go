@@ -131,6 +131,12 @@ func Compare(ctx context.Context, source, target Store, count func(int)) (n int,
 	return n, true, nil
 }
 
+// bulk is a store that takes events of several streams at once.
+type bulk interface {
+	// AppendAll records all events or none, in this order, at their revisions.
+	AppendAll(ctx context.Context, events []Raw) error
+}
+
 // Copy appends to target what it does not have of source, in the same order, byte
 // for byte, at the same revisions. It goes on where an earlier one ended, however
 // that was. A target that has other events is a *Difference, and nothing is
@@ -138,6 +144,15 @@ func Compare(ctx context.Context, source, target Store, count func(int)) (n int,
 func Copy(ctx context.Context, source, target Store, count func(int)) (copied int, err error) {
 	had := 0
 	var group []Raw
+	all, takesAll := target.(bulk)
+	add := func() (err error) {
+		if takesAll {
+			return all.AppendAll(ctx, group)
+		}
+		// One after the other: what is under way together may be recorded in any order.
+		_, err = target.Append(ctx, group[0].Stream, group[0].Revision-1, group)
+		return err
+	}
 	size := 0
 	flush := func() error {
 		if len(group) == 0 {
@@ -146,8 +161,7 @@ func Copy(ctx context.Context, source, target Store, count func(int)) (copied in
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		// One after the other: what is under way together may be recorded in any order.
-		if _, err := target.Append(ctx, group[0].Stream, group[0].Revision-1, group); err != nil {
+		if err := add(); err != nil {
 			return fmt.Errorf("the target: %w", err)
 		}
 		copied += len(group)
@@ -162,7 +176,8 @@ func Copy(ctx context.Context, source, target Store, count func(int)) (copied in
 		more := len(raw.Data) + len(raw.Meta)
 		if len(group) > 0 {
 			last := group[len(group)-1]
-			if raw.Stream != last.Stream || raw.Revision != last.Revision+1 || len(group) == copyEvents || size+more > copyBytes {
+			another := raw.Stream != last.Stream || raw.Revision != last.Revision+1
+			if another && !takesAll || len(group) == copyEvents || size+more > copyBytes {
 				if err := flush(); err != nil {
 					return copied, err
 				}

@@ -87,18 +87,15 @@ func filled(t *testing.T, dir string, n, secrets int) {
 		t.Fatal(err)
 	}
 	defer func() { _ = log.Close() }()
-	ends := map[event.Stream]event.Revision{}
-	for i := range n {
-		stream := event.Stream(fmt.Sprint("host-", i%500))
-		end, ok := ends[stream]
-		if !ok {
-			end = event.NoRevision
+	all := make([]eventlog.Raw, n)
+	for i := range all {
+		all[i] = eventlog.Raw{
+			Stream: event.Stream(fmt.Sprint("host-", i%500)), Revision: event.Revision(i / 500),
+			ID: uuid.New(), Type: "HostAnswered", Data: fmt.Appendf(nil, `{"host":"127.0.0.1","n":%d}`, i), Meta: []byte(`{"schema":1}`),
 		}
-		raw := eventlog.Raw{ID: uuid.New(), Type: "HostAnswered", Data: fmt.Appendf(nil, `{"host":"127.0.0.1","n":%d}`, i), Meta: []byte(`{"schema":1}`)}
-		if _, err := log.Append(t.Context(), stream, end, []eventlog.Raw{raw}); err != nil {
-			t.Fatal(err)
-		}
-		ends[stream] = end + 1
+	}
+	if err := log.AppendAll(t.Context(), all); err != nil {
+		t.Fatal(err)
 	}
 	kept, err := credentials.Open(t.Context(), dir, bytes.Repeat([]byte{7}, 32), time.Now)
 	if err != nil {

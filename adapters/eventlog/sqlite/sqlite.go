@@ -71,6 +71,7 @@ type appending struct {
 	stream   event.Stream
 	expected event.Revision
 	events   []eventlog.Raw
+	more     []*appending // to other streams, recorded after it and only with it
 	at       event.Position
 	err      error
 	done     chan struct{}
@@ -359,38 +360,21 @@ func (s *Store) record(ctx context.Context, batch []*appending) (failed *appendi
 	}
 	defer func() { _ = insert.Close() }() // it ends with the transaction
 	for _, a := range batch {
-		a.err = nil
-		last, ok := s.heads[a.stream]
-		if !ok {
-			if err := tx.QueryRowContext(ctx, "SELECT COALESCE(MAX(rev), -1) FROM events WHERE stream = ?", a.stream).Scan(&last); err != nil {
-				return nil, err
-			}
-			if len(s.heads) > 100_000 {
-				clear(s.heads)
-			}
-			s.heads[a.stream] = last
+		if at, err = s.insert(ctx, tx, insert, a, at); err != nil {
+			return blamed(a, err), err
 		}
-		if last != a.expected {
-			if a.at, err = repeated(ctx, tx, a); err != nil {
-				return nil, err
+		for _, m := range a.more {
+			if a.err != nil {
+				break // it has recorded nothing yet
 			}
-			if a.at == 0 {
-				a.err = fmt.Errorf("append to %s: its last revision is %d, not %d: %w", a.stream, last, a.expected, commands.ErrConflict)
+			if at, err = s.insert(ctx, tx, insert, m, at); err != nil {
+				return blamed(a, err), err
 			}
-			continue
+			if m.err != nil {
+				return a, m.err
+			}
+			a.at = m.at
 		}
-		for _, e := range a.events {
-			at++
-			last++
-			if _, err := insert.ExecContext(ctx, int64(at), string(a.stream), int64(last), e.Type, e.ID.String(), string(e.Data), string(e.Meta)); err != nil {
-				if ofOne(err) {
-					failed = a
-				}
-				return failed, err
-			}
-		}
-		s.heads[a.stream] = last
-		a.at = at
 	}
 	committing = true
 	if err := tx.Commit(); err != nil {
@@ -398,6 +382,51 @@ func (s *Store) record(ctx context.Context, batch []*appending) (failed *appendi
 	}
 	s.grow(at)
 	return nil, nil
+}
+
+// blamed is the append whose row cannot be recorded; nil where an error is not
+// about a row.
+func blamed(a *appending, err error) *appending {
+	if ofOne(err) {
+		return a
+	}
+	return nil
+}
+
+// insert records an append after position at, and returns the new one. Where the
+// stream has moved on, it records nothing and says so in the append.
+func (s *Store) insert(ctx context.Context, tx *sql.Tx, insert *sql.Stmt, a *appending, at event.Position) (event.Position, error) {
+	a.err = nil
+	last, ok := s.heads[a.stream]
+	if !ok {
+		if err := tx.QueryRowContext(ctx, "SELECT COALESCE(MAX(rev), -1) FROM events WHERE stream = ?", a.stream).Scan(&last); err != nil {
+			return at, err
+		}
+		if len(s.heads) > 100_000 {
+			clear(s.heads)
+		}
+		s.heads[a.stream] = last
+	}
+	if last != a.expected {
+		was, err := repeated(ctx, tx, a)
+		if err != nil {
+			return at, err
+		}
+		if a.at = was; was == 0 {
+			a.err = fmt.Errorf("append to %s: its last revision is %d, not %d: %w", a.stream, last, a.expected, commands.ErrConflict)
+		}
+		return at, nil
+	}
+	for _, e := range a.events {
+		at++
+		last++
+		if _, err := insert.ExecContext(ctx, int64(at), string(a.stream), int64(last), e.Type, e.ID.String(), string(e.Data), string(e.Meta)); err != nil {
+			return at, err
+		}
+	}
+	s.heads[a.stream] = last
+	a.at = at
+	return at, nil
 }
 
 // end is the position of the last event. Where it is not the one that this
@@ -470,6 +499,34 @@ func (s *Store) Append(_ context.Context, stream event.Stream, expected event.Re
 	s.queue <- a
 	<-a.done
 	return a.at, a.err
+}
+
+// AppendAll records events of any streams, in this order, all or none of them,
+// durably before it returns. Each has the revision that its stream comes to with
+// it; where one does not, or is another event already, it fails with
+// commands.ErrConflict, wrapped. Else it is as Append.
+func (s *Store) AppendAll(_ context.Context, events []eventlog.Raw) error {
+	if !s.use() {
+		return fmt.Errorf("append: %w: %w", commands.ErrUnavailable, errClosed)
+	}
+	defer s.using.Done()
+	var all []*appending
+	for i, e := range events {
+		if i > 0 && e.Stream == events[i-1].Stream && e.Revision == events[i-1].Revision+1 {
+			last := all[len(all)-1]
+			last.events = append(last.events, e)
+			continue
+		}
+		all = append(all, &appending{stream: e.Stream, expected: e.Revision - 1, events: []eventlog.Raw{e}})
+	}
+	if len(all) == 0 {
+		return errors.New("append: no events")
+	}
+	first := all[0]
+	first.more, first.done = all[1:], make(chan struct{})
+	s.queue <- first
+	<-first.done
+	return first.err
 }
 
 const columns = "SELECT pos, stream, rev, type, id, data, meta FROM events "
