@@ -51,7 +51,7 @@ func shared(keys credentials.Keys, blobs credentials.Blobs) place {
 
 func blobs(t *testing.T, connection string) credentials.Blobs {
 	t.Helper()
-	store, err := eventstoredb.Open(connection, slog.New(slog.DiscardHandler))
+	store, err := eventstoredb.Open(connection, slog.New(slog.DiscardHandler), eventstoredb.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,7 +29,7 @@ var stores = map[string]func(t *testing.T) eventlog.Store{
 		return store
 	},
 	"eventstoredb": func(t *testing.T) eventlog.Store {
-		store, err := eventstoredb.Open(esdb.Start(t).ConnectionString(), slog.New(slog.DiscardHandler))
+		store, err := eventstoredb.Open(esdb.Start(t).ConnectionString(), slog.New(slog.DiscardHandler), eventstoredb.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/agnivade/levenshtein"
 	"github.com/google/uuid"
 
+	"commissaire/adapters/eventlog/eventstoredb"
 	"commissaire/api/authentication"
 )
 
@@ -40,6 +41,7 @@ type Config struct {
 	Debug                 bool              `json:"debug"`
 	Insecure              bool              `json:"insecure"`
 	Store                 string            `json:"store"`
+	EventStoreDB          esdbConfig        `json:"eventstoredb"`
 	Instance              string            `json:"instance"` // "": the host's name, and with a shared store a part that each start makes anew
 	SSH                   sshConfig         `json:"ssh"`
 	Hosts                 hostsConfig       `json:"hosts"`
@@ -108,6 +110,7 @@ type operationsConfig struct {
 	RebootFirstLook Duration `json:"reboot-first-look"`
 	RebootTimeout   Duration `json:"reboot-timeout"`
 	HealthInterval  Duration `json:"health-interval"`
+	OutputDir       string   `json:"output-dir"`      // "": output in the store's directory; of another store, one that ends with the service
 	OutputLimit     int64    `json:"output-limit"`    // bytes that are kept of what a host prints in an operation
 	OutputMaxAge    Duration `json:"output-max-age"`  // of what is kept of an operation that has ended
 	OutputMaxSize   int64    `json:"output-max-size"` // bytes of all that is kept
@@ -118,6 +121,12 @@ type watchConfig struct {
 	Concurrency int      `json:"concurrency"`
 	Misses      int      `json:"misses"`
 	KeepOpen    int      `json:"keep-open"` // idle connections; 0: each look connects anew
+}
+
+// esdbConfig is for a store esdb://….
+type esdbConfig struct {
+	Prefix string   `json:"prefix"` // of the names of streams, so that several services share a server
+	Lease  Duration `json:"lease"`  // how long an instance leads without saying so again
 }
 
 type credentialsConfig struct {
@@ -187,6 +196,7 @@ func defaults(dev bool) Config {
 			OutputLimit: 1 << 20, OutputMaxAge: Duration(30 * 24 * time.Hour), OutputMaxSize: 1 << 30,
 		},
 		Watch:             watchConfig{Interval: Duration(time.Minute), Concurrency: 64, Misses: 3},
+		EventStoreDB:      esdbConfig{Prefix: "commissaire-", Lease: Duration(10 * time.Second)},
 		ContainerManagers: managersConfig{Timeout: Duration(10 * time.Second)},
 		Limits: limitsConfig{
 			Body: 1 << 20, Headers: 64 << 10, ReadTimeout: Duration(time.Minute), IdleTimeout: Duration(2 * time.Minute),
@@ -408,6 +418,8 @@ func (c Config) check() error {
 		return fail("watch.interval, watch.concurrency and watch.misses must be more than 0")
 	case c.ContainerManagers.Timeout <= 0:
 		return fail("container-managers.timeout must be more than 0")
+	case c.EventStoreDB.Lease < Duration(time.Second):
+		return fail("eventstoredb.lease must be at least 1s")
 	case c.Watch.KeepOpen < 0:
 		return fail("watch.keep-open must not be less than 0")
 	case c.Limits.Body < 1 || c.Limits.Headers < 1 || c.Limits.ReadTimeout <= 0 || c.Limits.IdleTimeout <= 0:
@@ -431,7 +443,13 @@ func (c Config) check() error {
 }
 
 // storeName is where the configured log and credentials are.
-func (c Config) storeName() storeName { return storeName{c.Store, c.Credentials.Keys} }
+func (c Config) storeName() storeName {
+	return storeName{log: c.Store, keys: c.Credentials.Keys, options: c.esdbOptions()}
+}
+
+func (c Config) esdbOptions() eventstoredb.Options {
+	return eventstoredb.Options{Prefix: c.EventStoreDB.Prefix, Lease: time.Duration(c.EventStoreDB.Lease)}
+}
 
 // instanceName is the name by which this instance is known in the log. It is one
 // instance's alone, also where several have the same host's name, as in containers:

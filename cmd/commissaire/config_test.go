@@ -343,7 +343,7 @@ func TestTheMasterKeyLiesApartFromTheKeysThatItOpens(t *testing.T) {
 	if err := os.WriteFile(path, make([]byte, 32), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := storeName{"esdb://127.0.0.1:1?tls=false", "file:" + dir}.open(t.Context(), "file:"+path, slog.New(slog.DiscardHandler))
+	_, err := storeName{log: "esdb://127.0.0.1:1?tls=false", keys: "file:" + dir}.open(t.Context(), "file:"+path, slog.New(slog.DiscardHandler))
 	if err == nil || !strings.Contains(err.Error(), "lies in the directory of the keys") {
 		t.Errorf("opened: %v", err)
 	}

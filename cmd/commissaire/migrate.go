@@ -67,7 +67,7 @@ with it in the configuration, or as COMMISSAIRE_STORE.`,
 			return fmt.Errorf("there is no output %q: use text or json", format)
 		}
 		m := migration{
-			source: storeName{from, fromKeys}, target: storeName{to, toKeys}, masterKey: config.Credentials.MasterKey,
+			source: storeName{log: from, keys: fromKeys, options: config.esdbOptions()}, target: storeName{log: to, keys: toKeys, options: config.esdbOptions()}, masterKey: config.Credentials.MasterKey,
 			logger: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)), progress: newProgress(cmd.ErrOrStderr()),
 		}
 		switch {

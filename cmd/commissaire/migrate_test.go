@@ -25,7 +25,7 @@ func TestAMigrationThatCannotBeMeantIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	store, other := storeName{log: "sqlite:" + in("store")}, storeName{log: "sqlite:" + in("other")}
-	server := storeName{"esdb://a:PASSWORD@b", "file:" + in("keys")}
+	server := storeName{log: "esdb://a:PASSWORD@b", keys: "file:" + in("keys")}
 	master := "file:" + in("master")
 	for _, test := range []struct {
 		source, target storeName
@@ -37,15 +37,15 @@ func TestAMigrationThatCannotBeMeantIsRefused(t *testing.T) {
 		{storeName{log: "sqlite:"}, other, master, "--from sqlite: needs a directory"},
 		{store, storeName{log: "esdb://a:PASSWORD@b"}, master, "--to-keys: file:DIR"},
 		{storeName{log: "esdb://a:PASSWORD@b"}, other, master, "--from-keys: file:DIR"},
-		{store, storeName{other.log, "file:/k"}, master, "--to-keys is for a store esdb://"},
+		{store, storeName{log: other.log, keys: "file:/k"}, master, "--to-keys is for a store esdb://"},
 		{store, store, master, "the same store"},
 		{store, storeName{log: "sqlite:" + in("linked")}, master, "the same store"},
-		{server, storeName{"esdb://c", server.keys}, master, "--from-keys and --to-keys are the same"},
+		{server, storeName{log: "esdb://c", keys: server.keys}, master, "--from-keys and --to-keys are the same"},
 		{store, other, "", "no master key"},
 		{storeName{log: "sqlite:" + in("empty")}, other, master, "it has no events.db"},
 		{storeName{log: "sqlite:" + in("missing")}, other, master, "it has no events.db"},
 		{store, other, "file:" + in("store/master"), "lies in the store's directory"},
-		{store, storeName{server.log, "file:" + in("store/keys")}, master, "lies in the directory of the store"},
+		{store, storeName{log: server.log, keys: "file:" + in("store/keys")}, master, "lies in the directory of the store"},
 	} {
 		m := migration{source: test.source, target: test.target, masterKey: test.master, logger: slog.New(slog.DiscardHandler), progress: newProgress(nil)}
 		if _, err := m.run(t.Context()); err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "PASSWORD") {

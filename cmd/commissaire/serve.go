@@ -11,6 +11,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -40,10 +42,8 @@ import (
 type service struct {
 	config   Config
 	logger   *slog.Logger
-	store    eventlog.Store
-	lease    eventlog.Lease
+	store    store
 	log      *eventlog.Log
-	secrets  *credentials.Store
 	outputs  *output.Store
 	scratch  string // a directory that goes with the service; "": there is none
 	commands *commands.Handler
@@ -70,27 +70,23 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 			err = errors.Join(err, s.close())
 		}
 	}()
+	if s.instance, err = config.instanceName(); err != nil {
+		return s, err
+	}
 	name := config.storeName()
+	name.options.Instance = s.instance
 	opened, err := name.open(ctx, config.Credentials.MasterKey, logger)
 	if err != nil {
 		return s, err
 	}
-	s.store, s.secrets = opened.log, opened.secrets
-	var canLead bool
-	if s.lease, canLead = opened.log.(eventlog.Lease); !canLead {
-		// The one place to take a lease from where the store itself has none.
-		return s, fmt.Errorf("store %s: no instance could lead: this version has no lease there; use sqlite:DIR", name.kind())
-	}
-	if s.outputs, err = s.openOutputs(dir); err != nil {
+	s.store = opened
+	if s.outputs, err = s.openOutputs(name); err != nil {
 		return s, err
 	}
-	s.log = eventlog.NewLog(s.store)
+	s.log = eventlog.NewLog(s.store.log)
 	reach := ssh.Reach{Loopback: config.Hosts.AllowLoopback, Deny: config.Hosts.Denied}
-	if s.instance, err = config.instanceName(); err != nil {
-		return s, err
-	}
 	s.commands = commands.New(commands.Config{
-		Log: s.log, Credentials: s.secrets, KeyFingerprint: ssh.ParsePrivateKey, Certificate: ssh.ParseCertificate, TokenDigest: s.secrets.Digest,
+		Log: s.log, Credentials: s.store.secrets, KeyFingerprint: ssh.ParsePrivateKey, Certificate: ssh.ParseCertificate, TokenDigest: s.store.secrets.Digest,
 		Denied: denied(reach), CertificateDir: config.ContainerManagers.CertificateDir,
 		Now: time.Now, NewID: uuid.New, Random: func() uint64 { return uint64(rand.Uint32()) }, // JSON readers keep 53 bits
 		Instance: s.instance, Shared: name.shared(),
@@ -116,13 +112,13 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 			RegistryMirror: config.Bootstrap.RegistryMirror, EtcdCertificate: config.Bootstrap.EtcdClientCert,
 			EtcdKey: config.Bootstrap.EtcdClientKey, EtcdCA: config.Bootstrap.EtcdCA,
 		},
-	}, s.secrets, logger)
+	}, s.store.secrets, logger)
 	s.managers = containermanager.New(containermanager.Config{
-		Credentials: s.secrets, CertificateDir: config.ContainerManagers.CertificateDir, Control: reach.Control,
+		Credentials: s.store.secrets, CertificateDir: config.ContainerManagers.CertificateDir, Control: reach.Control,
 		Timeout: time.Duration(config.ContainerManagers.Timeout),
 	})
 	s.process = process.New(process.Config{
-		Commands: s.commands, Credentials: s.secrets, Outputs: s.outputs, Managers: s.managers.Of, Profile: profile.Name,
+		Commands: s.commands, Credentials: s.store.secrets, Outputs: s.outputs, Managers: s.managers.Of, Profile: profile.Name,
 		Remote:   s.remote,
 		Attempts: config.SSH.Attempts, RetryDelay: time.Duration(config.SSH.RetryDelay), AtOnce: config.SSH.AtOnce,
 		RebootFirstLook: time.Duration(config.Operations.RebootFirstLook), RebootTimeout: time.Duration(config.Operations.RebootTimeout),
@@ -141,16 +137,21 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 
 // openOutputs opens what hosts printed, beside the log. A log in memory has it in
 // a directory of its own that ends with the service.
-func (s *service) openOutputs(dir string) (*output.Store, error) {
-	if dir == "" {
+func (s *service) openOutputs(name storeName) (*output.Store, error) {
+	of := s.config.Operations
+	dir := of.OutputDir
+	switch {
+	case dir != "":
+	case name.kind() == "sqlite":
+		dir = filepath.Join(name.dir(), "output")
+	default:
 		var err error
 		if s.scratch, err = os.MkdirTemp("", "commissaire-"); err != nil {
 			return nil, fmt.Errorf("make a directory for the output of hosts: %w", err)
 		}
 		dir = s.scratch
 	}
-	of := s.config.Operations
-	return output.Open(filepath.Join(dir, "output"), output.Config{
+	return output.Open(dir, output.Config{
 		Limit: of.OutputLimit, MaxAge: time.Duration(of.OutputMaxAge), MaxSize: of.OutputMaxSize, Now: time.Now,
 	}, s.logger)
 }
@@ -227,7 +228,7 @@ func (s *service) follow(ctx context.Context) error {
 		return fmt.Errorf("follow the log: %w", err)
 	}
 	router.AddMiddleware(middleware.Recoverer)
-	subscriber := eventlog.NewSubscriber(s.store, position, redeliverAfter, s.heard, s.logger)
+	subscriber := eventlog.NewSubscriber(s.store.log, position, redeliverAfter, s.heard, s.logger)
 	router.AddConsumerHandler("views and process", eventlog.Topic, subscriber, func(m *message.Message) error {
 		r, err := eventlog.FromMessage(m)
 		if err != nil {
@@ -273,7 +274,7 @@ func (s *service) close() error {
 	if s.managers != nil {
 		s.managers.Close()
 	}
-	err = errors.Join(err, store{s.store, s.secrets}.close())
+	err := s.store.close()
 	if s.scratch != "" {
 		err = errors.Join(err, os.RemoveAll(s.scratch))
 	}
@@ -490,7 +491,7 @@ func (s *service) lead(ctx context.Context) {
 func (s *service) leadOnce(ctx context.Context) error {
 	ctx, giveUp := context.WithCancel(ctx)
 	defer giveUp()
-	leading, term, err := s.lease.Lead(ctx, s.views.Snapshot().Leader().Term)
+	leading, term, err := s.store.log.Lead(ctx, s.views.Snapshot().Leader().Term)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,8 @@ import (
 type storeName struct {
 	log  string // sqlite:DIR, esdb://… or memory:
 	keys string // of a shared store: file:DIR or exec:COMMAND
+
+	options eventstoredb.Options
 }
 
 func (n storeName) kind() string { kind, _, _ := strings.Cut(n.log, ":"); return kind }
@@ -63,9 +65,15 @@ func maskedStore(log string) string {
 	return scheme + "://" + user + ":********" + rest[at:]
 }
 
+// openLog is a log that is open, and the right to lead in it.
+type openLog interface {
+	eventlog.Store
+	eventlog.Lease
+}
+
 // store is a log that is open, with its credentials.
 type store struct {
-	log     eventlog.Store
+	log     openLog
 	secrets *credentials.Store
 }
 
@@ -103,12 +111,12 @@ func (n storeName) apart(masterKey string) error {
 	return nil
 }
 
-func (n storeName) openLog(ctx context.Context, logger *slog.Logger) (eventlog.Store, error) {
+func (n storeName) openLog(ctx context.Context, logger *slog.Logger) (openLog, error) {
 	switch {
 	case n.kind() == "memory":
 		return memory.New(), nil
 	case n.shared():
-		log, err := eventstoredb.Open(n.log, logger)
+		log, err := eventstoredb.Open(n.log, logger, n.options)
 		if err != nil {
 			return nil, err // and not a nil pointer that is no nil
 		}

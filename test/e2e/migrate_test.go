@@ -112,7 +112,7 @@ func filled(t *testing.T, dir string, n, secrets int) {
 // events is how many a server has.
 func events(t *testing.T, connection string, enough int) (n int) {
 	t.Helper()
-	store, err := eventstoredb.Open(connection, slog.New(slog.DiscardHandler))
+	store, err := eventstoredb.Open(connection, slog.New(slog.DiscardHandler), eventstoredb.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +266,7 @@ func TestAMigrationToAStoreWithOtherEventsIsRefused(t *testing.T) {
 	source, keys := filepath.Join(dir, "store"), filepath.Join(dir, "keys")
 	filled(t, source, 20, 2)
 	connection := esdb.Start(t).ConnectionString()
-	store, err := eventstoredb.Open(connection, slog.New(slog.DiscardHandler))
+	store, err := eventstoredb.Open(connection, slog.New(slog.DiscardHandler), eventstoredb.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -343,7 +343,7 @@ func TestSecretsAreNowhereAfterAMigration(t *testing.T) {
 	if left := all.nowhere(t, temporary); left > 0 {
 		t.Errorf("%d temporary files are left", left)
 	}
-	store, err := eventstoredb.Open(connection, slog.New(slog.DiscardHandler))
+	store, err := eventstoredb.Open(connection, slog.New(slog.DiscardHandler), eventstoredb.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

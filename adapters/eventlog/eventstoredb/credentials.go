@@ -27,7 +27,7 @@ const (
 
 var (
 	errNoBlob   = errors.New("its stream holds something else")
-	errNoAnswer = fmt.Errorf("EventStoreDB did not answer within %s", patience)
+	errNoAnswer = errors.New("EventStoreDB did not answer in time")
 )
 
 func credentialStream(id domain.CredentialID) event.Stream {
@@ -35,7 +35,7 @@ func credentialStream(id domain.CredentialID) event.Stream {
 }
 
 // streamName is what the server calls a stream, as Append has it.
-func (s *Store) streamName(stream event.Stream) string { return string(stream) }
+func (s *Store) streamName(stream event.Stream) string { return s.prefix + string(stream) }
 
 type sealedCredential struct {
 	Sealed []byte `json:"sealed"`
@@ -47,7 +47,14 @@ func (s *Store) PutBlob(ctx context.Context, id domain.CredentialID, sealed []by
 	if err != nil {
 		return fmt.Errorf("keep credential %s: %w", id, err)
 	}
-	_, err = s.Append(ctx, credentialStream(id), event.NoRevision, []eventlog.Raw{{ID: uuid.New(), Type: credentialSealed, Data: data, Meta: []byte("{}")}})
+	if err := s.begin(); err != nil {
+		return fmt.Errorf("keep credential %s: %w", id, because(commands.ErrUnavailable, err))
+	}
+	defer s.busy.Done()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.times.append)
+	defer cancel()
+	// Not by Append: what is kept here is no place in the log.
+	_, err = s.append(ctx, s.streamName(credentialStream(id)), event.NoRevision, []eventlog.Raw{{ID: uuid.New(), Type: credentialSealed, Data: data, Meta: []byte("{}")}}, s.times.attempt)
 	if errors.Is(err, commands.ErrConflict) {
 		return fmt.Errorf("keep credential %s: %w", id, fs.ErrExist)
 	}
@@ -64,10 +71,10 @@ func (s *Store) Blob(ctx context.Context, id domain.CredentialID) ([]byte, error
 }
 
 func (s *Store) blob(ctx context.Context, stream string) ([]byte, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, errNoAnswer)
+	ctx, cancel := context.WithTimeoutCause(ctx, s.times.append, errNoAnswer)
 	defer cancel()
-	last, err := call(ctx, s, func(ctx context.Context) (*esdb.ResolvedEvent, error) {
-		reading, err := s.client.ReadStream(ctx, stream, esdb.ReadStreamOptions{Direction: esdb.Backwards, From: esdb.End{}}, 1)
+	last, err := call(ctx, s.links, func(ctx context.Context, k *link) (*esdb.ResolvedEvent, error) {
+		reading, err := k.client.ReadStream(ctx, stream, esdb.ReadStreamOptions{Direction: esdb.Backwards, From: esdb.End{}}, 1)
 		if err != nil {
 			return nil, err
 		}
@@ -99,10 +106,10 @@ func (s *Store) DeleteBlob(ctx context.Context, id domain.CredentialID) error {
 	case err != nil && !errors.Is(err, errNoBlob):
 		return fmt.Errorf("delete credential %s: %w", id, err)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, errNoAnswer)
+	ctx, cancel := context.WithTimeoutCause(ctx, s.times.append, errNoAnswer)
 	defer cancel()
-	_, err := call(ctx, s, func(ctx context.Context) (*esdb.DeleteResult, error) {
-		return s.client.DeleteStream(ctx, stream, esdb.DeleteStreamOptions{ExpectedRevision: esdb.Any{}})
+	_, err := call(ctx, s.links, func(ctx context.Context, k *link) (*esdb.DeleteResult, error) {
+		return k.client.DeleteStream(ctx, stream, esdb.DeleteStreamOptions{ExpectedRevision: esdb.Any{}})
 	})
 	if errors.Is(context.Cause(ctx), errNoAnswer) {
 		err = errNoAnswer

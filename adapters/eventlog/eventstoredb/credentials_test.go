@@ -16,7 +16,7 @@ import (
 )
 
 func TestSealedCredentialsLieBesideTheLog(t *testing.T) {
-	store, err := eventstoredb.Open(esdb.Start(t).ConnectionString(), slog.New(slog.DiscardHandler))
+	store, err := eventstoredb.Open(esdb.Start(t).ConnectionString(), slog.New(slog.DiscardHandler), eventstoredb.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
