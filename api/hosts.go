@@ -152,6 +152,9 @@ func (s *Server) getCredentials(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := presentOnly(r); err != nil {
+		return err
+	}
 	who, err := s.who(r)
 	if err != nil {
 		return err
@@ -169,7 +172,7 @@ func (s *Server) getCredentials(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) getHostStatus(w http.ResponseWriter, r *http.Request) error {
-	at, err := address(r)
+	host, err := address(r)
 	if err != nil {
 		return err
 	}
@@ -177,16 +180,17 @@ func (s *Server) getHostStatus(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	h, ok := snapshot.Host(at)
+	h, ok := snapshot.Host(host)
 	if !ok {
-		return errNoHost.With("there is no host %s", at)
+		return errNoHost.With("there is no host %s", host)
 	}
 	type status struct {
 		LastCheck projections.Time `json:"last_check"`
 		Status    string           `json:"status"`
 	}
 	node := json.RawMessage("{}")
-	if manager := snapshot.Managed(h.Address); manager != "" {
+	_, then := at(r)
+	if manager := snapshot.Managed(h.Address); manager != "" && !then {
 		ctx, cancel := context.WithTimeout(r.Context(), managerWait)
 		defer cancel()
 		if live, err := s.config.NodeStatus(ctx, manager, h.Address); err == nil {

@@ -252,6 +252,9 @@ func (s *Server) getHistory(of, key string) endpoint {
 		} else if _, err := domain.ParseName[string](name); err != nil {
 			return err
 		}
+		if err := presentOnly(r); err != nil {
+			return err
+		}
 		limit, after, err := paging(r.URL.Query())
 		if err != nil {
 			return err
@@ -282,6 +285,9 @@ func (s *Server) getHistory(of, key string) endpoint {
 }
 
 func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
+	if err := presentOnly(r); err != nil {
+		return err
+	}
 	if _, err := s.snapshot(w, r); err != nil {
 		return err
 	}

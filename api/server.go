@@ -35,6 +35,7 @@ var document []byte
 type Config struct {
 	Commands      *commands.Handler
 	Views         *projections.Views
+	Follow        projections.Read
 	Entries       func(ctx context.Context, at []projections.Position) ([]HistoryEntry, error)
 	EntriesAfter  func(ctx context.Context, after projections.Position) ([]HistoryEntry, error) // the next of the log, not necessarily all
 	Events        *Events
@@ -317,12 +318,50 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) (*projections.
 			return nil, errLate
 		}
 	}
-	snapshot := s.config.Views.Snapshot()
+	snapshot, err := s.cut(r)
+	if err != nil {
+		return nil, err
+	}
 	w.Header().Set("X-Commissaire-Position", strconv.FormatUint(uint64(snapshot.Position), 10))
 	if age := s.config.Age(); age > 0 {
 		w.Header().Set("X-Commissaire-Age", strconv.FormatInt(int64(age/time.Second), 10))
 	}
 	return snapshot, nil
+}
+
+// cut is the present, or with ?at= what was at that position, if it is written in
+// digits, or at that time (RFC 3339, or as the API writes times).
+func (s *Server) cut(r *http.Request) (*projections.Snapshot, error) {
+	text, then := at(r)
+	if !then {
+		return s.config.Views.Snapshot(), nil
+	}
+	if position, err := strconv.ParseUint(text, 10, 64); err == nil {
+		return s.config.Views.At(r.Context(), s.config.Follow, projections.Position(position))
+	}
+	for _, form := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999"} {
+		if t, err := time.Parse(form, text); err == nil {
+			return s.config.Views.AtTime(r.Context(), s.config.Follow, t, s.config.Now())
+		}
+	}
+	return nil, domain.ErrInvalid.At("at", "must be a position, or a time such as 2015-12-17T15:48:18Z")
+}
+
+// presentOnly refuses ?at= where what is answered is not a function of the log.
+func presentOnly(r *http.Request) error {
+	if _, then := at(r); then {
+		return domain.ErrInvalid.At("at", "this is answered as of now only")
+	}
+	return nil
+}
+
+// at is what a request says that its answer is to be made of; false: the present.
+func at(r *http.Request) (string, bool) {
+	if r.URL.RawQuery == "" { // most have none
+		return "", false
+	}
+	query := r.URL.Query()
+	return query.Get("at"), query.Has("at")
 }
 
 // settle waits until the outcome of a command is in the view; a view that is

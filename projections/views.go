@@ -45,12 +45,14 @@ type Views struct {
 	mu      sync.Mutex
 	state   *Snapshot // being folded
 	waiting map[chan struct{}]event.Position
+	past    past
 }
 
 // Snapshot is all views at one position.
 type Snapshot struct {
 	Position event.Position
 	Time     time.Time // of the last event
+	newest   time.Time // of all events: clocks differ, and are set
 
 	hosts      *btree.Map[domain.HostID, *hostState]
 	addresses  *btree.Map[domain.Address, domain.HostID]
@@ -69,6 +71,7 @@ type Snapshot struct {
 	// generation counts the snapshots that were made before. What bears the
 	// number of the state being folded is in none of them, and may be changed.
 	generation int
+	forked     bool
 }
 
 // Leader is the instance that began to lead last.
@@ -137,16 +140,26 @@ func (v *Views) Snapshot() *Snapshot {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	return v.publish()
+}
+
+// publish makes the snapshot of all that was applied. The caller has the lock.
+func (v *Views) publish() *Snapshot {
 	if !v.current.Load() {
-		s := *v.state
-		s.hosts, s.addresses, s.clusters, s.byID = s.hosts.Copy(), s.addresses.Copy(), s.clusters.Copy(), s.byID.Copy()
-		s.members, s.networks, s.managers = s.members.Copy(), s.networks.Copy(), s.managers.Copy()
-		s.operations, s.started, s.latest, s.history = s.operations.Copy(), s.started.Copy(), s.latest.Copy(), s.history.Copy()
-		v.latest.Store(&s)
+		v.latest.Store(v.state.copy())
 		v.current.Store(true)
 		v.state.generation++
 	}
 	return v.latest.Load()
+}
+
+// copy shares all that does not change. Two may not copy one snapshot at once.
+func (s *Snapshot) copy() *Snapshot {
+	c := *s
+	c.hosts, c.addresses, c.clusters, c.byID = s.hosts.Copy(), s.addresses.Copy(), s.clusters.Copy(), s.byID.Copy()
+	c.members, c.networks, c.managers = s.members.Copy(), s.networks.Copy(), s.managers.Copy()
+	c.operations, c.started, c.latest, c.history = s.operations.Copy(), s.started.Copy(), s.latest.Copy(), s.history.Copy()
+	return &c
 }
 
 // WaitFor returns when a position was applied, or with ctx's error.
@@ -182,6 +195,7 @@ func (v *Views) Apply(r event.Recorded) {
 	}
 	v.current.Store(false)
 	s.apply(r)
+	v.keep()
 	for reached, position := range v.waiting {
 		if position <= s.Position {
 			close(reached)
@@ -192,7 +206,12 @@ func (v *Views) Apply(r event.Recorded) {
 
 func (s *Snapshot) apply(r event.Recorded) {
 	s.Position, s.Time = r.Position, r.Meta.Time
-	s.remember(r)
+	if r.Meta.Time.After(s.newest) {
+		s.newest = r.Meta.Time
+	}
+	if !s.forked { // the lists of the past are part of those of the present
+		s.remember(r)
+	}
 	switch e := r.Event.(type) {
 	case event.RosterEvent:
 		s.applyRoster(r, e)

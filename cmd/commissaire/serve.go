@@ -418,7 +418,7 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 		return errors.Join(err, listener.Close())
 	}
 	handler := api.New(api.Config{
-		Commands: s.commands, Views: s.views, Entries: s.entries, EntriesAfter: s.entriesAfter,
+		Commands: s.commands, Views: s.views, Follow: s.log.Follow, Entries: s.entries, EntriesAfter: s.entriesAfter,
 		Events: s.events, EventTypes: eventlog.Types(), NodeStatus: s.nodeStatus, Outputs: outputs{s.outputs}, Authenticator: stack,
 		OnHost: ssh.Commands, Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
 		MaxBody: config.Limits.Body, Age: s.age,
