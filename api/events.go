@@ -173,18 +173,25 @@ func (s *Server) selection(query url.Values) (selection, error) {
 		}
 		selected.about[of] = name
 	}
+	var err error
+	selected.types, err = s.types(query)
+	return selected, err
+}
+
+// types are those that ?type= names; none: all.
+func (s *Server) types(query url.Values) (types []string, err error) {
 	for _, list := range query["type"] {
 		for name := range strings.SplitSeq(list, ",") {
 			if known := s.config.EventTypes; !slices.Contains(known, name) {
 				nearest := slices.MinFunc(known, func(a, b string) int {
 					return levenshtein.ComputeDistance(a, name) - levenshtein.ComputeDistance(b, name)
 				})
-				return selection{}, domain.ErrInvalid.At("type", "there is no event of type %.64q; the nearest is %s; known are %s", name, nearest, strings.Join(known, ", "))
+				return nil, domain.ErrInvalid.At("type", "there is no event of type %.64q; the nearest is %s; known are %s", name, nearest, strings.Join(known, ", "))
 			}
-			selected.types = append(selected.types, name)
+			types = append(types, name)
 		}
 	}
-	return selected, nil
+	return types, nil
 }
 
 // has tells whether an event is selected. The snapshot must have it.

@@ -238,52 +238,6 @@ func number(query url.Values, key string, otherwise uint64) (uint64, error) {
 	return n, nil
 }
 
-// getHistory answers with the audit trail of what the path names, oldest first,
-// a page at a time.
-func (s *Server) getHistory(of, key string) endpoint {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		name := param(r, key)
-		if of == projections.OfHost {
-			at, err := address(r)
-			if err != nil {
-				return err
-			}
-			name = string(at)
-		} else if _, err := domain.ParseName[string](name); err != nil {
-			return err
-		}
-		if err := presentOnly(r); err != nil {
-			return err
-		}
-		limit, after, err := paging(r.URL.Query())
-		if err != nil {
-			return err
-		}
-		snapshot, err := s.snapshot(w, r)
-		if err != nil {
-			return err
-		}
-		positions := snapshot.History(of, name)
-		if len(positions) == 0 {
-			return errNoHistory.With("nothing was ever recorded of %s %q", of, name)
-		}
-		from, found := slices.BinarySearch(positions, projections.Position(after))
-		if found {
-			from++
-		}
-		positions = positions[from:]
-		if uint64(len(positions)) > limit {
-			positions = positions[:limit]
-			next(w, r, uint64(positions[limit-1]))
-		}
-		entries, err := s.config.Entries(r.Context(), positions)
-		if err != nil {
-			return err
-		}
-		return s.answer(w, r, http.StatusOK, entries)
-	}
-}
-
 func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	if err := presentOnly(r); err != nil {
 		return err

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"context"
+	"encoding/csv"
 	"encoding/json"
 	"fmt"
 	"iter"
@@ -9,6 +10,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -120,6 +124,150 @@ var records = []string{
 	"/cluster/c0/deploy", "/cluster/c1/deploy", "/cluster/c0/upgrade", "/cluster/c1/restart", "/containermanagers", "/containermanager/m",
 	"/hosts", "/host/10.0.0.0", "/host/10.0.0.1", "/host/10.0.0.2/status", "/networks", "/network/default", "/network/n",
 	"/operations", "/operation/o0",
+}
+
+// looking is a server over a log that a test wrote, and what it answers to a GET.
+func looking(log recorded, accept string) func(path string) (int, string, http.Header) {
+	views := projections.New()
+	for _, r := range log {
+		views.Apply(r)
+	}
+	server := api.New(api.Config{
+		Views: views, Authenticator: anybody{}, Metrics: prometheus.NewRegistry(), Follow: log.after,
+		Now: func() time.Time { return log[len(log)-1].Meta.Time.Add(time.Minute) }, NewID: uuid.NewString, Logger: slog.New(slog.DiscardHandler),
+		EventTypes: []string{"HostAdded", "HostJoined", "ClusterCreated", "ClusterReconfigured", "ClusterDeleted"},
+		Entries: func(_ context.Context, at []event.Position) (entries []api.HistoryEntry, _ error) {
+			for _, r := range log {
+				if slices.Contains(at, r.Position) {
+					entries = append(entries, api.HistoryEntry{
+						Position: uint64(r.Position), Time: projections.Time{Time: r.Meta.Time}, Type: r.Event.EventType(), Stream: string(r.Stream),
+						Actor: r.Meta.Actor, Reason: r.Meta.Reason, Data: json.RawMessage("{}"),
+					})
+				}
+			}
+			return entries, nil
+		},
+	})
+	return func(path string) (int, string, http.Header) {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/api/v0"+path, nil)
+		r.Header.Set("Accept", accept)
+		server.ServeHTTP(w, r)
+		return w.Code, w.Body.String(), w.Header()
+	}
+}
+
+// aStory is a cluster that was made, got a host and another network, and went.
+func aStory() (log recorded) {
+	at := time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
+	add := func(actor, why string, e event.RosterEvent) {
+		at = at.Add(time.Minute)
+		log = append(log, event.Recorded{
+			Position: event.Position(10 * (len(log) + 1)), Stream: event.RosterStream, Event: e, Meta: event.Meta{Time: at, Actor: actor, Reason: why},
+		})
+	}
+	add("ann", "", event.ClusterCreated{ClusterID: "C", Cluster: "c", Network: "default"})
+	add("bob", "new rack", event.HostAdded{HostID: "1", Host: "10.0.0.1"})
+	add("bob", "new rack", event.HostJoined{HostID: "1", Host: "10.0.0.1", ClusterID: "C", Cluster: "c"})
+	add("ann", "=cmd()", event.ClusterReconfigured{ClusterID: "C", Cluster: "c", Network: "n"})
+	add("eve", "by mistake", event.ClusterDeleted{ClusterID: "C", Cluster: "c"})
+	return log
+}
+
+func TestADiffSaysWhatChangedByWhomAndWhy(t *testing.T) {
+	get := looking(aStory(), "")
+	type change struct {
+		Field    string
+		From, To any
+	}
+	for _, c := range []struct {
+		query   string
+		changes []change
+		actors  string
+	}{
+		{"from=10&to=40", []change{
+			{"hosts.total", 0.0, 1.0}, {"hosts.unavailable", 0.0, 1.0}, {"members", []any{}, []any{"10.0.0.1"}},
+			{"network", "default", "n"}, {"status", "ok", "failed"},
+		}, "bob ann"},
+		{"from=2026-01-02T03:03:30Z&to=2026-01-02T03:04:00.000000", []change{{"network", "default", "n"}}, "ann"},
+		{"from=40&to=45", []change{}, ""},
+		{"from=20&limit=1&to=40", []change{
+			{"hosts.total", 0.0, 1.0}, {"hosts.unavailable", 0.0, 1.0}, {"members", []any{}, []any{"10.0.0.1"}},
+			{"network", "default", "n"}, {"status", "ok", "failed"},
+		}, "bob"},
+		{"from=40", []change{
+			{"container_manager", "", nil}, {"hosts.available", 0.0, nil}, {"hosts.total", 1.0, nil}, {"hosts.unavailable", 1.0, nil},
+			{"members", []any{"10.0.0.1"}, nil}, {"name", "c", nil}, {"network", "n", nil}, {"status", "failed", nil},
+		}, "eve"},
+	} {
+		code, body, _ := get("/cluster/c/diff?" + c.query)
+		var got struct {
+			Changes []change
+			Events  []struct{ Actor string }
+		}
+		if err := json.Unmarshal([]byte(body), &got); code != http.StatusOK || err != nil {
+			t.Fatalf("%s: %d %s %v", c.query, code, body, err)
+		}
+		actors := make([]string, len(got.Events))
+		for i, e := range got.Events {
+			actors[i] = e.Actor
+		}
+		if !reflect.DeepEqual(got.Changes, c.changes) || strings.Join(actors, " ") != c.actors {
+			t.Errorf("%s: %v by %v", c.query, got.Changes, actors)
+		}
+	}
+	for query, want := range map[string]int{
+		"/cluster/c/diff": 400, "/cluster/c/diff?from=40&to=10": 400, "/cluster/c/diff?from=51": 400, "/cluster/c/diff?from=x": 400,
+		"/cluster/d/diff?from=0": 404, "/host/10.0.0.1/diff?from=0": 200, "/operation/o/diff?from=0": 404,
+	} {
+		if code, body, _ := get(query); code != want {
+			t.Errorf("%s: %d %s", query, code, body)
+		}
+	}
+}
+
+func TestAHistoryIsSelectedAndWrittenInOtherForms(t *testing.T) {
+	for query, want := range map[string]string{
+		"":                               "10,30,40,50",
+		"?actor=ann":                     "10,40",
+		"?type=HostJoined":               "30",
+		"?type=HostJoined,HostAdded":     "30",
+		"?from=10&to=40":                 "30,40",
+		"?to=2026-01-02T03:03:00Z":       "10,30",
+		"?from=2026-01-02T03:04:00Z":     "50",
+		"?limit=1&actor=ann":             "10",
+		"?limit=1&actor=ann&after=10":    "40",
+		"?limit=2&from=10&after=30":      "40,50",
+		"?from=30&after=10&actor=nobody": "",
+	} {
+		code, body, header := looking(aStory(), "text/csv")("/cluster/c/history" + query)
+		rows, err := csv.NewReader(strings.NewReader(body)).ReadAll()
+		if code != http.StatusOK || err != nil || len(rows) == 0 || !strings.HasPrefix(header.Get("Content-Type"), "text/csv") {
+			t.Fatalf("%s: %d %s %v", query, code, body, err)
+		}
+		var at []string
+		for _, row := range rows[1:] {
+			at = append(at, row[0])
+			if strings.HasPrefix(row[5], "=") {
+				t.Errorf("a spreadsheet would compute %q", row[5])
+			}
+		}
+		if got := strings.Join(at, ","); got != want {
+			t.Errorf("%s: %s, want %s", query, got, want)
+		}
+		if more := header.Get("Link") != ""; more != (query == "?limit=1&actor=ann") {
+			t.Errorf("%s: Link %q", query, header.Get("Link"))
+		}
+	}
+	_, body, header := looking(aStory(), "application/x-ndjson")("/cluster/c/history?limit=2")
+	if lines := strings.Split(strings.TrimSpace(body), "\n"); len(lines) != 2 || !json.Valid([]byte(lines[1])) || header.Get("Content-Type") != "application/x-ndjson" {
+		t.Errorf("%q as %s", body, header.Get("Content-Type"))
+	}
+	for _, query := range []string{"?type=HostJoind", "?from=x", "?to=51", "?at=10"} {
+		if code, body, _ := looking(aStory(), "")("/cluster/c/history" + query); code != http.StatusBadRequest {
+			t.Errorf("%s: %d %s", query, code, body)
+		}
+	}
 }
 
 // TestThePastIsAnsweredAsItWasThen compares every GET with ?at= with what was

@@ -164,6 +164,7 @@ func (s *Server) routes() {
 		get("/cluster/{name}/"+string(kind), read, s.getLatest(kind))
 		put("/cluster/{name}/"+string(kind), operate, s.putOperation(kind))
 	}
+	get("/cluster/{name}/diff", audit, s.getDiff(projections.OfCluster, "name"))
 	get("/cluster/{name}/history", audit, s.getHistory(projections.OfCluster, "name"))
 	get("/containermanagers", read, s.getManagers)
 	get("/containermanager/{name}", read, s.getManager)
@@ -177,6 +178,7 @@ func (s *Server) routes() {
 	get("/host/{host}/creds", administer, s.getCredentials)
 	get("/host/{host}/status", read, s.getHostStatus)
 	put("/host/{host}/hostkey", administer, s.putHostKey)
+	get("/host/{host}/diff", audit, s.getDiff(projections.OfHost, "host"))
 	get("/host/{host}/history", audit, s.getHistory(projections.OfHost, "host"))
 	get("/networks", read, s.getNetworks)
 	get("/network/{name}", read, s.getNetwork)
@@ -185,6 +187,7 @@ func (s *Server) routes() {
 	get("/operations", read, s.getOperations)
 	get("/operation/{id}", read, s.getOperation)
 	get("/operation/{id}/host/{host}/log", authentication.ReadOutput, s.getOutput)
+	get("/operation/{id}/diff", audit, s.getDiff(projections.OfOperation, "id"))
 	get("/operation/{id}/history", audit, s.getHistory(projections.OfOperation, "id"))
 	put("/operation/{id}/pause", operate, s.steer(s.config.Commands.PauseOperation))
 	put("/operation/{id}/resume", operate, s.steer(s.config.Commands.ResumeOperation))
@@ -330,12 +333,17 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) (*projections.
 }
 
 // cut is the present, or with ?at= what was at that position, if it is written in
-// digits, or at that time (RFC 3339, or as the API writes times).
+// digits, or at that time (RFC 3339, or as the API writes times, UTC).
 func (s *Server) cut(r *http.Request) (*projections.Snapshot, error) {
 	text, then := at(r)
 	if !then {
 		return s.config.Views.Snapshot(), nil
 	}
+	return s.asOf(r, "at", text)
+}
+
+// asOf is what was at a position or time, which the request gives under a key.
+func (s *Server) asOf(r *http.Request, key, text string) (*projections.Snapshot, error) {
 	if position, err := strconv.ParseUint(text, 10, 64); err == nil {
 		return s.config.Views.At(r.Context(), s.config.Follow, projections.Position(position))
 	}
@@ -344,7 +352,7 @@ func (s *Server) cut(r *http.Request) (*projections.Snapshot, error) {
 			return s.config.Views.AtTime(r.Context(), s.config.Follow, t, s.config.Now())
 		}
 	}
-	return nil, domain.ErrInvalid.At("at", "must be a position, or a time such as 2015-12-17T15:48:18Z")
+	return nil, domain.ErrInvalid.At(key, "must be a position, or a time such as 2015-12-17T15:48:18Z")
 }
 
 // presentOnly refuses ?at= where what is answered is not a function of the log.
