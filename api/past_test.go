@@ -186,18 +186,30 @@ func TestADiffSaysWhatChangedByWhomAndWhy(t *testing.T) {
 		actors  string
 	}{
 		{"from=10&to=40", []change{
-			{"hosts.total", 0.0, 1.0}, {"hosts.unavailable", 0.0, 1.0}, {"members", []any{}, []any{"10.0.0.1"}},
-			{"network", "default", "n"}, {"status", "ok", "failed"},
+			{"hosts.total", 0.0, 1.0},
+			{"hosts.unavailable", 0.0, 1.0},
+			{"members", []any{}, []any{"10.0.0.1"}},
+			{"network", "default", "n"},
+			{"status", "ok", "failed"},
 		}, "bob ann"},
 		{"from=2026-01-02T03:03:30Z&to=2026-01-02T03:04:00.000000", []change{{"network", "default", "n"}}, "ann"},
 		{"from=40&to=45", []change{}, ""},
 		{"from=20&limit=1&to=40", []change{
-			{"hosts.total", 0.0, 1.0}, {"hosts.unavailable", 0.0, 1.0}, {"members", []any{}, []any{"10.0.0.1"}},
-			{"network", "default", "n"}, {"status", "ok", "failed"},
+			{"hosts.total", 0.0, 1.0},
+			{"hosts.unavailable", 0.0, 1.0},
+			{"members", []any{}, []any{"10.0.0.1"}},
+			{"network", "default", "n"},
+			{"status", "ok", "failed"},
 		}, "bob"},
 		{"from=40", []change{
-			{"container_manager", "", nil}, {"hosts.available", 0.0, nil}, {"hosts.total", 1.0, nil}, {"hosts.unavailable", 1.0, nil},
-			{"members", []any{"10.0.0.1"}, nil}, {"name", "c", nil}, {"network", "n", nil}, {"status", "failed", nil},
+			{"container_manager", "", nil},
+			{"hosts.available", 0.0, nil},
+			{"hosts.total", 1.0, nil},
+			{"hosts.unavailable", 1.0, nil},
+			{"members", []any{"10.0.0.1"}, nil},
+			{"name", "c", nil},
+			{"network", "n", nil},
+			{"status", "failed", nil},
 		}, "eve"},
 	} {
 		code, body, _ := get("/cluster/c/diff?" + c.query)
