@@ -2,7 +2,7 @@
 LINT_VERSION := v2.15.0
 LINT := bin/golangci-lint-$(LINT_VERSION)
 
-.PHONY: all demo run test crash bench lint e2e e2e-kubernetes clean test-host
+.PHONY: all demo run test crash bench lint e2e e2e-esdb e2e-kubernetes clean test-host
 
 all: lint test
 
@@ -18,6 +18,9 @@ test: test-host ## all tests
 
 e2e: test-host ## the whole-service tests alone
 	go test -race -shuffle=on -timeout 9m -v ./test/e2e/...
+
+e2e-esdb: test-host ## the whole-service tests on a double of EventStoreDB
+	go test -race -shuffle=on -timeout 9m -v ./test/e2e/... -args -store=esdb
 
 e2e-kubernetes: ## against the real API server of COMMISSAIRE_TEST_KUBECONFIG
 	go test -count=1 -timeout 9m -v -run TestARealAPIServer ./adapters/containermanager

@@ -264,6 +264,7 @@ func TestEveryEventIsHeardOnce(t *testing.T) {
 // be read, and whose client takes compressed answers.
 func TestAStreamIsNeitherHeldBackNorCut(t *testing.T) {
 	s := newService(t, map[string]any{"limits.read-timeout": "300ms", "limits.idle-timeout": "300ms", "events.heartbeat": "50ms", "watch.interval": "1h"})
+	s.leads() // which is recorded
 	from := s.put("/cluster/c", nil).is(201).position()
 	opened := s.listen("", "Accept-Encoding", "gzip")
 	for _, key := range []string{"Content-Encoding", "No-Gzip-Compression"} {

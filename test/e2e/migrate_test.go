@@ -78,6 +78,9 @@ func (o outcome) fails(code int, with string) {
 	}
 }
 
+// migrates says why a test of migrating does not run on one store or the other.
+const migrates = "it brings both stores with it, whatever others record in"
+
 // filled makes a SQLite store of n events, on streams that take turns, and some
 // credentials.
 func filled(t *testing.T, dir string, n, secrets int) {
@@ -161,6 +164,7 @@ func (s *service) count() (events, secrets int) {
 }
 
 func TestAStoreThatWasMigratedThereAndBackAnswersTheSame(t *testing.T) {
+	onSQLite(t, migrates)
 	f, body := hosts(t,
 		fleet.Spec{Address: "127.0.31.1", OS: fleet.Fedora, Version: "6.1", Next: "6.2"},
 		fleet.Spec{Address: "127.0.31.2", OS: fleet.Atomic, Version: "41.1", Next: "41.2"},
@@ -225,6 +229,7 @@ func TestAStoreThatWasMigratedThereAndBackAnswersTheSame(t *testing.T) {
 }
 
 func TestAMigrationThatIsKilledGoesOn(t *testing.T) {
+	onSQLite(t, migrates)
 	const n, secrets = 4000, 40
 	dir := t.TempDir()
 	filled(t, filepath.Join(dir, "store"), n, secrets)
@@ -262,6 +267,7 @@ func TestAMigrationThatIsKilledGoesOn(t *testing.T) {
 }
 
 func TestAMigrationToAStoreWithOtherEventsIsRefused(t *testing.T) {
+	onSQLite(t, migrates)
 	dir := t.TempDir()
 	source, keys := filepath.Join(dir, "store"), filepath.Join(dir, "keys")
 	filled(t, source, 20, 2)
@@ -285,6 +291,7 @@ func TestAMigrationToAStoreWithOtherEventsIsRefused(t *testing.T) {
 }
 
 func TestACorruptedCopyIsFound(t *testing.T) {
+	onSQLite(t, migrates)
 	dir := t.TempDir()
 	filled(t, filepath.Join(dir, "store"), 20, 2)
 	args := []string{"--from", "sqlite:" + filepath.Join(dir, "store"), "--to", "sqlite:" + filepath.Join(dir, "copy")}
@@ -303,6 +310,7 @@ func TestACorruptedCopyIsFound(t *testing.T) {
 }
 
 func TestTheStoreOfARunningServiceIsNotMigrated(t *testing.T) {
+	onSQLite(t, migrates)
 	s := newService(t)
 	_, wait := migrate(t, "--from", "sqlite:"+filepath.Join(s.dir, "store"), "--to", "sqlite:"+filepath.Join(s.dir, "copy"))
 	wait().fails(1, "another process is using it; stop that one first")
@@ -312,6 +320,7 @@ func TestTheStoreOfARunningServiceIsNotMigrated(t *testing.T) {
 }
 
 func TestSecretsAreNowhereAfterAMigration(t *testing.T) {
+	onSQLite(t, migrates)
 	dir := t.TempDir()
 	filled(t, filepath.Join(dir, "store"), 5, 3)
 	all := secrets{"the master key": masterKey, "the master key itself": string(bytes.Repeat([]byte{7}, 32))}

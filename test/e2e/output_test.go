@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -179,7 +178,7 @@ func TestWhatHostsPrintedIsServed(t *testing.T) {
 	running := s.roll("upgrade", `{"only":["`+second.Address()+`"]}`)
 	s.follow(running, second.Address()).until("????[2J?]0;owned? \u00fc ")
 	s.stop(syscall.SIGKILL)
-	s.reconfigure(map[string]any{"operations.output-max-age": "1ms"})
+	s.configure(map[string]any{"operations.output-max-age": "1ms"})
 	s.start()
 	was := len(s.printed(at, second))
 	s.await(func() bool { return s.get(log).status == 404 }, log)
@@ -191,17 +190,6 @@ func TestWhatHostsPrintedIsServed(t *testing.T) {
 	if o := s.until(running, status("finished")); turnOf(o, 0)["attempts"] != 2.0 {
 		t.Errorf("taken up twice: %v", turnOf(o, 0))
 	}
-}
-
-// reconfigure changes keys of the configuration for the next start.
-func (s *service) reconfigure(settings map[string]any) {
-	s.t.Helper()
-	changed := unstarted(s.t, map[string]any{
-		"store":                  "sqlite:" + filepath.Join(s.dir, "store"),
-		"authentication-plugins": []any{map[string]any{"name": "httpbasicauth", "filepath": filepath.Join(s.dir, "users.json")}},
-		"bootstrap.profile":      "none",
-	}, settings)
-	s.dir = changed.dir
 }
 
 func TestALogIsFollowedWhileTheCommandRuns(t *testing.T) {

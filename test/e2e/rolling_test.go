@@ -244,6 +244,10 @@ func TestOutsideItsWindowItWaits(t *testing.T) {
 // killed before. It must not run.
 func (s *service) cut(from event.Position) {
 	s.t.Helper()
+	if s.esdb != nil {
+		s.esdb.Cut(uint64(from))
+		return
+	}
 	db, err := sql.Open("sqlite", filepath.Join(s.dir, "store", "events.db"))
 	if err == nil {
 		_, err = db.ExecContext(s.t.Context(), "DELETE FROM events WHERE pos >= ?", int64(from))

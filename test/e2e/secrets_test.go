@@ -25,6 +25,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"commissaire/test/esdb"
 	"commissaire/test/fleet"
 )
 
@@ -122,6 +123,61 @@ func (s secrets) nowhere(t *testing.T, dir string) (files int) {
 		t.Fatal(err)
 	}
 	return files
+}
+
+// nowhereIn checks all that a double of EventStoreDB holds, and returns how many
+// streams there are.
+func (s secrets) nowhereIn(t *testing.T, server *esdb.Server) int {
+	t.Helper()
+	streams := map[string]bool{}
+	for stream, text := range server.Kept() {
+		streams[stream] = true
+		for _, what := range append(s.in(text), s.in([]byte(stream))...) {
+			t.Errorf("%s holds %s", stream, what)
+		}
+	}
+	return len(streams)
+}
+
+// credentials are what damages all that a service has, and what then keeps it
+// from having more.
+func (s *service) credentials() (damage, shut func()) {
+	t := s.t
+	t.Helper()
+	if s.esdb != nil {
+		return func() {
+			for _, path := range s.keys() {
+				if err := os.WriteFile(path, []byte(`{"made_at":"2020-01-01T00:00:00Z","wrapped_key":"AAAA"}`), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}, func() { s.esdb.NotReady(true) }
+	}
+	kept, err := sql.Open("sqlite", "file:"+filepath.Join(s.dir, "store", "credentials.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = kept.Close() })
+	do := func(statement string) func() {
+		return func() {
+			t.Helper()
+			if _, err := kept.ExecContext(t.Context(), statement); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return do("UPDATE credentials SET sealed = substr(sealed, 2)"), do("ALTER TABLE credentials RENAME TO moved")
+}
+
+// keys are the files of the data keys that a service on a double has, without
+// that of its check.
+func (s *service) keys() []string {
+	s.t.Helper()
+	paths, err := filepath.Glob(filepath.Join(s.dir, "keys", "*.key"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return slices.DeleteFunc(paths, func(path string) bool { return strings.Contains(path, "check") })
 }
 
 // nowhereInProcess checks the program and its children: their arguments and
@@ -392,28 +448,20 @@ func TestSecretsAreNowhere(t *testing.T) {
 	}
 
 	// A credential that was damaged, and a store that cannot be written.
-	kept, err := sql.Open("sqlite", "file:"+filepath.Join(s.dir, "store", "credentials.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	spoil := func(statement string) {
-		if _, err := kept.ExecContext(t.Context(), statement); err != nil {
-			t.Fatal(err)
-		}
-	}
-	spoil("UPDATE credentials SET sealed = substr(sealed, 2)")
+	damage, shut := s.credentials()
+	damage()
 	s.get(one + "/creds").is(500)
-	spoil("ALTER TABLE credentials RENAME TO moved")
+	shut()
 	s.put("/host/127.0.18.4", host(private)).is(503)
-	if err := kept.Close(); err != nil {
-		t.Fatal(err)
-	}
 	s.put("/containermanager/n", manager(map[string]any{"server_url": url, "token": token})).is(503)
 	all.nowhereInProcess(t, s.cmd.Process.Pid)
 
 	// Before it ends, and after: the write-ahead logs are gone then.
 	read := all.nowhere(t, s.dir)
 	s.stop(syscall.SIGTERM)
+	if s.esdb != nil {
+		read += all.nowhereIn(t, s.esdb)
+	}
 	if read += all.nowhere(t, s.dir); read < 8 {
 		t.Errorf("only %d files were read", read)
 	}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -30,12 +31,18 @@ import (
 	"golang.org/x/crypto/bcrypt"
 	"golang.org/x/crypto/ssh"
 
+	"commissaire/test/esdb"
 	"commissaire/test/fleet"
 )
 
 var program string
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if *storeKind != "sqlite" && *storeKind != "esdb" {
+		fmt.Fprintf(os.Stderr, "-store is sqlite or esdb, and %s is neither\n", *storeKind)
+		os.Exit(2)
+	}
 	dir, err := os.MkdirTemp("", "commissaire-e2e-")
 	if err != nil {
 		panic(err)
@@ -58,6 +65,8 @@ func TestMain(m *testing.M) {
 type service struct {
 	t      *testing.T
 	dir    string
+	config map[string]any
+	esdb   *esdb.Server // that it records in; nil: in SQLite files
 	base   string
 	client *http.Client
 	cmd    *exec.Cmd
@@ -94,7 +103,7 @@ func unstarted(t *testing.T, settings ...map[string]any) *service {
 		users[role] = map[string]any{"hash": string(hash), "roles": []string{role}}
 	}
 	s.write("users.json", users)
-	config := map[string]any{
+	s.config = map[string]any{
 		"listen-interface": "127.0.0.1", "listen-port": 0, "store": "sqlite:" + filepath.Join(s.dir, "store"),
 		"hosts.allow-loopback":         true,
 		"ssh.retry_delay":              "20ms",
@@ -103,11 +112,20 @@ func unstarted(t *testing.T, settings ...map[string]any) *service {
 		"authentication-plugins": []any{map[string]any{"name": "commissaire_http.authentication.httpbasicauth", "filepath": filepath.Join(s.dir, "users.json")}},
 		"credentials.master-key": "env:TEST_MASTER_KEY",
 	}
-	for _, more := range settings {
-		maps.Copy(config, more)
+	if *storeKind == "esdb" {
+		s.onDouble()
 	}
-	s.write("config.json", config)
+	s.configure(settings...)
 	return s
+}
+
+// configure changes keys of the configuration for the next start.
+func (s *service) configure(settings ...map[string]any) {
+	s.t.Helper()
+	for _, more := range settings {
+		maps.Copy(s.config, more)
+	}
+	s.write("config.json", s.config)
 }
 
 func (s *service) write(name string, value any) {
@@ -382,6 +400,15 @@ func (s *service) await(condition func() bool, path string) {
 			s.t.Fatalf("GET %s did not come to what was waited for: %s\n%s", path, s.get(path).body, log)
 		}
 	}
+}
+
+// leads waits until the service acts.
+func (s *service) leads() {
+	s.t.Helper()
+	s.until("/status", func(o map[string]any) bool {
+		leader, ok := o["leader"].(map[string]any)
+		return o["leads"] == true && ok && leader["instance"] == o["instance"]
+	})
 }
 
 func status(want ...string) func(map[string]any) bool {

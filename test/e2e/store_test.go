@@ -40,9 +40,13 @@ func in(t *testing.T, path string, statements string, arguments ...any) {
 
 // unheardOf records an event of a type that nobody knows, behind all others, and
 // returns its position.
-func unheardOf(t *testing.T, store string) int {
+func (s *service) unheardOf() int {
+	t := s.t
 	t.Helper()
-	path := filepath.Join(store, "events.db")
+	if s.esdb != nil {
+		return int(s.unheardOfInDouble())
+	}
+	path := filepath.Join(s.dir, "store", "events.db")
 	in(t, path, `INSERT INTO events (pos, stream, rev, type, id, data, meta)
 		SELECT MAX(pos) + 1, 'later', 0, 'HostTeleported', ?, '{}', '{"schema":1}' FROM events`, uuid.NewString())
 	db, err := sql.Open("sqlite", path)
@@ -117,6 +121,7 @@ func shut(t *testing.T, path string) {
 }
 
 func TestAStoreThatCannotBeUsedIsRefusedAndNotTouched(t *testing.T) {
+	onSQLite(t, "it spoils the files of the store")
 	var nobody *syscall.Credential // a test that runs as root may read everything
 	if os.Geteuid() == 0 {
 		nobody = &syscall.Credential{Uid: 65534, Gid: 65534}
@@ -198,9 +203,8 @@ func TestAStoreThatCannotBeUsedIsRefusedAndNotTouched(t *testing.T) {
 
 func TestAnEventOfUnknownTypeIsNamedAndNotLeftOut(t *testing.T) {
 	s := newService(t)
-	store := filepath.Join(s.dir, "store")
 	s.put("/cluster/before", nil).is(201)
-	at := unheardOf(t, store)
+	at := s.unheardOf()
 	name := fmt.Sprintf("HostTeleported at position %d", at)
 
 	s.put("/cluster/after", nil).is(201) // recorded, though no view will show it
@@ -223,6 +227,7 @@ func TestAnEventOfUnknownTypeIsNamedAndNotLeftOut(t *testing.T) {
 }
 
 func TestATornLastWriteLosesNothingElse(t *testing.T) {
+	onSQLite(t, "it tears the file of the log")
 	s := newService(t)
 	var names []string
 	for i := range 20 {
@@ -320,6 +325,7 @@ func (d disk) free() {
 // TestAFullDiskStopsChangesAndNothingElse fills the disk while a host is being
 // upgraded.
 func TestAFullDiskStopsChangesAndNothingElse(t *testing.T) {
+	onSQLite(t, "it fills the disk that the store's files are on")
 	f, body := hosts(t,
 		fleet.Spec{Address: "127.0.15.1", OS: fleet.Fedora, Version: "6.1", Next: "6.2"},
 		fleet.Spec{Address: "127.0.15.2", OS: fleet.Fedora, Version: "6.1", Next: "6.2"},
