@@ -56,6 +56,7 @@ type Config struct {
 
 // Backoff of upkeep that failed.
 const (
+	storeRetry = 2 * time.Second // of upkeep that failed as the store did
 	firstRetry = time.Minute
 	lastRetry  = time.Hour
 )
@@ -401,11 +402,14 @@ func (p *Process) startUpkeep(ctx context.Context) time.Duration {
 			stop()
 			delete(p.upkeeps, h.Host)
 			p.busy[id] = max(at, 1)
-			if err != nil && !stopped {
+			switch {
+			case stopped || err == nil:
+				delete(p.retries, id)
+			case ofStore(err):
+				p.retries[id] = retry{at: p.config.Now().Add(storeRetry), delay: p.retries[id].delay}
+			default:
 				delay := min(max(firstRetry, 2*p.retries[id].delay), lastRetry)
 				p.retries[id] = retry{at: p.config.Now().Add(delay), delay: delay}
-			} else {
-				delete(p.retries, id)
 			}
 			p.notify()
 		})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"commissaire/commands"
 	"commissaire/domain"
 	"commissaire/domain/event"
 	"commissaire/domain/host"
@@ -172,7 +173,7 @@ func (u *upkeep) record(ctx context.Context, f func(*host.Host) []event.HostEven
 // that the upkeep is to be tried again later.
 func (u *upkeep) fail(ctx context.Context, err error, f func(one *host.Host, reason string) []event.HostEvent) error {
 	var changed *KeyChanged
-	if ctx.Err() != nil || errors.As(err, &changed) {
+	if ctx.Err() != nil || errors.As(err, &changed) || ofStore(err) {
 		return err
 	}
 	recordErr := u.record(ctx, func(one *host.Host) []event.HostEvent { return f(one, reason(err)) })
@@ -293,6 +294,12 @@ func (u *upkeep) tell(ctx context.Context, definition event.ContainerManagerDefi
 		})
 	}
 	return u.record(ctx, told)
+}
+
+// ofStore tells whether what failed is the store, of events or of credentials:
+// that says nothing about a host.
+func ofStore(err error) bool {
+	return errors.Is(err, commands.ErrUnavailable) || errors.Is(err, commands.ErrOutcomeUnknown)
 }
 
 // reason is an error as a person reads it, bounded.

@@ -96,6 +96,10 @@ func (p *Process) look(ctx context.Context, h roster.Host) (looked, answers bool
 	if _, ok := errors.AsType[*KeyChanged](err); ok {
 		return true, false // on record by now
 	}
+	if ofStore(err) {
+		p.report(ctx, "looking at a host failed", err, "host", h.Host)
+		return false, false
+	}
 	if err != nil {
 		p.missed(ctx, h, silent, err)
 		return true, false

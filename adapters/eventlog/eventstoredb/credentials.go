@@ -61,7 +61,8 @@ func (s *Store) PutBlob(ctx context.Context, id domain.CredentialID, sealed []by
 	return err
 }
 
-// Blob is a sealed credential; fs.ErrNotExist where there is none.
+// Blob is a sealed credential; fs.ErrNotExist where there is none, and
+// commands.ErrUnavailable where the server does not say.
 func (s *Store) Blob(ctx context.Context, id domain.CredentialID) ([]byte, error) {
 	sealed, err := s.blob(ctx, s.streamName(credentialStream(id)))
 	if err != nil {
@@ -85,9 +86,9 @@ func (s *Store) blob(ctx context.Context, stream string) ([]byte, error) {
 	case is(err, esdb.ErrorCodeResourceNotFound, esdb.ErrorCodeStreamDeleted), errors.Is(err, io.EOF):
 		return nil, fs.ErrNotExist
 	case errors.Is(context.Cause(ctx), errNoAnswer):
-		return nil, errNoAnswer
+		return nil, because(commands.ErrUnavailable, errNoAnswer)
 	case err != nil:
-		return nil, err
+		return nil, because(commands.ErrUnavailable, err)
 	}
 	var kept sealedCredential
 	if e := last.OriginalEvent(); e == nil || e.EventType != credentialSealed || json.Unmarshal(e.Data, &kept) != nil {
