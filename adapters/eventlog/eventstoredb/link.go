@@ -349,6 +349,10 @@ func is(err error, codes ...esdb.ErrorCode) bool {
 	return false
 }
 
+// Refused tells whether a failure is that the server said no, which it will say
+// again: to who calls, or to what is called for.
+func Refused(err error) bool { return final(err) }
+
 // final tells whether trying again is of no use: the server has said no.
 func final(err error) bool {
 	return is(err, esdb.ErrorCodeAccessDenied, esdb.ErrorCodeUnauthenticated, esdb.ErrorCodeStreamDeleted, esdb.ErrorCodeUnsupportedFeature) ||

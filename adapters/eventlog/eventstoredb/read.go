@@ -202,27 +202,34 @@ func (s *Store) readOne(ctx context.Context, at event.Position) (eventlog.Raw, e
 
 // Head implements eventlog.Store. It looks at a few events from the end. Where
 // all of them are of others it looks on from the last place that is known, with
-// the server's filter: what others recorded is never read whole. A store that
+// the server's filter: what others recorded is never read whole, nor twice where it
+// is asked often. A store that
 // was just opened knows no place, so it is best asked after Follow was.
 func (s *Store) Head(ctx context.Context) (event.Position, error) {
 	var head event.Position
 	found := false
 	err := s.again(ctx, func(ctx context.Context) (bool, error) {
 		n := 0
+		var newest esdb.Position
 		for resolved, err := range s.read(ctx, func(ctx context.Context, client *esdb.Client) (*esdb.ReadStream, error) {
 			return client.ReadAll(ctx, esdb.ReadAllOptions{Direction: esdb.Backwards, From: esdb.End{}}, glance)
 		}) {
 			if err != nil {
 				return false, err
 			}
+			if n == 0 {
+				newest = resolved.OriginalEvent().Position
+			}
 			if e, ok := s.own(resolved); ok {
 				head, found = e.Position, true
 				s.seen.event(head)
+				s.seen.nothing(head, newest)
 				return false, nil
 			}
 			n++
 			if known, until := s.seen.last(); resolved.OriginalEvent().Position.Commit <= until.Commit {
 				head, found = known, true
+				s.seen.nothing(head, newest)
 				return false, nil
 			}
 		}
