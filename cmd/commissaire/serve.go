@@ -52,14 +52,17 @@ type service struct {
 	remote   *ssh.Remote
 	managers *containermanager.Managers
 	process  *process.Process
-	instance string                    // this one's name
-	leads    atomic.Uint64             // the term in which this instance acts; 0: it does not
-	cutOff   atomic.Pointer[time.Time] // since when the log cannot be followed; nil: it can
-	failure  atomic.Pointer[error]     // why the views stopped
+	instance string                // this one's name
+	leads    atomic.Uint64         // the term in which this instance acts; 0: it does not
+	age      age                   // of what is served
+	failure  atomic.Pointer[error] // why the views stopped
 	metrics  *prometheus.Registry
 }
 
-const redeliverAfter = time.Second
+const (
+	redeliverAfter = time.Second
+	statusWait     = 2 * time.Second // GET /status waits for the log to say how long it is
+)
 
 // open opens the stores and folds the log up to its head.
 func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, err error) {
@@ -126,11 +129,15 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 		WatchInterval: time.Duration(config.Watch.Interval), WatchConcurrency: config.Watch.Concurrency, WatchMisses: config.Watch.Misses,
 		NewID: uuid.New, Now: time.Now, Logger: logger,
 	})
-	if err := s.catchUp(ctx); err != nil {
+	if err := name.there(ctx, logger, func() error { return s.catchUp(ctx) }); err != nil {
 		return s, err
 	}
+	s.age.served, s.age.whole = s.position, time.Now()
+	if name.shared() {
+		s.age.head = s.log.Head
+	}
 	s.events = api.NewEvents(api.EventsConfig{
-		After: s.views.Snapshot().Position, Heartbeat: time.Duration(config.Events.Heartbeat), Readers: config.Events.Readers,
+		After: s.position(), Heartbeat: time.Duration(config.Events.Heartbeat), Readers: config.Events.Readers,
 	})
 	return s, nil
 }
@@ -200,9 +207,13 @@ func denied(reach ssh.Reach) func(domain.Address) error {
 	}
 }
 
-// catchUp folds straight from the feed, in batches, until the head.
+// position is how far the views are.
+func (s *service) position() event.Position { return s.views.Snapshot().Position }
+
+// catchUp folds straight from the feed, in batches, until the head. When it
+// failed it may go on from where it came to.
 func (s *service) catchUp(ctx context.Context) error {
-	for batch, err := range s.log.Follow(ctx, 0) {
+	for batch, err := range s.log.Follow(ctx, s.position()) {
 		if err != nil {
 			return fmt.Errorf("read the event log: %w", err)
 		}
@@ -221,18 +232,17 @@ func (s *service) catchUp(ctx context.Context) error {
 // An event that cannot be read stops them: to leave it out would be to answer
 // wrongly.
 func (s *service) follow(ctx context.Context) error {
-	position := func() event.Position { return s.views.Snapshot().Position }
 	quiet := watermill.NewSlogLoggerWithLevelMapping(s.logger, map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug})
 	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: 10 * time.Second}, quiet)
 	if err != nil {
 		return fmt.Errorf("follow the log: %w", err)
 	}
 	router.AddMiddleware(middleware.Recoverer)
-	subscriber := eventlog.NewSubscriber(s.store.log, position, redeliverAfter, s.heard, s.logger)
+	subscriber := eventlog.NewSubscriber(s.store.log, s.position, redeliverAfter, s.age.heard, s.logger)
 	router.AddConsumerHandler("views and process", eventlog.Topic, subscriber, func(m *message.Message) error {
 		r, err := eventlog.FromMessage(m)
 		if err != nil {
-			err = fmt.Errorf("views stand at position %d: %w", position(), err)
+			err = fmt.Errorf("views stand at position %d: %w", s.position(), err)
 			s.failure.Store(&err)
 			s.logger.Error("an event cannot be read; what is served and what is done stay at what is before it", "error", err)
 			<-m.Context().Done() // delivered again it would say the same
@@ -247,24 +257,6 @@ func (s *service) follow(ctx context.Context) error {
 		return fmt.Errorf("follow the log: %w", err)
 	}
 	return nil
-}
-
-// heard notes since when the log cannot be followed.
-func (s *service) heard(ok bool) {
-	if ok {
-		s.cutOff.Store(nil)
-		return
-	}
-	now := time.Now()
-	s.cutOff.CompareAndSwap(nil, &now)
-}
-
-// age is how old what is served may be: 0 while the log is followed.
-func (s *service) age() time.Duration {
-	if since := s.cutOff.Load(); since != nil {
-		return time.Since(*since)
-	}
-	return 0
 }
 
 func (s *service) close() error {
@@ -331,15 +323,18 @@ func shown(e eventlog.Entry) api.HistoryEntry {
 }
 
 func (s *service) status(ctx context.Context) any {
-	head, err := s.log.Head(ctx)
-	if err != nil {
+	asking, cancel := context.WithTimeout(ctx, statusWait)
+	defer cancel()
+	at := s.position()
+	head, err := s.log.Head(asking)
+	if err != nil { // age says that there may be more
 		s.logger.Warn("the position of the log is not known", "error", err)
+		head = at
 	}
-	at := s.views.Snapshot().Position
 	return map[string]any{
 		"version": version, "store": s.config.storeName().kind(), "log_position": head, "view_position": at,
 		"lag": uint64(max(head, at) - at), "instance": s.instance, "leads": s.leads.Load() != 0, "leader": s.views.Snapshot().Leader(),
-		"age": int(s.age().Seconds()),
+		"age": int(s.age.now().Seconds()),
 	}
 }
 
@@ -385,15 +380,6 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 	if err != nil {
 		return err
 	}
-	s, err := open(ctx, config, logger)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err := s.close(); err != nil {
-			logger.Error("closing the stores failed", "error", err)
-		}
-	}()
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(config.ListenInterface, strconv.Itoa(config.ListenPort)))
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
@@ -404,42 +390,69 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 		listener = tls.NewListener(listener, tlsConfig)
 	}
 	endpoint := scheme + "://" + listener.Addr().String()
+	inside := &door{}
+	inside.open(api.Starting(uuid.NewString))
+	server := &http.Server{
+		Handler:     inside,
+		ReadTimeout: time.Duration(config.Limits.ReadTimeout), ReadHeaderTimeout: min(10*time.Second, time.Duration(config.Limits.ReadTimeout)),
+		IdleTimeout: time.Duration(config.Limits.IdleTimeout), MaxHeaderBytes: config.Limits.Headers,
+		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+	}
+	serving := make(chan error, 1)
+	go func() { serving <- server.Serve(listener) }()
+	defer func() { _ = server.Close() }() // where it was not shut down
+	s, err := open(ctx, config, logger)
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		return nil // asked to end before it began
+	}
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := s.close(); err != nil {
+			logger.Error("closing the stores failed", "error", err)
+		}
+	}()
 	plugins := config.AuthenticationPlugins
 	if dev && len(plugins) == 0 {
 		admin, password, err := makeUser(endpoint)
 		if err != nil {
-			return errors.Join(err, listener.Close())
+			return err
 		}
 		plugins = []Plugin{admin}
 		_, _ = fmt.Fprintf(out, "user admin, password %s (for curl: -K %s/curlrc)\n", password, devDir)
 	}
 	stack, err := authenticator(plugins, logger)
 	if err != nil {
-		return errors.Join(err, listener.Close())
+		return err
 	}
 	handler := api.New(api.Config{
 		Commands: s.commands, Views: s.views, Follow: s.log.Follow, Entries: s.entries, EntriesAfter: s.entriesAfter,
 		Events: s.events, EventTypes: eventlog.Types(), NodeStatus: s.nodeStatus, Outputs: outputs{s.outputs}, Authenticator: stack,
 		OnHost: ssh.Commands, Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
-		MaxBody: config.Limits.Body, Age: s.age,
+		MaxBody: config.Limits.Body, Age: s.age.now,
 	})
-	server := &http.Server{
-		Handler:     handler,
-		ReadTimeout: time.Duration(config.Limits.ReadTimeout), ReadHeaderTimeout: min(10*time.Second, time.Duration(config.Limits.ReadTimeout)),
-		IdleTimeout: time.Duration(config.Limits.IdleTimeout), MaxHeaderBytes: config.Limits.Headers,
-		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
-	}
 	server.RegisterOnShutdown(s.events.Close)
 	server.RegisterOnShutdown(handler.Close)
+	inside.open(handler)
 	_, _ = fmt.Fprintf(out, "commissaire listens on %s\n", endpoint)
-	return s.run(ctx, server, listener)
+	return s.run(ctx, server, serving)
 }
 
-// run serves, follows the log and acts, until ctx ends or one of them fails.
-func (s *service) run(ctx context.Context, server *http.Server, listener net.Listener) error {
+// door leads to what answers now.
+type door struct{ to atomic.Pointer[http.Handler] }
+
+func (d *door) open(to http.Handler) { d.to.Store(&to) }
+
+// ServeHTTP implements http.Handler.
+func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) { (*d.to.Load()).ServeHTTP(w, r) }
+
+// run follows the log and acts while the server serves, until ctx ends or one of
+// them fails.
+func (s *service) run(ctx context.Context, server *http.Server, serving <-chan error) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	done := make(chan struct{}, 3)
+	done := make(chan struct{}, 4)
 	start := func(f func() error) {
 		go func() {
 			if err := f(); err != nil {
@@ -449,7 +462,7 @@ func (s *service) run(ctx context.Context, server *http.Server, listener net.Lis
 		}()
 	}
 	start(func() error {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := <-serving; !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve: %w", err)
 		}
 		return nil
@@ -457,6 +470,10 @@ func (s *service) run(ctx context.Context, server *http.Server, listener net.Lis
 	following, stopFollowing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopFollowing()
 	start(func() error { return s.follow(following) })
+	start(func() error {
+		s.age.watch(following)
+		return nil
+	})
 	start(func() error {
 		s.lead(ctx)
 		return nil

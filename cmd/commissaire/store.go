@@ -16,6 +16,7 @@ import (
 	"commissaire/adapters/eventlog/eventstoredb"
 	"commissaire/adapters/eventlog/memory"
 	"commissaire/adapters/eventlog/sqlite"
+	"commissaire/commands"
 )
 
 // storeName says where a log and the credentials of its hosts are.
@@ -78,7 +79,7 @@ type store struct {
 }
 
 // open opens both. Of a store that one instance uses, it is refused while another
-// program has it.
+// program has it; one that several use is waited for while it is away.
 func (n storeName) open(ctx context.Context, masterKey string, logger *slog.Logger) (_ store, err error) {
 	var s store
 	defer func() {
@@ -96,8 +97,31 @@ func (n storeName) open(ctx context.Context, masterKey string, logger *slog.Logg
 	if s.log, err = n.openLog(ctx, logger); err != nil {
 		return s, err
 	}
-	s.secrets, err = n.openSecrets(ctx, s.log, master)
-	return s, err
+	return s, n.there(ctx, logger, func() (err error) {
+		s.secrets, err = n.openSecrets(ctx, s.log, master)
+		return err
+	})
+}
+
+// there does something with a store, and again while one that several instances
+// use is away: it may come up later than the service. What a server refuses is
+// not waited for.
+func (n storeName) there(ctx context.Context, logger *slog.Logger, do func() error) error {
+	for said := ""; ; {
+		err := do()
+		if err == nil || ctx.Err() != nil || !n.shared() || !errors.Is(err, commands.ErrUnavailable) || eventstoredb.Refused(err) {
+			return err
+		}
+		if said != err.Error() {
+			said = err.Error()
+			logger.Warn("the store is away; the service starts when it is there", "error", err)
+		}
+		select {
+		case <-time.After(redeliverAfter):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // apart refuses a master key that lies with what it opens.
