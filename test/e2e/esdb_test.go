@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/google/uuid"
@@ -37,8 +38,20 @@ func (s *service) onDouble() {
 	s.configure(map[string]any{
 		"store": s.esdb.ConnectionString(), "credentials.keys": "file:" + filepath.Join(s.dir, "keys"),
 		"operations.output-dir": filepath.Join(s.dir, "output"),
-		"eventstoredb.lease":    "1s", // what is killed leads for as long
 	})
+}
+
+// newOnDouble starts the program on a double of EventStoreDB, whatever the others do.
+func newOnDouble(t *testing.T, settings ...map[string]any) *service {
+	t.Helper()
+	s := unstarted(t)
+	if s.esdb == nil {
+		s.onDouble()
+	}
+	s.configure(settings...)
+	s.start()
+	t.Cleanup(func() { s.stop(syscall.SIGKILL) })
+	return s
 }
 
 // inDouble does something with the event log of a service on a double.

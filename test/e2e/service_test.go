@@ -188,8 +188,17 @@ func (s *service) launch() <-chan string {
 	return listens
 }
 
-// stop ends the program with a signal and waits until it has ended.
+// stop ends the program with a signal and waits until it has ended. One that was
+// killed leads no longer, so that nobody need wait for the end of its lease.
 func (s *service) stop(signal os.Signal) {
+	s.end(signal)
+	if s.esdb != nil && signal == syscall.SIGKILL {
+		s.esdb.Deleted("commissaire-lease")
+	}
+}
+
+// end is stop, and what is killed leads to the end of its lease.
+func (s *service) end(signal os.Signal) {
 	_ = s.cmd.Process.Signal(signal)
 	<-s.ends
 }

@@ -98,5 +98,8 @@ func (s *Server) Disconnect() {
 	})
 }
 
+// Deleted deletes a stream, which may be written to again.
+func (s *Server) Deleted(stream string) { s.log.remove(stream, false) }
+
 // Tombstoned deletes a stream for good, as an operator may.
 func (s *Server) Tombstoned(stream string) { s.log.remove(stream, true) }
