@@ -12,9 +12,10 @@ demo: ## what it does, in a minute, on simulated hosts; leaves nothing behind
 run: ## the service, for trying it: loopback only, everything under ./var
 	go run ./cmd/commissaire serve --dev
 
-test: test-host ## all tests
+test: test-host ## all tests; of the whole service on EventStoreDB a few only, e2e-esdb runs them all
 	go vet ./...
 	go test -race -shuffle=on -timeout 9m ./...
+	go test -race -shuffle=on -timeout 9m ./test/e2e -run '^(TestEveryRoute|TestAKilledServiceFinishesItsOperation|TestSecretsAreNowhere)$$' -args -store=esdb
 
 e2e: test-host ## the whole-service tests alone
 	go test -race -shuffle=on -timeout 9m -v ./test/e2e/...

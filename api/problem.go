@@ -86,6 +86,9 @@ func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 		p.Detail = "it is not known whether the change was recorded; repeating the request is safe"
 	case errors.Is(err, commands.ErrUnavailable):
 		p.Status, wait, p.Detail = http.StatusServiceUnavailable, retryAfter, "changes cannot be recorded at the moment; nothing was changed"
+		if r.Method == http.MethodGet {
+			p.Detail = "what this is read from, or recorded in, is not available at the moment"
+		}
 	default:
 		p.Status, p.Detail = http.StatusInternalServerError, ""
 		if r.Method != http.MethodGet {

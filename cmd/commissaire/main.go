@@ -50,7 +50,10 @@ over the environment (COMMISSAIRE_LISTEN_PORT, COMMISSAIRE_CREDENTIALS_MASTER_KE
 What hosts print in operations is kept in the store's directory, under output:
 operations.output-limit bytes a host (1 MiB), until operations.output-max-age
 (720h) after the operation, or until there is more than operations.output-max-size
-bytes (1 GiB) and others are newer; while an operation runs, in any case.`,
+bytes (1 GiB) and others are newer; while an operation runs, in any case.
+
+A store esdb://… that is away is waited for. Until there is something to serve
+/healthz answers 200, and all else, /readyz too, 503.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&file, "config", "", "configuration file; - is standard input (default "+defaultConfigFile+")")

@@ -73,6 +73,11 @@ func TestTheHeadIsFoundWithoutReadingWhatOthersRecorded(t *testing.T) {
 	at = appended(t, other, "roster", 0, events(1))
 	look(at, glance)
 
+	// Asked again it looks at little.
+	server.Fill("somebody-else", glance/2)
+	look(at, few+glance)
+	look(at, few)
+
 	// One that has followed knows.
 	server.Fill("somebody-else", foreign)
 	cold := opened(t, server.ConnectionString(), Options{}, usual)

@@ -19,7 +19,8 @@ import (
 
 const (
 	ahead  = 256 // events of a read that the client may have received before they are taken
-	glance = 256 // events that Head looks at from the end of the log before it looks on from where it knows
+	few    = 8   // events that Head looks at from the end of the log first
+	glance = 256 // and then, before it looks on from where it knows
 	atOnce = 8   // positions that are read at the same time
 )
 
@@ -202,39 +203,19 @@ func (s *Store) readOne(ctx context.Context, at event.Position) (eventlog.Raw, e
 
 // Head implements eventlog.Store. It looks at a few events from the end. Where
 // all of them are of others it looks on from the last place that is known, with
-// the server's filter: what others recorded is never read whole, nor twice where it
-// is asked often. A store that
-// was just opened knows no place, so it is best asked after Follow was.
+// the server's filter: what others recorded is never read whole, and who asks often
+// reads little. A store that was just opened knows no place, so it is best asked
+// after Follow was.
 func (s *Store) Head(ctx context.Context) (event.Position, error) {
 	var head event.Position
 	found := false
-	err := s.again(ctx, func(ctx context.Context) (bool, error) {
-		n := 0
-		var newest esdb.Position
-		for resolved, err := range s.read(ctx, func(ctx context.Context, client *esdb.Client) (*esdb.ReadStream, error) {
-			return client.ReadAll(ctx, esdb.ReadAllOptions{Direction: esdb.Backwards, From: esdb.End{}}, glance)
-		}) {
-			if err != nil {
-				return false, err
-			}
-			if n == 0 {
-				newest = resolved.OriginalEvent().Position
-			}
-			if e, ok := s.own(resolved); ok {
-				head, found = e.Position, true
-				s.seen.event(head)
-				s.seen.nothing(head, newest)
-				return false, nil
-			}
-			n++
-			if known, until := s.seen.last(); resolved.OriginalEvent().Position.Commit <= until.Commit {
-				head, found = known, true
-				s.seen.nothing(head, newest)
-				return false, nil
+	err := s.again(ctx, func(ctx context.Context) (_ bool, err error) {
+		for _, most := range []uint64{few, glance} {
+			if head, found, err = s.last(ctx, most); found || err != nil {
+				break
 			}
 		}
-		found = n < glance // that was the whole log
-		return false, nil
+		return false, err
 	})
 	if err != nil {
 		return 0, fmt.Errorf("read the head: %w", err)
@@ -253,4 +234,32 @@ func (s *Store) Head(ctx context.Context) (event.Position, error) {
 		head = batch[len(batch)-1].Position
 	}
 	return 0, fmt.Errorf("read the head: %w", context.Cause(ctx))
+}
+
+// last is the position of the last event, if the last events of all tell, not
+// more than most.
+func (s *Store) last(ctx context.Context, most uint64) (event.Position, bool, error) {
+	var n uint64
+	var newest esdb.Position
+	for resolved, err := range s.read(ctx, func(ctx context.Context, client *esdb.Client) (*esdb.ReadStream, error) {
+		return client.ReadAll(ctx, esdb.ReadAllOptions{Direction: esdb.Backwards, From: esdb.End{}}, most)
+	}) {
+		if err != nil {
+			return 0, false, err
+		}
+		if n++; n == 1 {
+			newest = resolved.OriginalEvent().Position
+		}
+		head, until := s.seen.last()
+		e, own := s.own(resolved)
+		if own {
+			head = e.Position
+			s.seen.event(head)
+		}
+		if own || resolved.OriginalEvent().Position.Commit <= until.Commit {
+			s.seen.nothing(head, newest)
+			return head, true, nil
+		}
+	}
+	return 0, n < most, nil // that was the whole log
 }
