@@ -59,7 +59,7 @@ func (c *crowd) change(method, path string, body any, headers ...string) reply {
 	r := reply{call: method + " " + path, unknown: true}
 	c.replies[id] = r
 	c.mu.Unlock()
-	response, err := http.DefaultClient.Do(c.request("admin", method, path, body, append(headers, "X-Request-Id", id)...))
+	response, err := c.client.Do(c.request("admin", method, path, body, append(headers, "X-Request-Id", id)...))
 	if err != nil {
 		return r
 	}
@@ -100,7 +100,7 @@ func (c *crowd) both(one, two func() reply) (first, second reply) {
 
 // shows reads what is at a path. status 0: there is no answer.
 func (c *crowd) shows(path string, into any) (status int) {
-	response, err := http.DefaultClient.Do(c.request("admin", http.MethodGet, path, nil))
+	response, err := c.client.Do(c.request("admin", http.MethodGet, path, nil))
 	if err != nil {
 		return 0
 	}
@@ -410,6 +410,7 @@ type operator struct {
 	random  *rand.Rand
 	fleet   *fleet.Fleet
 	members []string
+	policy  map[string]any // of each operation
 	started int
 	told    []reply // that an operation was started
 }
@@ -466,9 +467,10 @@ func (o *operator) step(ctx context.Context) bool {
 	kinds := []string{"upgrade", "restart", "deploy"}
 	o.random.Shuffle(len(kinds), func(i, j int) { kinds[i], kinds[j] = kinds[j], kinds[i] })
 	start := func(kind string) func() reply {
-		var body any
+		body := map[string]any{}
+		maps.Copy(body, o.policy)
 		if kind == "deploy" {
-			body = map[string]any{"version": version + ".1"}
+			body["version"] = version + ".1"
 		}
 		key := fmt.Sprintf("%s-%d", kind, o.started)
 		return func() reply {
