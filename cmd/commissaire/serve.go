@@ -325,15 +325,17 @@ func shown(e eventlog.Entry) api.HistoryEntry {
 func (s *service) status(ctx context.Context) any {
 	asking, cancel := context.WithTimeout(ctx, statusWait)
 	defer cancel()
-	at := s.position()
 	head, err := s.log.Head(asking)
-	if err != nil { // age says that there may be more
+	snapshot := s.views.Snapshot()
+	at := s.position()
+	var position, lag any = head, uint64(max(head, at) - at)
+	if err != nil {
 		s.logger.Warn("the position of the log is not known", "error", err)
-		head = at
+		position, lag = nil, nil
 	}
 	return map[string]any{
-		"version": version, "store": s.config.storeName().kind(), "log_position": head, "view_position": at,
-		"lag": uint64(max(head, at) - at), "instance": s.instance, "leads": s.leads.Load() != 0, "leader": s.views.Snapshot().Leader(),
+		"version": version, "store": s.config.storeName().kind(), "log_position": position, "view_position": at,
+		"lag": lag, "instance": s.instance, "leads": s.leads.Load() != 0, "leader": snapshot.Leader(),
 		"age": int(s.age.now().Seconds()),
 	}
 }
