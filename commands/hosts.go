@@ -145,10 +145,10 @@ func (h *Handler) TakeHost(ctx context.Context, id domain.HostID, claim domain.C
 	})
 }
 
-// ReleaseHost ends a claim. It may be repeated.
-func (h *Handler) ReleaseHost(ctx context.Context, id domain.HostID, claim domain.ClaimID) (Receipt, error) {
+// ReleaseHost ends a claim, as the leader of a term. It may be repeated.
+func (h *Handler) ReleaseHost(ctx context.Context, id domain.HostID, claim domain.ClaimID, term domain.Term) (Receipt, error) {
 	return h.onRoster(ctx, Who{Actor: Service}, func(r *roster.Roster) ([]event.RosterEvent, error) {
-		return r.ReleaseHost(id, claim)
+		return r.ReleaseHost(id, claim, term)
 	})
 }
 

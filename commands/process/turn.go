@@ -66,7 +66,7 @@ func (t *turn) claimed(ctx context.Context, gone func(ctx context.Context, why s
 			return 0
 		}
 	}
-	receipt, err := t.p.config.Commands.ReleaseHost(ctx, t.member.HostID, at.Claim)
+	receipt, err := t.p.config.Commands.ReleaseHost(ctx, t.member.HostID, at.Claim, t.p.term)
 	t.p.report(ctx, "releasing a host failed", err, "host", t.member.Host, "operation", t.operation)
 	return receipt.Position
 }
@@ -91,7 +91,7 @@ func (t *turn) release(ctx context.Context) event.Position {
 	t.p.mu.Lock()
 	h, _ := t.p.roster.Host(t.member.HostID)
 	t.p.mu.Unlock()
-	receipt, err := t.p.config.Commands.ReleaseHost(ctx, h.HostID, h.Claim)
+	receipt, err := t.p.config.Commands.ReleaseHost(ctx, h.HostID, h.Claim, t.p.term)
 	t.p.report(ctx, "releasing a host failed", err, "host", t.member.Host, "operation", t.operation)
 	return receipt.Position
 }

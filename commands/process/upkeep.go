@@ -103,7 +103,7 @@ func (p *Process) upkeep(ctx context.Context, h roster.Host, known bool) (event.
 	if ctx.Err() != nil {
 		return 0, err // stopping says nothing about the host: its claim stays, and a later term takes over
 	}
-	receipt, releaseErr := p.config.Commands.ReleaseHost(ctx, h.HostID, claim)
+	receipt, releaseErr := p.config.Commands.ReleaseHost(ctx, h.HostID, claim, p.term)
 	p.report(ctx, "releasing a host failed", releaseErr, "host", h.Host)
 	return receipt.Position, errors.Join(err, releaseErr)
 }

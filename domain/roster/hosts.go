@@ -96,10 +96,12 @@ func (r *Roster) TakeHost(id domain.HostID, claim domain.ClaimID, by domain.Oper
 	return []event.RosterEvent{event.HostTaken{HostID: id, Host: h.Host, Claim: claim, Operation: by, Term: term}}, nil
 }
 
-// ReleaseHost ends a claim. Releasing what is not held changes nothing.
-func (r *Roster) ReleaseHost(id domain.HostID, claim domain.ClaimID) ([]event.RosterEvent, error) {
+// ReleaseHost ends a claim. Releasing what is not held changes nothing, nor does
+// an earlier leader that releases what was taken again under the same claim, by a
+// later one that carries the work on.
+func (r *Roster) ReleaseHost(id domain.HostID, claim domain.ClaimID, term domain.Term) ([]event.RosterEvent, error) {
 	h, ok := r.hosts.Get(id)
-	if !ok || h.Claim != claim {
+	if !ok || h.Claim != claim || h.Term > term {
 		return nil, nil
 	}
 	return []event.RosterEvent{event.HostReleased{HostID: id, Host: h.Host, Claim: claim}}, nil

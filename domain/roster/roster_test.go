@@ -127,9 +127,14 @@ func TestAHostIsTakenByOne(t *testing.T) {
 	given(t, one, taken).When(take("y", 2)).ThenRefused(ErrTaken)
 	given(t, one, taken).When(take("y", 1)).ThenRefused(ErrOldTerm)
 	given(t, one, taken).When(take("y", 3)).Then(event.HostTaken{HostID: "1", Host: one.Host, Claim: "y", Term: 3})
-	given(t, one, taken).When(func(r *Roster) ([]event.RosterEvent, error) { return r.ReleaseHost("1", "y") }).Then()
-	given(t, one, taken).When(func(r *Roster) ([]event.RosterEvent, error) { return r.ReleaseHost("1", "x") }).
-		Then(event.HostReleased{HostID: "1", Host: one.Host, Claim: "x"})
+	release := func(claim domain.ClaimID, term domain.Term) decision {
+		return func(r *Roster) ([]event.RosterEvent, error) { return r.ReleaseHost("1", claim, term) }
+	}
+	released := event.HostReleased{HostID: "1", Host: one.Host, Claim: "x"}
+	given(t, one, taken).When(release("y", 2)).Then()
+	given(t, one, taken).When(release("x", 2)).Then(released)
+	given(t, one, taken).When(release("x", 3)).Then(released) // what an earlier term left
+	given(t, one, taken).When(release("x", 1)).Then()         // carried on by a later term
 }
 
 func TestATermThatBeganEndsThoseBefore(t *testing.T) {
