@@ -93,7 +93,7 @@ type crew struct {
 	store *esdb.Cluster
 	all   []*instance
 	lease time.Duration
-	next  atomic.Uint64 // of all, for the balancer
+	turn  atomic.Uint64 // of all, for the balancer
 
 	transport http.RoundTripper
 	rising    sync.WaitGroup
@@ -189,7 +189,7 @@ var errNobody = errors.New("no instance answers")
 // RoundTrip implements http.RoundTripper.
 func (b balancer) RoundTrip(r *http.Request) (*http.Response, error) {
 	for range b.all {
-		i := b.all[b.crew.next.Add(1)%uint64(len(b.all))]
+		i := b.all[b.turn.Add(1)%uint64(len(b.all))]
 		at := i.at.Load()
 		if at == nil || !i.answers.Load() {
 			continue
@@ -462,8 +462,8 @@ func (u *upset) fault(ctx context.Context, kind string) {
 	stillborn := u.random.IntN(6) == 0 // it may not even come to listen
 	wait := time.Duration(u.random.IntN(60)) * time.Millisecond
 	one.kill()
-	u.end(k)
 	u.rising.Go(func() {
+		defer u.end(k) // until then there is one fewer that could lead
 		if stillborn {
 			one.launch()
 			pause(ctx, wait)

@@ -161,6 +161,7 @@ func (s state) after(q Request) (state, Answer) {
 				s.in[host] = 0
 			}
 		}
+	case Create, Start, End: // above, and by starts
 	}
 	s.over[c] &= s.members(c)
 	return s, Done
