@@ -71,7 +71,7 @@ func (s *server) stop() {
 func (b *bench) service(ctx context.Context, store string, more map[string]any) (*server, error) {
 	program := filepath.Join(b.dir, "commissaire")
 	if _, err := os.Stat(program); err != nil {
-		if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, "commissaire/cmd/commissaire").CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", program, "commissaire/cmd/commissaire").CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("build the service: %w: %s", err, out)
 		}
 	}

@@ -247,7 +247,7 @@ func TestAServiceWaitsForItsStoreToStart(t *testing.T) {
 		listens := s.launch()
 		t.Cleanup(func() { s.stop(syscall.SIGKILL) })
 		s.await(func() bool {
-			r, err := http.Get(s.base + "/healthz") //nolint:noctx // it is refused at once
+			r, err := http.Get(s.base + "/healthz")
 			if err != nil {
 				return false
 			}

@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	program = filepath.Join(dir, "commissaire")
-	build := exec.Command("go", "build", "-o", program, "commissaire/cmd/commissaire")
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", program, "commissaire/cmd/commissaire")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
 		os.Exit(1)
