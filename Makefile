@@ -21,7 +21,7 @@ e2e: test-host ## the whole-service tests alone
 	go test -race -shuffle=on -timeout 9m -v ./test/e2e/...
 
 e2e-esdb: test-host ## the whole-service tests on a double of EventStoreDB
-	go test -race -shuffle=on -timeout 9m -v ./test/e2e/... -args -store=esdb
+	go test -race -shuffle=on -timeout 20m -v ./test/e2e/... -args -store=esdb
 
 e2e-kubernetes: ## against the real API server of COMMISSAIRE_TEST_KUBECONFIG
 	go test -count=1 -timeout 9m -v -run TestARealAPIServer ./adapters/containermanager

@@ -281,7 +281,6 @@ func (s *stopping) DeleteBlob(ctx context.Context, id domain.CredentialID) error
 // TestWhoeverIsStoppedLeavesWhatCanBeDestroyed stops an instance at every change
 // that it makes to keys and blobs.
 func TestWhoeverIsStoppedLeavesWhatCanBeDestroyed(t *testing.T) {
-	there := blobs(t, esdb.Start(t).ConnectionString())
 	for what, act := range map[string]func(s *credentials.Store, id domain.CredentialID, secret []byte) error{
 		"storing": func(s *credentials.Store, id domain.CredentialID, secret []byte) error {
 			return s.Store(t.Context(), id, secret)
@@ -291,9 +290,7 @@ func TestWhoeverIsStoppedLeavesWhatCanBeDestroyed(t *testing.T) {
 		},
 	} {
 		keys := keyFiles(t, filepath.Join(t.TempDir(), "keys"))
-		if what == "destroying" {
-			there = blobs(t, esdb.Start(t).ConnectionString())
-		}
+		there := blobs(t, esdb.Start(t).ConnectionString())
 		master, secret := randomBytes(32), randomBytes(100)
 		healthy := shared(keys, there).open(t, master)
 		steps := 0
