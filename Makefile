@@ -14,7 +14,7 @@ run: ## the service, for trying it: loopback only, everything under ./var
 
 test: test-host ## all tests; of the whole service on EventStoreDB a few only, e2e-esdb runs them all
 	go vet ./...
-	go test -race -shuffle=on -timeout 9m ./...
+	go test -race -shuffle=on -timeout 14m ./test/e2e ./... # the longest first
 	go test -race -shuffle=on -timeout 9m ./test/e2e -run '^(TestEveryRoute|TestAKilledServiceFinishesItsOperation|TestSecretsAreNowhere)$$' -args -store=esdb
 
 e2e: test-host ## the whole-service tests alone

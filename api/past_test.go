@@ -322,7 +322,7 @@ func TestThePastIsAnsweredAsItWasThen(t *testing.T) {
 			return answers
 		}
 		live := []map[string]string{all("")}
-		n := rapid.IntRange(1, 60).Draw(t, "events")
+		n := rapid.IntRange(1, 40).Draw(t, "events")
 		for i := range n {
 			stream, e := anything(t)
 			at := epoch.Add(time.Duration(10*i-rapid.IntRange(0, 40).Draw(t, "back")) * time.Second)
