@@ -53,10 +53,10 @@ func differ(n int, source, target Raw) error {
 	return &Difference{n, what, source, target}
 }
 
-// upToHead yields all events of a store, one by one, until its head.
-func upToHead(ctx context.Context, store Store) iter.Seq2[Raw, error] {
+// upToHead yields all events of a feed, one by one, until its head.
+func upToHead(ctx context.Context, feed Feed) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
-		for batch, err := range store.Follow(ctx, 0) {
+		for batch, err := range feed.Follow(ctx, 0) {
 			if err != nil {
 				yield(Raw{}, err)
 				return
@@ -79,7 +79,7 @@ func upToHead(ctx context.Context, store Store) iter.Seq2[Raw, error] {
 // begun yields the events of source that target has not yet, after those that it
 // has. A target that has others, or more, is a *Difference. count is told of each
 // event that both have.
-func begun(ctx context.Context, source, target Store, count func(int)) iter.Seq2[Raw, error] {
+func begun(ctx context.Context, source, target Feed, count func(int)) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
 		next, stop := iter.Pull2(upToHead(ctx, target))
 		defer stop()
@@ -124,7 +124,7 @@ func begun(ctx context.Context, source, target Store, count func(int)) iter.Seq2
 // Compare says how many events target has, if it has what source begins with, in
 // the same order and equal but for positions, and whether that is all of source.
 // Else it fails with a *Difference. count is told how far it is.
-func Compare(ctx context.Context, source, target Store, count func(int)) (n int, whole bool, err error) {
+func Compare(ctx context.Context, source, target Feed, count func(int)) (n int, whole bool, err error) {
 	for _, err := range begun(ctx, source, target, func(i int) { n = i; count(i) }) {
 		return n, false, err
 	}
@@ -141,7 +141,7 @@ type bulk interface {
 // for byte, at the same revisions. It goes on where an earlier one ended, however
 // that was. A target that has other events is a *Difference, and nothing is
 // appended. count is told how many events the target has.
-func Copy(ctx context.Context, source, target Store, count func(int)) (copied int, err error) {
+func Copy(ctx context.Context, source Feed, target Store, count func(int)) (copied int, err error) {
 	had := 0
 	var group []Raw
 	all, takesAll := target.(bulk)

@@ -46,12 +46,7 @@ type Store interface {
 	// ReadAt returns the events at these positions, in the order asked for.
 	ReadAt(ctx context.Context, positions []event.Position) ([]Raw, error)
 
-	// Follow yields everything after a position, in order, without gap or
-	// repeat, in batches of at most 1000: first what is there, then what comes,
-	// waiting for it. An empty batch says that it is at the head; it comes at
-	// least once, and before every wait. It ends without error when ctx does;
-	// any other error is the last it yields.
-	Follow(ctx context.Context, after event.Position) iter.Seq2[[]Raw, error]
+	Feed
 
 	// Head is the position of the last event; 0 where there is none.
 	Head(ctx context.Context) (event.Position, error)
@@ -59,6 +54,17 @@ type Store interface {
 	// Close waits for appends under way and gives the store back. A second call
 	// does nothing.
 	Close() error
+}
+
+// Feed is events as they can be read from one end to the other: of a store, or of
+// a file that they were exported to.
+type Feed interface {
+	// Follow yields everything after a position, in order, without gap or
+	// repeat, in batches of at most 1000: first what is there, then what comes,
+	// waiting for it. An empty batch says that it is at the head; it comes at
+	// least once, and before every wait. It ends without error when ctx does;
+	// any other error is the last it yields.
+	Follow(ctx context.Context, after event.Position) iter.Seq2[[]Raw, error]
 }
 
 // Lease decides which instance leads.
