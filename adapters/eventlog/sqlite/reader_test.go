@@ -1,0 +1,96 @@
+package sqlite_test
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"commissaire/adapters/eventlog/sqlite"
+	"commissaire/domain/event"
+)
+
+func TestALogIsReadAndFollowedWhileAServiceHasIt(t *testing.T) {
+	dir := t.TempDir()
+	store := open(t, dir)
+	defer closing(t, store)
+	for i := range 1500 {
+		if _, err := store.Append(t.Context(), "s", event.Revision(i-1), one("{}")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reader, err := sqlite.OpenReader(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Close() }()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var next event.Position = 1
+	for batch, err := range reader.Follow(ctx, 0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range batch {
+			if e.Position != next || e.Revision != event.Revision(next)-1 {
+				t.Fatalf("position %d, revision %d; want %d", e.Position, e.Revision, next)
+			}
+			next++
+		}
+		switch {
+		case len(batch) == 0 && next == 1501: // what comes later comes, too
+			if _, err := store.Append(t.Context(), "s", 1499, one("{}")); err != nil {
+				t.Fatal(err)
+			}
+		case next == 1502:
+			cancel()
+		}
+	}
+	if next != 1502 {
+		t.Errorf("read up to %d", next-1)
+	}
+}
+
+func TestWhatIsNoLogIsNotReadAndNothingIsMadeThere(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := sqlite.OpenReader(t.Context(), filepath.Join(dir, "none")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no directory: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "events.db"), []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sqlite.OpenReader(t.Context(), dir); err == nil {
+		t.Error("a text is read as a log")
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("there is %v, %v", entries, err)
+	}
+}
+
+func TestAReaderGivesWhatIsBeforeAnEventThatIsNone(t *testing.T) {
+	dir := t.TempDir()
+	store := open(t, dir)
+	for i := range 3 {
+		if _, err := store.Append(t.Context(), "s", event.Revision(i-1), one("{}")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closing(t, store)
+	execute(t, dir, "UPDATE events SET id = 'x' WHERE pos = 3")
+	reader, err := sqlite.OpenReader(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Close() }()
+	n := 0
+	var failure error
+	for batch, err := range reader.Follow(t.Context(), 0) {
+		n += len(batch)
+		failure = err
+	}
+	if n != 2 || failure == nil {
+		t.Errorf("%d events, then %v", n, failure)
+	}
+}
