@@ -1,0 +1,376 @@
+package transparency
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+
+	fast "github.com/go-json-experiment/json"
+	"github.com/google/uuid"
+	"github.com/transparency-dev/merkle/compact"
+
+	"commissaire/adapters/eventlog"
+	"commissaire/domain/event"
+)
+
+// Finding is something that is wrong with a log.
+type Finding struct {
+	Position event.Position `json:"position"`       // of the first event that is wrong, or where it should be
+	Event    uint64         `json:"event"`          // its number, from 1
+	From     event.Position `json:"from,omitempty"` // where only a range can be named: from there up to Position
+	What     string         `json:"what"`
+}
+
+// Report is what Verify found.
+type Report struct {
+	Events   uint64         `json:"events"`
+	Last     event.Position `json:"position"`
+	Root     []byte         `json:"root"`
+	Held     int            `json:"checkpoints_held"`
+	Compared uint64         `json:"events_compared"` // with the tree that was kept
+	Findings []Finding      `json:"findings"`        // by position
+}
+
+// most is how many findings of a kind are named.
+const most = 20
+
+// Verify reads a log to its end, folds its tree afresh and says what is wrong:
+// revisions that do not follow one another, ids that are there twice, metadata that
+// cannot be read, positions that do not grow; an event that is not the one in the
+// tree that was kept (nil: there is none), and checkpoints that do not hold, which
+// the caller has verified.
+//
+// Where a checkpoint does not hold and the kept tree does, the first event that
+// differs is named; else the events between the last checkpoint that holds and the
+// first that does not. count is told how many events were read.
+func Verify(ctx context.Context, log eventlog.Feed, kept *Tree, checkpoints []Checkpoint, count func(int)) (Report, error) {
+	v := &verifier{
+		kept: kept, next: map[event.Stream]event.Revision{}, ids: map[uuid.UUID]struct{}{},
+		edge: ranges.NewEmptyRange(0), checkpoints: slices.SortedStableFunc(slices.Values(checkpoints), func(a, b Checkpoint) int { return cmp.Compare(a.Size, b.Size) }),
+	}
+	if kept != nil {
+		v.keptSize = kept.Size()
+	}
+	if err := v.read(ctx, log, count); err != nil {
+		return Report{}, err
+	}
+	return v.report()
+}
+
+type verifier struct {
+	kept        *Tree
+	keptSize    uint64
+	checkpoints []Checkpoint // by size
+	checked     int          // of these
+
+	n    uint64
+	last event.Position
+	next map[event.Stream]event.Revision
+	ids  map[uuid.UUID]struct{}
+	edge *compact.Range
+
+	broken     []Finding // in events themselves
+	unreadable bool      // the log ends with an event that is none
+
+	differs   bool // from the kept tree
+	differ    uint64
+	at        event.Position // of that event
+	leaf      Hash
+	following *Hash // the leaf after it
+
+	failed   *Checkpoint // the first that does not hold
+	failedAt event.Position
+	held     int
+	heldSize uint64 // of the last that holds before that
+	heldAt   event.Position
+}
+
+// hashed is a batch of events with their leaves.
+type hashed struct {
+	events []eventlog.Raw
+	begin  uint64
+	leaves []Hash
+	edge   *compact.Range
+	wrong  []Finding
+	err    error
+}
+
+func (h *hashed) hash() {
+	h.edge = ranges.NewEmptyRange(h.begin)
+	h.leaves = make([]Hash, len(h.events))
+	var scratch []byte
+	for i, raw := range h.events {
+		h.leaves[i], scratch = hashLeaf(scratch, raw)
+		if h.err = h.edge.Append(h.leaves[i][:], nil); h.err != nil {
+			return
+		}
+		var meta event.Meta
+		if err := fast.Unmarshal(raw.Meta, &meta); err != nil {
+			h.wrong = append(h.wrong, Finding{Position: raw.Position, Event: h.begin + uint64(i) + 1, What: fmt.Sprintf("the metadata cannot be read: %v", err)})
+		}
+	}
+}
+
+// read hashes what is read by several at once, and checks it in its order.
+func (v *verifier) read(ctx context.Context, log eventlog.Feed, count func(int)) error {
+	ctx, stop := context.WithCancel(ctx)
+	coming := make(chan chan *hashed, 2*runtime.GOMAXPROCS(0))
+	var failure error
+	defer func() {
+		stop()
+		for range coming { // until the log is let go
+		}
+	}()
+	go func() {
+		defer close(coming)
+		var begin uint64
+		for batch, err := range log.Follow(ctx, 0) {
+			if err != nil {
+				failure = err
+				return
+			}
+			if len(batch) == 0 {
+				return
+			}
+			h, done := &hashed{events: batch, begin: begin}, make(chan *hashed, 1)
+			begin += uint64(len(batch))
+			go func() {
+				h.hash()
+				done <- h
+			}()
+			select {
+			case coming <- done:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	for done := range coming {
+		h := <-done
+		if h.err != nil {
+			return h.err
+		}
+		if err := v.add(h); err != nil {
+			return err
+		}
+		count(int(v.n))
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if failure != nil {
+		v.unreadable = true
+		v.broken = append(v.broken, Finding{Position: v.last + 1, Event: v.n + 1, What: fmt.Sprintf("it cannot be read, and nothing after it was: %v", failure)})
+	}
+	return nil
+}
+
+func (v *verifier) add(h *hashed) error {
+	v.broken = append(v.broken, h.wrong...)
+	for i, raw := range h.events {
+		v.check(raw, h.begin+uint64(i)+1)
+	}
+	if err := v.compare(h); err != nil {
+		return err
+	}
+	end := h.begin + uint64(len(h.events))
+	if v.checked < len(v.checkpoints) && v.checkpoints[v.checked].Size < end {
+		for i, leaf := range h.leaves {
+			if err := v.hold(h.begin+uint64(i), v.last); err != nil {
+				return err
+			}
+			if err := v.edge.Append(leaf[:], nil); err != nil {
+				return err
+			}
+			v.last = h.events[i].Position
+		}
+	} else if err := v.edge.AppendRange(h.edge, nil); err != nil {
+		return err
+	}
+	v.n, v.last = end, h.events[len(h.events)-1].Position
+	return nil
+}
+
+// check checks an event by itself and against those before it.
+func (v *verifier) check(raw eventlog.Raw, n uint64) {
+	wrong := func(format string, arguments ...any) {
+		if len(v.broken) < 10*most {
+			v.broken = append(v.broken, Finding{Position: raw.Position, Event: n, What: fmt.Sprintf(format, arguments...)})
+		}
+	}
+	if next := v.next[raw.Stream]; raw.Revision != next {
+		wrong("it is revision %d of %s, and revision %d comes next", raw.Revision, raw.Stream, next)
+	}
+	v.next[raw.Stream] = raw.Revision + 1
+	ids := len(v.ids)
+	if v.ids[raw.ID] = struct{}{}; len(v.ids) == ids {
+		wrong("an event with the id %s was there already", raw.ID)
+	}
+}
+
+// compare holds leaves against the tree that was kept.
+func (v *verifier) compare(h *hashed) error {
+	if v.differs && v.following == nil && len(h.leaves) > 0 {
+		v.following = &h.leaves[0]
+	}
+	end := min(h.begin+uint64(len(h.leaves)), v.keptSize)
+	if v.differs || end <= h.begin {
+		return nil
+	}
+	kept, err := v.kept.leaves(h.begin, end)
+	if err != nil {
+		return fmt.Errorf("the tree that was kept: %w", err)
+	}
+	for i, leaf := range kept {
+		if h.leaves[i] == leaf {
+			continue
+		}
+		v.differs, v.differ, v.at, v.leaf = true, h.begin+uint64(i), h.events[i].Position, h.leaves[i]
+		if i+1 < len(h.leaves) {
+			v.following = &h.leaves[i+1]
+		}
+		return nil
+	}
+	return nil
+}
+
+// hold holds the checkpoints of that many events against the root.
+func (v *verifier) hold(size uint64, at event.Position) error {
+	for ; v.checked < len(v.checkpoints) && v.checkpoints[v.checked].Size == size; v.checked++ {
+		root, err := rootOf(v.edge)
+		if err != nil {
+			return err
+		}
+		checkpoint := v.checkpoints[v.checked]
+		holds := root == checkpoint.Root
+		if holds {
+			v.held++
+		}
+		switch {
+		case v.failed != nil:
+		case holds:
+			v.heldSize, v.heldAt = size, at
+		default:
+			v.failed, v.failedAt = &checkpoint, at
+		}
+	}
+	return nil
+}
+
+func (v *verifier) report() (Report, error) {
+	if err := v.hold(v.n, v.last); err != nil {
+		return Report{}, err
+	}
+	root, err := rootOf(v.edge)
+	if err != nil {
+		return Report{}, err
+	}
+	r := Report{Events: v.n, Last: v.last, Root: root[:], Held: v.held, Compared: min(v.n, v.keptSize), Findings: v.broken}
+	signed, err := v.signed()
+	if err != nil {
+		return r, err
+	}
+	if v.differs || v.kept != nil && v.keptSize > v.n && !v.unreadable {
+		f, err := v.difference()
+		if err != nil {
+			return r, err
+		}
+		r.Findings = append(r.Findings, f)
+	}
+	located := signed && len(r.Findings) > len(v.broken)
+	if f, ok := v.between(); ok && !located {
+		r.Findings = append(r.Findings, f)
+	}
+	slices.SortStableFunc(r.Findings, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.Event, b.Event), cmp.Compare(a.Position, b.Position))
+	})
+	if r.Findings == nil {
+		r.Findings = []Finding{}
+	}
+	return r, nil
+}
+
+// signed tells whether the tree that was kept is what the first checkpoint that
+// does not hold was signed of; so it tells what was there.
+func (v *verifier) signed() (bool, error) {
+	first := v.failed
+	if first == nil && v.checked < len(v.checkpoints) {
+		first = &v.checkpoints[v.checked]
+	}
+	if first == nil || v.kept == nil || first.Size > v.keptSize {
+		return false, nil
+	}
+	root, err := v.kept.Root(first.Size)
+	if err != nil {
+		return false, fmt.Errorf("the tree that was kept: %w", err)
+	}
+	return root == first.Root, nil
+}
+
+// difference is the first place at which the log is not what the kept tree has.
+func (v *verifier) difference() (Finding, error) {
+	if !v.differs {
+		at, err := v.kept.position(v.n)
+		return Finding{Position: at, Event: v.n + 1, What: fmt.Sprintf("it is missing: the log ends before it, and %d more were there", v.keptSize-v.n)}, err
+	}
+	f := Finding{Position: v.at, Event: v.differ + 1, What: "it was changed"}
+	was, err := v.kept.leaves(v.differ, min(v.differ+2, v.keptSize))
+	if err != nil {
+		return f, fmt.Errorf("the tree that was kept: %w", err)
+	}
+	before := v.following != nil && *v.following == was[0]
+	after := len(was) > 1 && v.leaf == was[1]
+	switch {
+	case v.heldSize > v.differ:
+		f.What = "the tree that was kept has another here, and a checkpoint of what the log has holds: it is the tree that was changed"
+	case before && after:
+		f.What = "it was behind the one after it"
+	case before:
+		f.What = "it was not there"
+	case after:
+		f.What = "one that was there before it is missing"
+		f.Position, err = v.kept.position(v.differ)
+	}
+	return f, err
+}
+
+// between is what can be said of checkpoints that do not hold, or are of more events
+// than there are.
+func (v *verifier) between() (Finding, bool) {
+	since := fmt.Sprintf("the last checkpoint that holds is of %d events, up to position %d", v.heldSize, v.heldAt)
+	if v.held == 0 || v.heldSize == 0 {
+		since = "no checkpoint before it holds"
+	}
+	switch {
+	case v.failed != nil:
+		return Finding{
+			From: v.heldAt + 1, Position: v.failedAt, Event: v.heldSize + 1,
+			What: fmt.Sprintf("between these the log was changed: %s does not hold, which is of %d events; %s", v.failed.Name, v.failed.Size, since),
+		}, true
+	case v.checked < len(v.checkpoints):
+		c := v.checkpoints[v.checked]
+		return Finding{
+			From: v.heldAt + 1, Position: v.last + 1, Event: v.heldSize + 1,
+			What: fmt.Sprintf("between these events are missing: %s is of %d events, and there are %d; %s", c.Name, c.Size, v.n, since),
+		}, true
+	}
+	return Finding{}, false
+}
+
+// String is the finding in a line.
+func (f Finding) String() string {
+	if f.From > 0 && f.From < f.Position {
+		return fmt.Sprintf("positions %d to %d (from event %d on): %s", f.From, f.Position, f.Event, f.What)
+	}
+	return fmt.Sprintf("position %d (event %d): %s", f.Position, f.Event, f.What)
+}
+
+// First is the first finding; false where there is none.
+func (r Report) First() (Finding, bool) {
+	if len(r.Findings) == 0 {
+		return Finding{}, false
+	}
+	return r.Findings[0], true
+}
