@@ -42,6 +42,7 @@ type Config struct {
 	EventTypes    []string
 	NodeStatus    func(ctx context.Context, manager domain.ManagerName, host domain.Address) (json.RawMessage, error)
 	Outputs       Outputs
+	Transparency  Transparency // nil: no checkpoints are signed
 	Authenticator authentication.Plugin
 	OnHost        projections.OnHost
 	Status        func(context.Context) any   // what GET /status says beside the view's position
@@ -193,6 +194,8 @@ func (s *Server) routes() {
 	put("/operation/{id}/resume", operate, s.steer(s.config.Commands.ResumeOperation))
 	put("/operation/{id}/cancel", operate, s.steer(s.config.Commands.CancelOperation))
 	get("/events", audit, s.getEvents)
+	get("/log/checkpoint", authentication.ReadLog, s.getCheckpoint)
+	get("/log/proof", authentication.ReadLog, s.getProof)
 	get("/status", read, s.getStatus)
 
 	metrics := promhttp.HandlerFor(s.config.Metrics, promhttp.HandlerOpts{DisableCompression: true})

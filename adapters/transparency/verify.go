@@ -77,6 +77,7 @@ type verifier struct {
 	differs   bool // from the kept tree
 	differ    uint64
 	at        event.Position // of that event
+	previous  event.Position // of the one before it
 	leaf      Hash
 	following *Hash // the leaf after it
 
@@ -227,7 +228,10 @@ func (v *verifier) compare(h *hashed) error {
 		if h.leaves[i] == leaf {
 			continue
 		}
-		v.differs, v.differ, v.at, v.leaf = true, h.begin+uint64(i), h.events[i].Position, h.leaves[i]
+		v.differs, v.differ, v.at, v.leaf, v.previous = true, h.begin+uint64(i), h.events[i].Position, h.leaves[i], v.last
+		if i > 0 {
+			v.previous = h.events[i-1].Position
+		}
 		if i+1 < len(h.leaves) {
 			v.following = &h.leaves[i+1]
 		}
@@ -320,6 +324,18 @@ func (v *verifier) difference() (Finding, error) {
 	if err != nil {
 		return f, fmt.Errorf("the tree that was kept: %w", err)
 	}
+	there, err := v.kept.position(v.differ)
+	if err != nil {
+		return f, fmt.Errorf("the tree that was kept: %w", err)
+	}
+	same := v.differ == 0 // the positions are those of the store that the tree is of
+	if !same {
+		previous, err := v.kept.position(v.differ - 1)
+		if err != nil {
+			return f, fmt.Errorf("the tree that was kept: %w", err)
+		}
+		same = previous == v.previous
+	}
 	before := v.following != nil && *v.following == was[0]
 	after := len(was) > 1 && v.leaf == was[1]
 	switch {
@@ -329,11 +345,10 @@ func (v *verifier) difference() (Finding, error) {
 		f.What = "it was behind the one after it"
 	case before:
 		f.What = "it was not there"
-	case after:
-		f.What = "one that was there before it is missing"
-		f.Position, err = v.kept.position(v.differ)
+	case after || same && v.at > there:
+		f.Position, f.What = there, "it is missing"
 	}
-	return f, err
+	return f, nil
 }
 
 // between is what can be said of checkpoints that do not hold, or are of more events

@@ -29,6 +29,7 @@ const (
 	Read       Permission = iota // GET of records
 	ReadAudit                    // history and events
 	ReadOutput                   // what hosts printed
+	ReadLog                      // checkpoints of the log, and proofs
 	Operate                      // operations and membership
 	Administer                   // PUT and DELETE of hosts, clusters, networks, container managers; credentials; host keys
 	AddSelf                      // PUT /host
@@ -37,8 +38,8 @@ const (
 var grants = map[Role][]Permission{
 	Viewer:   {Read},
 	Operator: {Read, ReadAudit, ReadOutput, Operate},
-	Auditor:  {Read, ReadAudit},
-	Admin:    {Read, ReadAudit, ReadOutput, Operate, Administer, AddSelf},
+	Auditor:  {Read, ReadAudit, ReadLog},
+	Admin:    {Read, ReadAudit, ReadOutput, ReadLog, Operate, Administer, AddSelf},
 	Join:     {AddSelf},
 }
 

@@ -52,6 +52,7 @@ type Config struct {
 	ContainerManagers     managersConfig    `json:"container-managers"`
 	Limits                limitsConfig      `json:"limits"`
 	Events                eventsConfig      `json:"events"`
+	Log                   logConfig         `json:"log"`
 }
 
 // Plugin is a way of knowing who asks. httpbasicauth is the one there is, also
@@ -153,6 +154,15 @@ type eventsConfig struct {
 	Readers   int      `json:"readers"`   // at the same time
 }
 
+// logConfig is about checkpoints of the log; none are signed without a key.
+type logConfig struct {
+	SigningKey         string   `json:"signing-key"` // file:PATH, env:NAME or exec:COMMAND
+	CheckpointInterval Duration `json:"checkpoint-interval"`
+	CheckpointFile     string   `json:"checkpoint-file"` // to which each is appended
+	CheckpointURL      string   `json:"checkpoint-url"`  // to which each is PUT
+	TreeDir            string   `json:"tree-dir"`        // "": tree in the store's directory, or one that goes with the service where that has none
+}
+
 // Duration is written "90s", or as a number of seconds.
 type Duration time.Duration
 
@@ -202,6 +212,7 @@ func defaults(dev bool) Config {
 			Body: 1 << 20, Headers: 64 << 10, ReadTimeout: Duration(time.Minute), IdleTimeout: Duration(2 * time.Minute),
 		},
 		Events: eventsConfig{Heartbeat: Duration(15 * time.Second), Readers: 2048},
+		Log:    logConfig{CheckpointInterval: Duration(10 * time.Minute)},
 	}
 	if dev {
 		c.ListenInterface, c.Store = "127.0.0.1", "sqlite:var/store"
@@ -426,6 +437,12 @@ func (c Config) check() error {
 		return fail("limits.body, limits.headers, limits.read-timeout and limits.idle-timeout must be more than 0")
 	case c.Events.Heartbeat <= 0 || c.Events.Readers < 0:
 		return fail("events.heartbeat must be more than 0, events.readers not less")
+	case c.Log.CheckpointInterval <= 0:
+		return fail("log.checkpoint-interval must be more than 0")
+	case c.Log.SigningKey == "" && (c.Log.CheckpointFile != "" || c.Log.CheckpointURL != ""):
+		return fail("log.checkpoint-file and log.checkpoint-url need log.signing-key; commissaire events key makes one")
+	case c.Log.CheckpointURL != "" && !strings.HasPrefix(c.Log.CheckpointURL, "https://") && !strings.HasPrefix(c.Log.CheckpointURL, "http://"):
+		return fail("log.checkpoint-url must begin with https:// or http://")
 	case (c.Bootstrap.EtcdClientCert == "") != (c.Bootstrap.EtcdClientKey == ""):
 		return fail("bootstrap.etcd-client-cert and bootstrap.etcd-client-key need each other")
 	case c.TLSClientVerifyFile != "" && c.TLSPEMFile == "":
@@ -487,13 +504,13 @@ func (c Config) masked() Config {
 		plugins[i].Users = users
 	}
 	c.AuthenticationPlugins = plugins
-	for _, source := range []*string{&c.Credentials.MasterKey, &c.Credentials.Keys, &c.SSH.Jump.Key} {
+	for _, source := range []*string{&c.Credentials.MasterKey, &c.Credentials.Keys, &c.SSH.Jump.Key, &c.Log.SigningKey} {
 		if strings.HasPrefix(*source, "exec:") {
 			*source = "exec:********"
 		}
 	}
 	c.Store = maskedStore(c.Store)
-	for _, url := range []*string{&c.Bootstrap.EtcdURL, &c.Bootstrap.RegistryMirror} {
+	for _, url := range []*string{&c.Bootstrap.EtcdURL, &c.Bootstrap.RegistryMirror, &c.Log.CheckpointURL} {
 		*url = passwordInURL.ReplaceAllString(*url, "$1:********@")
 	}
 	return c

@@ -63,6 +63,7 @@ func openTarget(ctx context.Context, store string) (eventlog.Store, error) {
 type source struct {
 	config, store string
 	files         []string
+	loaded        *Config
 }
 
 func (s *source) flags(cmd *cobra.Command) {
@@ -73,11 +74,19 @@ func (s *source) flags(cmd *cobra.Command) {
 
 // load reads the configuration, with the store that was given.
 func (s *source) load(cmd *cobra.Command) (Config, error) {
+	if s.loaded != nil { // standard input is there once
+		return *s.loaded, nil
+	}
 	given := map[string]any{}
 	if s.store != "" {
 		given["store"] = s.store
 	}
-	return loadConfig(s.config, cmd.InOrStdin(), environ(), given, false)
+	config, err := loadConfig(s.config, cmd.InOrStdin(), environ(), given, false)
+	if err != nil {
+		return Config{}, err
+	}
+	s.loaded = &config
+	return config, nil
 }
 
 func (s *source) open(cmd *cobra.Command) (feed, error) {
@@ -99,12 +108,12 @@ func (s *source) open(cmd *cobra.Command) (feed, error) {
 
 func eventsCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "events", Short: "Show, export and import what was recorded",
-		Long: `Show, export and import what was recorded.
+		Use: "events", Short: "Show, export, import and verify what was recorded",
+		Long: `Show, export, import and verify what was recorded.
 
 A SQLite store is read while the service runs; it is not kept waiting.`,
 	}
-	cmd.AddCommand(showCommand(), exportCommand(), importCommand())
+	cmd.AddCommand(showCommand(), exportCommand(), importCommand(), verifyCommand(), keyCommand())
 	return cmd
 }
 

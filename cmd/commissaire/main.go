@@ -70,10 +70,17 @@ A store esdb://… that is away is waited for. Until there is something to serve
 	flags.String("credentials.master-key", "", "file:PATH, env:NAME or exec:COMMAND")
 	flags.String("credentials.keys", "", "with esdb://, where the data keys are: file:DIR or exec:COMMAND")
 	flags.String("events.heartbeat", "", "how often a stream of events says that it is there (default 15s)")
+	flags.String("log.signing-key", "", "file:PATH, env:NAME or exec:COMMAND of the key that signs checkpoints of the log; commissaire events key makes one")
+	flags.String("log.checkpoint-interval", "", "how often a checkpoint is signed, when there is something new (default 10m)")
+	flags.String("log.checkpoint-file", "", "file outside the store to which each checkpoint is appended")
+	flags.String("log.checkpoint-url", "", "URL to which each checkpoint is PUT")
 	flags.Int("events.readers", 0, "how many may read events at the same time (default 2048)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		given := map[string]any{}
-		for _, key := range []string{"listen-interface", "store", "tls-pemfile", "tls-clientverifyfile", "instance", "credentials.master-key", "credentials.keys", "events.heartbeat"} {
+		for _, key := range []string{
+			"listen-interface", "store", "tls-pemfile", "tls-clientverifyfile", "instance", "credentials.master-key", "credentials.keys", "events.heartbeat",
+			"log.signing-key", "log.checkpoint-interval", "log.checkpoint-file", "log.checkpoint-url",
+		} {
 			if flags.Changed(key) {
 				given[key], _ = flags.GetString(key)
 			}

@@ -29,6 +29,7 @@ import (
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/output"
 	"commissaire/adapters/ssh"
+	"commissaire/adapters/transparency"
 	"commissaire/api"
 	"commissaire/api/authentication"
 	"commissaire/commands"
@@ -45,7 +46,8 @@ type service struct {
 	store    store
 	log      *eventlog.Log
 	outputs  *output.Store
-	scratch  string // a directory that goes with the service; "": there is none
+	sealed   *transparency.Log // nil: no checkpoints are signed
+	scratch  string            // a directory that goes with the service; "": there is none
 	commands *commands.Handler
 	views    *projections.Views
 	events   *api.Events
@@ -84,6 +86,9 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 	}
 	s.store = opened
 	if s.outputs, err = s.openOutputs(name); err != nil {
+		return s, err
+	}
+	if s.sealed, err = s.openTransparency(ctx, name); err != nil {
 		return s, err
 	}
 	s.log = eventlog.NewLog(s.store.log)
@@ -146,21 +151,30 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 // a directory of its own that ends with the service.
 func (s *service) openOutputs(name storeName) (*output.Store, error) {
 	of := s.config.Operations
-	dir := of.OutputDir
-	switch {
-	case dir != "":
-	case name.kind() == "sqlite":
-		dir = filepath.Join(name.dir(), "output")
-	default:
-		var err error
-		if s.scratch, err = os.MkdirTemp("", "commissaire-"); err != nil {
-			return nil, fmt.Errorf("make a directory for the output of hosts: %w", err)
-		}
-		dir = s.scratch
+	dir, err := s.kept(of.OutputDir, name, "output")
+	if err != nil {
+		return nil, err
 	}
 	return output.Open(dir, output.Config{
 		Limit: of.OutputLimit, MaxAge: time.Duration(of.OutputMaxAge), MaxSize: of.OutputMaxSize, Now: time.Now,
 	}, s.logger)
+}
+
+// kept is the directory of what is kept beside the log: the configured one, or one of
+// this name in the store's; of a store that has none, it ends with the service.
+func (s *service) kept(configured string, name storeName, what string) (string, error) {
+	switch {
+	case configured != "":
+		return configured, nil
+	case name.kind() == "sqlite":
+		return filepath.Join(name.dir(), what), nil
+	case s.scratch == "":
+		var err error
+		if s.scratch, err = os.MkdirTemp("", "commissaire-"); err != nil {
+			return "", fmt.Errorf("make a directory for what is kept beside the log: %w", err)
+		}
+	}
+	return filepath.Join(s.scratch, what), nil
 }
 
 // knownHosts is the configured file; nil where there is none.
@@ -266,7 +280,11 @@ func (s *service) close() error {
 	if s.managers != nil {
 		s.managers.Close()
 	}
-	err := s.store.close()
+	var err error
+	if s.sealed != nil {
+		err = s.sealed.Close()
+	}
+	err = errors.Join(err, s.store.close())
 	if s.scratch != "" {
 		err = errors.Join(err, os.RemoveAll(s.scratch))
 	}
@@ -430,7 +448,7 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 	}
 	handler := api.New(api.Config{
 		Commands: s.commands, Views: s.views, Follow: s.log.Follow, Entries: s.entries, EntriesAfter: s.entriesAfter,
-		Events: s.events, EventTypes: eventlog.Types(), NodeStatus: s.nodeStatus, Outputs: outputs{s.outputs}, Authenticator: stack,
+		Events: s.events, EventTypes: eventlog.Types(), NodeStatus: s.nodeStatus, Outputs: outputs{s.outputs}, Transparency: s.transparency(), Authenticator: stack,
 		OnHost: ssh.Commands, Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
 		MaxBody: config.Limits.Body, Age: s.age.now,
 	})
@@ -478,6 +496,12 @@ func (s *service) run(ctx context.Context, server *http.Server, serving <-chan e
 	})
 	start(func() error {
 		s.lead(ctx)
+		return nil
+	})
+	start(func() error {
+		if s.sealed != nil {
+			s.sealed.Run(following) // the last checkpoint is of what the last requests recorded, too
+		}
 		return nil
 	})
 	<-ctx.Done()

@@ -1,0 +1,81 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"commissaire/domain"
+)
+
+var errUnsigned = domain.Refuse(domain.NotFound, "log-unsigned")
+
+// Transparency signs checkpoints of the Merkle tree over the log. It refuses a
+// position that has no event.
+type Transparency interface {
+	// Checkpoint is a signed checkpoint of all that is recorded.
+	Checkpoint(ctx context.Context) ([]byte, error)
+	// Proof proves that the event at a position is among the first size; 0: of all.
+	Proof(ctx context.Context, position, size uint64) (LogProof, error)
+}
+
+// LogProof is the proof that an event is in the log of which a checkpoint is: leaf
+// and hashes are those of RFC 6962, 2.1.1.
+type LogProof struct {
+	Position   uint64   `json:"position"`
+	Index      uint64   `json:"index"` // of the leaf, from 0
+	Size       uint64   `json:"size"`  // of the checkpoint
+	Leaf       []byte   `json:"leaf"`
+	Hashes     [][]byte `json:"hashes"`
+	Checkpoint string   `json:"checkpoint"`
+}
+
+func (s *Server) transparency() (Transparency, error) {
+	if s.config.Transparency == nil {
+		return nil, errUnsigned.With("no checkpoints of the log are signed here: log.signing-key is not set")
+	}
+	return s.config.Transparency, nil
+}
+
+// getCheckpoint answers with a signed checkpoint, as a text.
+func (s *Server) getCheckpoint(w http.ResponseWriter, r *http.Request) error {
+	log, err := s.transparency()
+	if err != nil {
+		return err
+	}
+	signed, err := log.Checkpoint(r.Context())
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "private, no-cache")
+	_, err = w.Write(signed)
+	return ignore(err)
+}
+
+// getProof answers with the proof that the event at a position is in the log.
+func (s *Server) getProof(w http.ResponseWriter, r *http.Request) error {
+	log, err := s.transparency()
+	if err != nil {
+		return err
+	}
+	query := r.URL.Query()
+	if !query.Has("position") {
+		return domain.ErrInvalid.At("position", "is required")
+	}
+	position, err := number(query, "position", 0)
+	if err != nil {
+		return err
+	}
+	size, err := number(query, "size", 0)
+	if err != nil {
+		return err
+	}
+	proof, err := log.Proof(r.Context(), position, size)
+	if err != nil {
+		return err
+	}
+	if proof.Hashes == nil {
+		proof.Hashes = [][]byte{}
+	}
+	return s.answer(w, r, http.StatusOK, proof)
+}
