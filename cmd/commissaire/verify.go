@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -137,6 +138,7 @@ func (v *verification) run(cmd *cobra.Command) (err error) {
 	if kept != nil {
 		defer func() { err = errors.Join(err, kept.Discard()) }()
 	}
+	debug.SetGCPercent(400) // there is much that lives shortly, and nothing else
 	report, err := transparency.Verify(cmd.Context(), log, kept, checkpoints, func(int) {})
 	if err != nil {
 		return fmt.Errorf("verify: %w", err)

@@ -3,11 +3,16 @@ package sqlite_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
+	"github.com/google/uuid"
+
+	"commissaire/adapters/eventlog"
 	"commissaire/adapters/eventlog/sqlite"
 	"commissaire/domain/event"
 )
@@ -92,5 +97,48 @@ func TestAReaderGivesWhatIsBeforeAnEventThatIsNone(t *testing.T) {
 	}
 	if n != 2 || failure == nil {
 		t.Errorf("%d events, then %v", n, failure)
+	}
+}
+
+func TestGapsOfAnySizeArePassedOver(t *testing.T) {
+	dir := t.TempDir()
+	store := open(t, dir)
+	var all []eventlog.Raw
+	for i := range 4990 {
+		all = append(all, eventlog.Raw{Stream: event.Stream(fmt.Sprint(i)), ID: uuid.New(), Type: "T", Data: []byte("{}"), Meta: []byte("{}")})
+	}
+	if err := store.AppendAll(t.Context(), all); err != nil {
+		t.Fatal(err)
+	}
+	closing(t, store)
+	execute(t, dir, "DELETE FROM events WHERE pos BETWEEN 700 AND 3100 OR pos % 3 = 0; UPDATE events SET pos = pos + 9000000000000000000 WHERE pos > 4900")
+	reader, err := sqlite.OpenReader(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Close() }()
+	var want, got []event.Position
+	for at := event.Position(1); at <= 4990; at++ {
+		switch {
+		case at >= 700 && at <= 3100 || at%3 == 0:
+		case at > 4900:
+			want = append(want, at+9000000000000000000)
+		default:
+			want = append(want, at)
+		}
+	}
+	for batch, err := range reader.Follow(t.Context(), 0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(batch) == 0 {
+			break
+		}
+		for _, e := range batch {
+			got = append(got, e.Position)
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%d events, want %d", len(got), len(want))
 	}
 }
