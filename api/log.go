@@ -42,9 +42,11 @@ func (s *Server) getCheckpoint(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	signed, err := log.Checkpoint(r.Context())
+	ctx, cancel := context.WithTimeout(r.Context(), viewWait)
+	defer cancel()
+	signed, err := log.Checkpoint(ctx)
 	if err != nil {
-		return err
+		return late(ctx, err)
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "private, no-cache")
@@ -70,12 +72,22 @@ func (s *Server) getProof(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	proof, err := log.Proof(r.Context(), position, size)
+	ctx, cancel := context.WithTimeout(r.Context(), viewWait)
+	defer cancel()
+	proof, err := log.Proof(ctx, position, size)
 	if err != nil {
-		return err
+		return late(ctx, err)
 	}
 	if proof.Hashes == nil {
 		proof.Hashes = [][]byte{}
 	}
 	return s.answer(w, r, http.StatusOK, proof)
+}
+
+// late is why there is no answer: where the tree is not there yet, that it comes.
+func late(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return errBehind
+	}
+	return err
 }

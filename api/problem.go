@@ -20,6 +20,7 @@ var (
 	errNoPath    = errors.New("there is nothing at this path")
 	errNoMethod  = errors.New("this path does not take that method; see Allow")
 	errTooLarge  = errors.New("the body is too large")
+	errBehind    = errors.New("the tree over the log has not reached its end yet; try again")
 	errLate      = errors.New("the view has not reached that position yet; try again")
 )
 
@@ -79,7 +80,7 @@ func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 		p.Status = http.StatusRequestEntityTooLarge
 	case errors.Is(err, errCrowded):
 		p.Status, wait = http.StatusTooManyRequests, 10*retryAfter
-	case errors.Is(err, errLate), errors.As(err, &notReady):
+	case errors.Is(err, errLate), errors.Is(err, errBehind), errors.As(err, &notReady):
 		p.Status, wait = http.StatusServiceUnavailable, retryAfter
 	case errors.Is(err, commands.ErrOutcomeUnknown):
 		p.Status, wait, p.Outcome = http.StatusServiceUnavailable, retryAfter, "unknown"

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -43,11 +42,11 @@ type Log struct {
 	tree     *Tree
 	verifier note.Verifiers
 
-	growing sync.Mutex // who brings the tree up to the log
-	filed   uint64     // events of the last checkpoint in the file
-	put     uint64     // and of the last that was PUT
-	met     bool       // the log has the event of the tree's last leaf
-	held    bool       // the checkpoints in the file hold
+	growing chan struct{} // taken by who brings the tree up to the log, or publishes
+	filed   uint64        // events of the last checkpoint in the file
+	put     uint64        // and of the last that was PUT
+	met     bool          // the log has the event of the tree's last leaf
+	held    bool          // the checkpoints in the file hold
 }
 
 // ErrChanged says that the log is not what was signed.
@@ -70,13 +69,27 @@ func Open(config Config) (*Log, error) {
 	if discarded != nil {
 		config.Logger.Warn("the tree over the log is made anew", "error", discarded)
 	}
-	return &Log{config: config, tree: tree, verifier: verifier}, nil
+	return &Log{config: config, tree: tree, verifier: verifier, growing: make(chan struct{}, 1)}, nil
 }
 
-// grow brings the tree up to the head of the log.
+// alone waits until nobody else is at the tree.
+func (l *Log) alone(ctx context.Context) (done func(), err error) {
+	select {
+	case l.growing <- struct{}{}:
+		return func() { <-l.growing }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// grow brings the tree up to the head of the log. What it did before ctx ended is
+// not done again.
 func (l *Log) grow(ctx context.Context) error {
-	l.growing.Lock()
-	defer l.growing.Unlock()
+	done, err := l.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	after := l.tree.Last()
 	if !l.met && after > 0 {
 		after--
@@ -254,8 +267,11 @@ func (l *Log) Publish(ctx context.Context) error {
 		return err
 	}
 	size := l.tree.Size()
-	l.growing.Lock()
-	defer l.growing.Unlock()
+	done, err := l.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	signed, err := l.sign(size)
 	if err == nil && l.config.File != "" && size != l.filed {
 		if err = add(l.config.File, signed); err == nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 	"strconv"
@@ -31,32 +32,46 @@ type feed struct {
 	close func() error
 }
 
-// openFeed opens the log of a store to read it, also while a service uses it. This
-// and openTarget are the places that know which stores there are.
-func openFeed(ctx context.Context, store string) (feed, error) {
-	kind, dir, _ := strings.Cut(store, ":")
-	if kind != "sqlite" {
-		return feed{}, fmt.Errorf("the events of a store %s: cannot be read by a program of its own; sqlite:DIR can", kind)
+// openFeed opens the log of a store to read it, also while services use it.
+func openFeed(ctx context.Context, name storeName, logger *slog.Logger) (feed, error) {
+	switch {
+	case name.shared():
+		log, err := openTarget(ctx, name, logger)
+		if err != nil {
+			return feed{}, err
+		}
+		return feed{Feed: log, name: maskedStore(name.log), close: log.Close}, nil
+	case name.kind() == "sqlite":
+		reader, err := sqlite.OpenReader(ctx, name.dir())
+		if err != nil {
+			return feed{}, err
+		}
+		return feed{Feed: reader, name: name.log, dir: name.dir(), close: reader.Close}, nil
 	}
-	reader, err := sqlite.OpenReader(ctx, dir)
-	if err != nil {
-		return feed{}, err
-	}
-	return feed{Feed: reader, name: store, dir: dir, close: reader.Close}, nil
+	return feed{}, noSuchStore(name)
 }
 
 // openTarget opens the log of a store to import into it. It is refused while a
 // service uses it, where only one may.
-func openTarget(ctx context.Context, store string) (eventlog.Store, error) {
-	kind, dir, _ := strings.Cut(store, ":")
-	if kind != "sqlite" {
-		return nil, fmt.Errorf("nothing can be imported into a store %s: ; sqlite:DIR is one", kind)
+func openTarget(ctx context.Context, name storeName, logger *slog.Logger) (eventlog.Store, error) {
+	if name.kind() != "sqlite" && !name.shared() {
+		return nil, noSuchStore(name)
 	}
-	log, err := sqlite.Open(ctx, dir)
+	log, err := name.openLog(ctx, logger)
 	if err != nil {
-		return nil, err // and not a nil pointer that is no nil
+		return nil, err
+	}
+	if err := answers(ctx, log); err != nil {
+		return nil, errors.Join(err, log.Close())
 	}
 	return log, nil
+}
+
+func noSuchStore(name storeName) error {
+	if name.kind() == "memory" {
+		return errors.New("what a store memory: has ends with the service, and no other program can read it")
+	}
+	return fmt.Errorf("--store must be sqlite:DIR or esdb://…, and %s is neither", name.kind())
 }
 
 // source is where the commands of events read from.
@@ -68,25 +83,39 @@ type source struct {
 
 func (s *source) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&s.config, "config", "", "configuration file; - is standard input (default "+defaultConfigFile+")")
-	cmd.Flags().StringVar(&s.store, "store", "", "the store: sqlite:DIR (default the configured one)")
+	cmd.Flags().StringVar(&s.store, "store", "", "the store: sqlite:DIR or esdb://… (default the configured one)")
 	cmd.Flags().StringArrayVar(&s.files, "file", nil, "read this file that was exported instead of a store; may be repeated, oldest first; - is standard input")
 }
 
-// load reads the configuration, with the store that was given.
+// load reads the configuration.
 func (s *source) load(cmd *cobra.Command) (Config, error) {
 	if s.loaded != nil { // standard input is there once
 		return *s.loaded, nil
 	}
-	given := map[string]any{}
-	if s.store != "" {
-		given["store"] = s.store
-	}
-	config, err := loadConfig(s.config, cmd.InOrStdin(), environ(), given, false)
+	config, err := loadConfig(s.config, cmd.InOrStdin(), environ(), nil, false)
 	if err != nil {
 		return Config{}, err
 	}
 	s.loaded = &config
 	return config, nil
+}
+
+// storeName is the store that was given, else the configured one. Credentials are
+// of no interest here.
+func (s *source) storeName(cmd *cobra.Command) (storeName, error) {
+	config, err := s.load(cmd)
+	if err != nil {
+		return storeName{}, err
+	}
+	name := config.storeName()
+	if s.store != "" {
+		name.log = s.store
+	}
+	return name, nil
+}
+
+func errorsOnly(cmd *cobra.Command) *slog.Logger {
+	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
 func (s *source) open(cmd *cobra.Command) (feed, error) {
@@ -99,11 +128,11 @@ func (s *source) open(cmd *cobra.Command) (feed, error) {
 			close: func() error { return nil },
 		}, nil
 	}
-	config, err := s.load(cmd)
+	name, err := s.storeName(cmd)
 	if err != nil {
 		return feed{}, err
 	}
-	return openFeed(cmd.Context(), config.Store)
+	return openFeed(cmd.Context(), name, errorsOnly(cmd))
 }
 
 func eventsCommand() *cobra.Command {
@@ -111,7 +140,9 @@ func eventsCommand() *cobra.Command {
 		Use: "events", Short: "Show, export, import and verify what was recorded",
 		Long: `Show, export, import and verify what was recorded.
 
-A SQLite store is read while the service runs; it is not kept waiting.`,
+A store is read while the service runs, and keeps it waiting in nothing. A password in
+esdb://… need not be an argument: give the store in the configuration, or as
+COMMISSAIRE_STORE.`,
 	}
 	cmd.AddCommand(showCommand(), exportCommand(), importCommand(), verifyCommand(), keyCommand())
 	return cmd
@@ -384,6 +415,8 @@ func (s *selected) export(cmd *cobra.Command, from eventlog.Feed, name string, h
 	if err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
+	shown := newProgress(cmd.ErrOrStderr())
+	count := shown.count("events")
 	n, last := 0, event.Position(0)
 	err = s.each(cmd.Context(), from, func(events []eventlog.Raw) error {
 		if len(events) == 0 { // who follows sees all there is
@@ -393,8 +426,10 @@ func (s *selected) export(cmd *cobra.Command, from eventlog.Feed, name string, h
 			return err
 		}
 		n, last = n+len(events), events[len(events)-1].Position
+		count(n)
 		return nil
 	})
+	shown.end()
 	interrupted := cmd.Context().Err() != nil
 	if interrupted {
 		err = nil
@@ -422,7 +457,7 @@ func importCommand() *cobra.Command {
 		Use: "import FILE…", Short: "Record exported events in a store", Args: cobra.MinimumNArgs(1),
 		Long: `Record events that were exported in a store, which must be empty, or have the first
 of these events and no others. Several files are read one after the other, oldest
-first; - is standard input. Stop the service first.
+first; - is standard input. Stop all services that use the store first.
 
 Order, ids, revisions, times, and every byte of data and metadata are kept;
 positions are the store's own. A file that was cut off or damaged, and one that does
@@ -434,17 +469,21 @@ Credentials are not in what is exported: what a service needs to reach the hosts
 be there in the store's directory.`,
 	}
 	cmd.Flags().StringVar(&to.config, "config", "", "configuration file (default "+defaultConfigFile+")")
-	cmd.Flags().StringVar(&to.store, "store", "", "the store: sqlite:DIR (default the configured one)")
+	cmd.Flags().StringVar(&to.store, "store", "", "the store: sqlite:DIR or esdb://… (default the configured one)")
 	cmd.Flags().StringVarP(&format, "output", "o", "text", "text or json")
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
 		if format != "text" && format != "json" {
 			return fmt.Errorf("there is no output %q: use text or json", format)
 		}
-		config, err := to.load(cmd)
+		name, err := to.storeName(cmd)
 		if err != nil {
 			return err
 		}
-		done, err := importFiles(cmd.Context(), cmd.InOrStdin(), names, config.Store)
+		shown := newProgress(cmd.ErrOrStderr())
+		done, err := importFiles(cmd.Context(), cmd.InOrStdin(), names, func() (eventlog.Store, error) {
+			return openTarget(cmd.Context(), name, errorsOnly(cmd))
+		}, shown.count("events"))
+		shown.end()
 		switch {
 		case err != nil && cmd.Context().Err() != nil:
 			return errors.New("import: interrupted; the same command goes on with it")
@@ -464,7 +503,7 @@ func (d imported) print(out io.Writer, format string) error {
 	return err
 }
 
-func importFiles(ctx context.Context, stdin io.Reader, names []string, store string) (done imported, err error) {
+func importFiles(ctx context.Context, stdin io.Reader, names []string, open func() (eventlog.Store, error), count func(int)) (done imported, err error) {
 	whole := cloudevents.NewFiles(stdin, names...).Whole()
 	if !slices.Contains(names, "-") { // else it could not be read twice
 		for batch, err := range whole.Follow(ctx, 0) {
@@ -479,14 +518,17 @@ func importFiles(ctx context.Context, stdin io.Reader, names []string, store str
 			return done, err
 		}
 	}
-	target, err := openTarget(ctx, store)
+	target, err := open()
 	if err != nil {
 		return done, err
 	}
 	defer func() { err = errors.Join(err, target.Close()) }()
-	done.Imported, err = eventlog.Copy(ctx, whole, target, func(n int) { done.Events = n })
+	done.Imported, err = eventlog.Copy(ctx, whole, target, func(n int) {
+		done.Events = n
+		count(n)
+	})
 	if _, ok := errors.AsType[*eventlog.Difference](err); ok {
-		err = fmt.Errorf("%s has events that are not those of the file: %w", store, err)
+		err = fmt.Errorf("the store has events that are not those of the file: %w", err)
 	}
 	return done, err
 }

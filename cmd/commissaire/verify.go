@@ -106,7 +106,7 @@ The exit status is 0 only where there is no finding.`,
 	flags := cmd.Flags()
 	flags.StringArrayVar(&v.checkpoints, "checkpoint", nil, "a file of signed checkpoints; may be repeated")
 	flags.StringArrayVar(&v.keys, "key", nil, "a verifier key (NAME+HASH+KEY), or a file with one; may be repeated")
-	flags.StringVar(&v.tree, "tree", "", "the tree that was kept (default that beside the store, where there is one); none: do without")
+	flags.StringVar(&v.tree, "tree", "", "the tree that was kept (default log.tree-dir, or that beside the store, where there is one); none: do without")
 	flags.StringVarP(&v.format, "output", "o", "text", "text or json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		err := v.run(cmd)
@@ -139,7 +139,9 @@ func (v *verification) run(cmd *cobra.Command) (err error) {
 		defer func() { err = errors.Join(err, kept.Discard()) }()
 	}
 	debug.SetGCPercent(400) // there is much that lives shortly, and nothing else
-	report, err := transparency.Verify(cmd.Context(), log, kept, checkpoints, func(int) {})
+	shown := newProgress(cmd.ErrOrStderr())
+	report, err := transparency.Verify(cmd.Context(), log, kept, checkpoints, shown.count("events verified"))
+	shown.end()
 	if err != nil {
 		return fmt.Errorf("verify: %w", err)
 	}
@@ -233,6 +235,9 @@ func readVerifiers(keys []string) (note.Verifiers, error) {
 // kept is the tree that the service kept; nil where there is none.
 func (v *verification) kept(log feed) (*transparency.Tree, error) {
 	dir := v.tree
+	if dir == "" && v.from.store == "" && v.from.loaded != nil && len(v.from.files) == 0 {
+		dir = v.from.loaded.Log.TreeDir
+	}
 	switch {
 	case dir == "none" || dir == "" && log.dir == "":
 		return nil, nil

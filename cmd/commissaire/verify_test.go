@@ -15,6 +15,7 @@ import (
 
 	"commissaire/adapters/eventlog/sqlite"
 	"commissaire/adapters/transparency"
+	"commissaire/test/esdb"
 )
 
 // sealed is a store of n events with its tree, and what is outside: checkpoints of
@@ -193,7 +194,13 @@ func TestEveryStoreOfAHistoryHasItsRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = reader.Close() }()
-	for _, from := range []string{"--store=sqlite:" + dir, "--store=sqlite:" + other, "--file=" + file} {
+	server := esdb.Start(t).ConnectionString()
+	for range 2 {
+		must(t, "import", "--store", server, file)
+	}
+	back := filepath.Join(t.TempDir(), "back.gz")
+	must(t, "export", "--store", server, back)
+	for _, from := range []string{"--store=sqlite:" + dir, "--store=sqlite:" + other, "--file=" + file, "--store=" + server, "--file=" + back} {
 		if _, clean, report := findings(t, from, "--checkpoint", checkpoints, "--key", verifier); !clean || report.Held != 2 {
 			t.Errorf("%s: %+v", from, report)
 		}
