@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -505,8 +506,10 @@ func TestWhatCannotBeMeantIsRefused(t *testing.T) {
 		if w := r.refused("", http.StatusServiceUnavailable, "Last-Event-ID", "2"); w.Header().Get("Retry-After") == "" || time.Since(began) == 0 {
 			t.Errorf("what is not there yet is refused after %s with %v", time.Since(began), w.Header())
 		}
-		go r.networks(1)
+		var later sync.WaitGroup
+		later.Go(func() { r.networks(1) })
 		s, first := r.read("?after=2")
+		later.Wait()
 		if first.id != "2" {
 			t.Errorf("after what was not there yet it begins with %+v", first)
 		}
