@@ -225,6 +225,9 @@ func resumption(r *http.Request) (after uint64, resumes bool, err error) {
 // getEvents sends each event as it is recorded (server-sent events), after those
 // that the client has missed.
 func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) error {
+	if err := presentOnly(r); err != nil {
+		return err
+	}
 	selected, err := s.selection(r.URL.Query())
 	if err != nil {
 		return err

@@ -155,7 +155,7 @@ func (s *Server) getOperation(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		return errNoOperation.With("there is no operation %s", id)
 	}
-	if identity(r).May(authentication.ReadOutput) {
+	if _, then := at(r); !then && identity(r).May(authentication.ReadOutput) {
 		if o, err = s.withOutput(o); err != nil {
 			return err
 		}

@@ -91,6 +91,9 @@ func (s *Server) getOutput(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := presentOnly(r); err != nil {
+		return err
+	}
 	follow := false
 	if query := r.URL.Query(); query.Has("follow") {
 		if follow, err = strconv.ParseBool(query.Get("follow")); err != nil {

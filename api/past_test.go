@@ -21,6 +21,7 @@ import (
 	"pgregory.net/rapid"
 
 	"commissaire/api"
+	"commissaire/api/authentication"
 	"commissaire/domain"
 	"commissaire/domain/event"
 	"commissaire/projections"
@@ -49,15 +50,35 @@ func (l recorded) after(_ context.Context, at event.Position) iter.Seq2[[]event.
 	}
 }
 
+var operations = []domain.OperationID{
+	"00000000-0000-4000-8000-000000000000", "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002", "00000000-0000-4000-8000-000000000003",
+}
+
+// printed is what hosts print now, which was not printed then.
+type printed struct{ api.Outputs }
+
+func (printed) Last(domain.OperationID, domain.HostID, int, int) (string, error) { return "now", nil }
+
+// whoLooksBack may see what hosts print, and who does not may not.
+type whoLooksBack struct{}
+
+func (whoLooksBack) Authenticate(r *http.Request) (authentication.Identity, error) {
+	role := authentication.Viewer
+	if r.URL.Query().Has("at") {
+		role = authentication.Admin
+	}
+	return authentication.Identity{Name: "ann", Roles: []authentication.Role{role}}, nil
+}
+
 // anything is an event about a few things, whether it makes sense or not.
 func anything(t *rapid.T) (event.Stream, event.Event) {
 	i := rapid.IntRange(0, 3).Draw(t, "host")
 	id, address := domain.HostID(fmt.Sprint("id", i)), domain.Address(fmt.Sprintf("10.0.0.%d", i))
 	c := rapid.IntRange(0, 1).Draw(t, "cluster")
 	clusterID, cluster := domain.ClusterID(fmt.Sprint("C", c)), domain.ClusterName(fmt.Sprint("c", c))
-	o := rapid.IntRange(0, 3).Draw(t, "operation")
+	o := rapid.IntRange(0, len(operations)-1).Draw(t, "operation")
 	started := event.Started{
-		Operation: domain.OperationID(fmt.Sprint("o", o)), ClusterID: clusterID, Cluster: cluster,
+		Operation: operations[o], ClusterID: clusterID, Cluster: cluster,
 		Hosts: []event.Member{{HostID: "id0", Host: "10.0.0.0"}, {HostID: "id1", Host: "10.0.0.1"}},
 	}
 	turn := event.Turn{Operation: started.Operation, HostID: id, Host: address}
@@ -123,7 +144,7 @@ var records = []string{
 	"/clusters", "/cluster/c0", "/cluster/c1", "/cluster/c0/hosts", "/cluster/c1/hosts", "/cluster/c0/hosts/10.0.0.0",
 	"/cluster/c0/deploy", "/cluster/c1/deploy", "/cluster/c0/upgrade", "/cluster/c1/restart", "/containermanagers", "/containermanager/m",
 	"/hosts", "/host/10.0.0.0", "/host/10.0.0.1", "/host/10.0.0.2/status", "/networks", "/network/default", "/network/n",
-	"/operations", "/operation/o0",
+	"/operations", "/operation/" + string(operations[0]),
 }
 
 // looking is a server over a log that a test wrote, and what it answers to a GET.
@@ -290,7 +311,7 @@ func TestThePastIsAnsweredAsItWasThen(t *testing.T) {
 		var log recorded
 		epoch := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 		server := api.New(api.Config{
-			Views: views, Authenticator: anybody{}, Metrics: prometheus.NewRegistry(), Age: func() time.Duration { return 0 },
+			Views: views, Authenticator: whoLooksBack{}, Metrics: prometheus.NewRegistry(), Outputs: printed{},
 			Follow: func(ctx context.Context, at event.Position) iter.Seq2[[]event.Recorded, error] {
 				return log.after(ctx, at)
 			},
@@ -359,7 +380,7 @@ func TestThePastIsAnsweredAsItWasThen(t *testing.T) {
 				t.Fatalf("?at=%s: %s", at, got)
 			}
 		}
-		for _, path := range []string{"/host/10.0.0.0/creds", "/host/10.0.0.0/history", "/status"} {
+		for _, path := range []string{"/host/10.0.0.0/creds", "/host/10.0.0.0/history", "/status", "/events", "/operation/" + string(operations[0]) + "/host/10.0.0.0/log"} {
 			if got := get(path, "0"); got != "400" {
 				t.Fatalf("%s?at=0: %s", path, got)
 			}
