@@ -50,8 +50,9 @@ func StartCluster(t testing.TB, nodes int) *Cluster {
 	t.Helper()
 	c := &Cluster{log: newLog()}
 	for range nodes {
-		s := &Server{cluster: c, log: c.log, address: "127.0.0.1:0", dropped: make(chan struct{})}
-		s.start(t)
+		listener := listen(t, "127.0.0.1:0")
+		s := &Server{cluster: c, log: c.log, address: listener.Addr().String(), dropped: make(chan struct{})}
+		s.start(listener)
 		c.Nodes = append(c.Nodes, s)
 	}
 	t.Cleanup(func() {
@@ -116,13 +117,16 @@ func Start(t testing.TB) *Server {
 	return StartCluster(t, 1).Nodes[0]
 }
 
-func (s *Server) start(t testing.TB) {
+func listen(t testing.TB, address string) net.Listener {
 	t.Helper()
-	listener, err := (&net.ListenConfig{}).Listen(context.WithoutCancel(t.Context()), "tcp", s.address)
+	listener, err := (&net.ListenConfig{}).Listen(context.WithoutCancel(t.Context()), "tcp", address)
 	if err != nil {
 		t.Fatalf("start the EventStoreDB double: %v", err)
 	}
-	s.address = listener.Addr().String()
+	return listener
+}
+
+func (s *Server) start(listener net.Listener) {
 	// The client pings without calls more often than the default policy allows.
 	server := grpc.NewServer(grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	streams.RegisterStreamsServer(server, s)
@@ -157,7 +161,7 @@ func (s *Server) Stop(t testing.TB) {
 // recorded before.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
-	s.start(t)
+	s.start(listen(t, s.address))
 }
 
 // ConnectionString is what a client is given to connect to this node alone.
