@@ -458,7 +458,8 @@ func (o *operator) step(ctx context.Context) bool {
 		member := "/cluster/c/hosts/" + o.members[o.random.IntN(len(o.members))]
 		return o.change(http.MethodDelete, member, nil).status != 0 && o.complete()
 	}
-	// Two want something else at the same time: one of them at most gets it.
+	// Two want something else at the same time: one of them at most gets it, or,
+	// when asking took long, one after the other. keepsTheRules tells the two apart.
 	o.started++
 	version := fmt.Sprintf("41.%d", o.started)
 	for _, h := range o.fleet.Hosts() {
@@ -479,9 +480,6 @@ func (o *operator) step(ctx context.Context) bool {
 	}
 	first := start(kinds[0])
 	a, b := o.both(first, start(kinds[1]))
-	if a.done() && b.done() {
-		o.t.Errorf("%s and %s run at the same time", a.location, b.location)
-	}
 	for _, r := range []reply{a, b} {
 		if r.done() {
 			o.told = append(o.told, r)
