@@ -43,8 +43,6 @@ const (
 // event, or, as one of 16, a page of the log.
 type Events struct {
 	config EventsConfig
-	ended  context.Context
-	end    context.CancelFunc
 	pages  chan struct{} // taken by those who have a page of the log
 
 	window  atomic.Pointer[window]
@@ -82,7 +80,6 @@ func NewEvents(config EventsConfig) *Events {
 	config.Window = cmp.Or(config.Window, 8<<20)
 	e := &Events{config: config, pages: make(chan struct{}, pagesAtOnce)}
 	e.window.Store(&window{from: config.After, last: config.After, grown: make(chan struct{})})
-	e.ended, e.end = context.WithCancel(context.Background())
 	return e
 }
 
@@ -103,9 +100,6 @@ func (e *Events) Publish(entry HistoryEntry) {
 	e.window.Store(after)
 	close(before.grown)
 }
-
-// Close ends all streams, and those that begin later.
-func (e *Events) Close() { e.end() }
 
 func newMessage(entry HistoryEntry) message {
 	data, err := json.Marshal(entry)
@@ -287,7 +281,7 @@ func (s *eventStream) run(r *http.Request) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	interrupted := make(chan struct{})
-	stop := context.AfterFunc(s.events.ended, func() {
+	stop := context.AfterFunc(s.closing, func() {
 		defer close(interrupted)
 		cancel()
 		s.limit(lastWords) // also for a write that is under way
@@ -425,7 +419,7 @@ func (s *eventStream) page(ctx context.Context, snapshot *projections.Snapshot) 
 // limit is how long the client may take for what is written from now on.
 func (s *eventStream) limit(d time.Duration) {
 	_ = s.out.SetWriteDeadline(time.Now().Add(d)) // where there is none, there is nothing to wait for
-	if d > lastWords && s.events.ended.Err() != nil {
+	if d > lastWords && s.closing.Err() != nil {
 		s.limit(lastWords) // that came between
 	}
 }

@@ -468,7 +468,7 @@ func TestStreamsEndWithTheService(t *testing.T) {
 	r.networks(3)
 	idle, _ := r.read("")
 	behind, _ := r.read("?after=0") // does not take what is sent to it
-	r.events.Close()
+	r.server.Close()
 	if rest := idle.end(); rest != "" {
 		t.Errorf("it ended with %q", rest)
 	}

@@ -11,6 +11,8 @@ import (
 
 	"commissaire/domain"
 	"commissaire/projections"
+
+	"github.com/klauspost/compress/gzhttp"
 )
 
 // Outputs is what hosts printed during operations.
@@ -171,6 +173,7 @@ func (s *Server) follow(w http.ResponseWriter, r *http.Request, printed Printed,
 	}
 	w.Header().Set("Content-Type", textPlain)
 	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set(gzhttp.HeaderNoCompression, "1") // it would wait until there is enough
 	w.WriteHeader(http.StatusOK)
 	send(nil)
 	for {

@@ -49,7 +49,7 @@ const retryAfter = 2 * time.Second
 
 // problem turns an error into an answer, and logs those that are our own fault.
 func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
-	p := problem{Type: "about:blank", Instance: r.URL.EscapedPath(), RequestID: requestOf(r).id, Detail: err.Error()}
+	p := problem{Instance: r.URL.EscapedPath(), RequestID: requestOf(r).id, Detail: err.Error()}
 	var refusal *domain.Refusal
 	var delayed *authentication.Delayed
 	var notReady *unready
@@ -103,7 +103,13 @@ func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 		}
 		s.config.Logger.Error("request failed", attributes...)
 	}
-	p.Title = http.StatusText(p.Status)
+	p.write(w, wait)
+}
+
+// write answers with the problem, and says when to come again where there is a
+// time for that.
+func (p problem) write(w http.ResponseWriter, wait time.Duration) {
+	p.Type, p.Title = "about:blank", http.StatusText(p.Status)
 	if wait > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 	}

@@ -117,15 +117,8 @@ func New(config Config) *Server {
 	return s
 }
 
-// ServeHTTP implements http.Handler. What comes bit by bit is not compressed: it
-// would wait until there is enough of it.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if strings.Contains(r.URL.RawQuery, "follow=") {
-		s.serve(w, r)
-		return
-	}
-	s.handler.ServeHTTP(w, r)
-}
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
 // Close breaks off the answers that would go on; no new ones are begun.
 func (s *Server) Close() { s.close() }

@@ -452,7 +452,6 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 		OnHost: ssh.Commands, Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
 		MaxBody: config.Limits.Body, Age: s.age.now,
 	})
-	server.RegisterOnShutdown(s.events.Close)
 	server.RegisterOnShutdown(handler.Close)
 	inside.open(handler)
 	_, _ = fmt.Fprintf(out, "commissaire listens on %s\n", endpoint)
