@@ -25,6 +25,7 @@ import (
 	"commissaire/domain"
 	"commissaire/domain/event"
 	"commissaire/projections"
+	"commissaire/test/scenario"
 )
 
 // recorded is a log that a test wrote.
@@ -50,10 +51,6 @@ func (l recorded) after(_ context.Context, at event.Position) iter.Seq2[[]event.
 	}
 }
 
-var operations = []domain.OperationID{
-	"00000000-0000-4000-8000-000000000000", "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002", "00000000-0000-4000-8000-000000000003",
-}
-
 // printed is what hosts print now, which was not printed then.
 type printed struct{ api.Outputs }
 
@@ -70,81 +67,12 @@ func (whoLooksBack) Authenticate(r *http.Request) (authentication.Identity, erro
 	return authentication.Identity{Name: "ann", Roles: []authentication.Role{role}}, nil
 }
 
-// anything is an event about a few things, whether it makes sense or not.
-func anything(t *rapid.T) (event.Stream, event.Event) {
-	i := rapid.IntRange(0, 3).Draw(t, "host")
-	id, address := domain.HostID(fmt.Sprint("id", i)), domain.Address(fmt.Sprintf("10.0.0.%d", i))
-	c := rapid.IntRange(0, 1).Draw(t, "cluster")
-	clusterID, cluster := domain.ClusterID(fmt.Sprint("C", c)), domain.ClusterName(fmt.Sprint("c", c))
-	o := rapid.IntRange(0, len(operations)-1).Draw(t, "operation")
-	started := event.Started{
-		Operation: operations[o], ClusterID: clusterID, Cluster: cluster,
-		Hosts: []event.Member{{HostID: "id0", Host: "10.0.0.0"}, {HostID: "id1", Host: "10.0.0.1"}},
-	}
-	turn := event.Turn{Operation: started.Operation, HostID: id, Host: address}
-	roster := func(e event.RosterEvent) (event.Stream, event.Event) { return event.RosterStream, e }
-	host := func(e event.HostEvent) (event.Stream, event.Event) { return event.HostStream(id), e }
-	on := func(e event.OperationEvent) (event.Stream, event.Event) {
-		return event.OperationStream(started.Operation), e
-	}
-	version := fmt.Sprint(rapid.IntRange(0, 9).Draw(t, "version"))
-	switch rapid.IntRange(0, 30).Draw(t, "kind") {
-	case 0, 1, 2, 3:
-		return roster(event.HostAdded{HostID: id, Host: address})
-	case 4:
-		return roster(event.HostRemoved{HostID: id, Host: address})
-	case 5, 6:
-		return roster(event.ClusterCreated{ClusterID: clusterID, Cluster: cluster, Network: "default"})
-	case 7:
-		return roster(event.ClusterReconfigured{ClusterID: clusterID, Cluster: cluster, Network: "n", Manager: "m", ManagerID: "M"})
-	case 8:
-		return roster(event.ClusterDeleted{ClusterID: clusterID, Cluster: cluster})
-	case 9, 10, 11:
-		return roster(event.HostJoined{HostID: id, Host: address, ClusterID: clusterID, Cluster: cluster})
-	case 12:
-		return roster(event.HostLeft{HostID: id, Host: address, ClusterID: clusterID, Cluster: cluster})
-	case 13:
-		return roster(event.NetworkDefined{Network: "n", Type: "flannel_etcd", Options: json.RawMessage("{}")})
-	case 14:
-		return roster(event.NetworkRemoved{Network: "n"})
-	case 15:
-		return roster(event.ContainerManagerDefined{ManagerID: "M", Manager: "m", Type: "trivial", Options: json.RawMessage(`{"token":"********"}`), Credential: "x"})
-	case 16:
-		return roster(event.DeployStarted{Started: started, Version: version})
-	case 17:
-		return roster(event.UpgradeStarted{Started: started})
-	case 18:
-		return roster(event.RestartStarted{Started: started})
-	case 19:
-		return roster(event.OperationCompleted{Operation: started.Operation, ClusterID: clusterID, Cluster: cluster})
-	case 20:
-		return roster(event.OperationAborted{Operation: started.Operation, ClusterID: clusterID, Cluster: cluster, Cause: "broken"})
-	case 21, 22:
-		return host(event.HostInvestigated{Host: address, Facts: event.Facts{OS: "fedora", CPUs: 2, Version: version}})
-	case 23:
-		return host(event.HostBootstrapped{Host: address})
-	case 24:
-		return host(event.HostRegistered{Host: address, ManagerID: "M"})
-	case 25:
-		return host(event.HostWentSilent{Host: address})
-	case 26:
-		return on(event.HostTurnBegun{Turn: turn})
-	case 27:
-		return on(event.HostTurnSucceeded{Turn: turn, Version: version})
-	case 28:
-		return on(event.HostTurnFailed{Turn: turn, Reason: version})
-	case 29:
-		return on(event.HostTurnSkipped{Turn: turn})
-	}
-	return event.WatchStream, event.SweepFinished{Started: time.Unix(int64(rapid.IntRange(0, 1000).Draw(t, "sweep")), 0), Missed: []domain.HostID{id}}
-}
-
 // records are the GETs whose answers are a function of the log.
 var records = []string{
 	"/clusters", "/cluster/c0", "/cluster/c1", "/cluster/c0/hosts", "/cluster/c1/hosts", "/cluster/c0/hosts/10.0.0.0",
 	"/cluster/c0/deploy", "/cluster/c1/deploy", "/cluster/c0/upgrade", "/cluster/c1/restart", "/containermanagers", "/containermanager/m",
 	"/hosts", "/host/10.0.0.0", "/host/10.0.0.1", "/host/10.0.0.2/status", "/networks", "/network/default", "/network/n",
-	"/operations", "/operation/" + string(operations[0]),
+	"/operations", "/operation/" + string(scenario.Operations[0]),
 }
 
 // looking is a server over a log that a test wrote, and what it answers to a GET.
@@ -345,7 +273,7 @@ func TestThePastIsAnsweredAsItWasThen(t *testing.T) {
 		live := []map[string]string{all("")}
 		n := rapid.IntRange(1, 40).Draw(t, "events")
 		for i := range n {
-			stream, e := anything(t)
+			stream, e := scenario.Anything(t)
 			at := epoch.Add(time.Duration(10*i-rapid.IntRange(0, 40).Draw(t, "back")) * time.Second)
 			r := event.Recorded{Position: event.Position(3 * (i + 1)), Stream: stream, Event: e, Meta: event.Meta{Time: at, Actor: "ann"}}
 			log = append(log, r)
@@ -380,7 +308,7 @@ func TestThePastIsAnsweredAsItWasThen(t *testing.T) {
 				t.Fatalf("?at=%s: %s", at, got)
 			}
 		}
-		for _, path := range []string{"/host/10.0.0.0/creds", "/host/10.0.0.0/history", "/status", "/events", "/operation/" + string(operations[0]) + "/host/10.0.0.0/log"} {
+		for _, path := range []string{"/host/10.0.0.0/creds", "/host/10.0.0.0/history", "/status", "/events", "/operation/" + string(scenario.Operations[0]) + "/host/10.0.0.0/log"} {
 			if got := get(path, "0"); got != "400" {
 				t.Fatalf("%s?at=0: %s", path, got)
 			}

@@ -13,15 +13,23 @@ func (s *Snapshot) start(r event.Recorded, kind domain.OperationKind, version st
 	o := &Operation{
 		ID: e.Operation, Kind: kind, Cluster: e.Cluster, Version: version, Policy: e.Policy, Actor: r.Meta.Actor,
 		Reason: r.Meta.Reason, Status: InProcess, State: "running", StartedAt: Time{r.Meta.Time}, Hosts: make([]Turn, len(e.Hosts)),
-		place: make(map[domain.HostID]int, len(e.Hosts)), generation: s.generation,
+		cluster: e.ClusterID, generation: s.generation,
 	}
 	for i, m := range e.Hosts {
 		o.Hosts[i] = Turn{Address: m.Host, State: "waiting", HostID: m.HostID}
-		o.place[m.HostID] = i
 	}
-	s.operations.Set(uint64(r.Position), o)
-	s.started.Set(o.ID, uint64(r.Position))
-	s.latest.Set(string(e.ClusterID)+" "+string(kind), o.ID)
+	s.addOperation(uint64(r.Position), o)
+}
+
+// addOperation adds one that is newer than all others.
+func (s *Snapshot) addOperation(at uint64, o *Operation) {
+	o.place = make(map[domain.HostID]int, len(o.Hosts))
+	for i, t := range o.Hosts {
+		o.place[t.HostID] = i
+	}
+	s.operations.Set(at, o)
+	s.started.Set(o.ID, at)
+	s.latest.Set(string(o.cluster)+" "+string(o.Kind), o.ID)
 }
 
 func (s *Snapshot) end(id domain.OperationID, at time.Time, status, cause string) {
@@ -171,7 +179,7 @@ func (s *Snapshot) Latest(name domain.ClusterName, kind domain.OperationKind) (*
 	if !ok {
 		return nil, false
 	}
-	id, ok := s.latest.Get(string(c.id) + " " + string(kind))
+	id, ok := s.latest.Get(string(c.ID) + " " + string(kind))
 	if !ok {
 		return nil, false
 	}

@@ -36,8 +36,7 @@ type past struct {
 
 // keep keeps the present for later when it is time to. The caller has the lock.
 func (v *Views) keep() {
-	p := &v.past
-	p.spacing = max(p.spacing, firstSpacing)
+	p := v.past
 	if p.since++; p.since < p.spacing {
 		return
 	}
@@ -107,16 +106,15 @@ func (v *Views) before(ctx context.Context, read Read, present *Snapshot, reache
 // that reaches.
 func (v *Views) fork(reaches func(*Snapshot) bool) *Snapshot {
 	v.mu.Lock()
-	snapshots := v.past.snapshots
-	from := New().state
-	if i := sort.Search(len(snapshots), func(i int) bool { return !reaches(snapshots[i]) }); i > 0 {
-		from = snapshots[i-1]
+	p, from := v.past, New().state
+	if i := sort.Search(len(p.snapshots), func(i int) bool { return !reaches(p.snapshots[i]) }); i > 0 {
+		from = p.snapshots[i-1]
 	}
 	v.mu.Unlock()
-	v.past.copying.Lock()
-	defer v.past.copying.Unlock()
+	p.copying.Lock()
+	defer p.copying.Unlock()
 	s := from.copy()
-	v.past.forks++
-	s.generation, s.forked = -v.past.forks, true // no other has that number
+	p.forks++
+	s.generation, s.forked = -p.forks, true // no other has that number
 	return s
 }

@@ -8,13 +8,13 @@ import (
 )
 
 func (s *Snapshot) record(h *hostState) Host {
-	checked := h.checked
-	if !h.missing && !h.bootstrapped.IsZero() && h.bootstrapped.Before(s.sweep) && checked.Before(s.sweep) {
+	checked := h.Checked
+	if !h.Missing && !h.Bootstrapped.IsZero() && h.Bootstrapped.Before(s.sweep) && checked.Before(s.sweep) {
 		checked = s.sweep
 	}
 	return Host{
-		Address: h.address, Status: h.status(), OS: h.facts.OS, CPUs: h.facts.CPUs,
-		Memory: h.facts.Memory, Space: h.facts.Space, LastCheck: Time{checked},
+		Address: h.Address, Status: h.status(), OS: h.Facts.OS, CPUs: h.Facts.CPUs,
+		Memory: h.Facts.Memory, Space: h.Facts.Space, LastCheck: Time{checked},
 	}
 }
 
@@ -61,7 +61,7 @@ func (s *Snapshot) Hosts() *Answer {
 		all = append(all, h)
 		return true
 	})
-	slices.SortFunc(all, func(a, b *hostState) int { return compare(a.address, b.address) })
+	slices.SortFunc(all, func(a, b *hostState) int { return compare(a.Address, b.Address) })
 	answers := make([]*Answer, len(all))
 	for i, h := range all {
 		answers[i] = s.answer(h)
@@ -75,11 +75,11 @@ func (s *Snapshot) Managed(address domain.Address) domain.ManagerName {
 	if !ok {
 		return ""
 	}
-	c, ok := s.cluster(h.cluster)
+	c, ok := s.cluster(h.Cluster)
 	if !ok {
 		return ""
 	}
-	return c.manager
+	return c.Manager
 }
 
 // Cluster is the cluster of that name.
@@ -90,12 +90,12 @@ func (s *Snapshot) Cluster(name domain.ClusterName) (Cluster, bool) {
 	}
 	status := Degraded
 	switch {
-	case c.counts.Unavailable == 0:
+	case c.Counts.Unavailable == 0:
 		status = OK
-	case c.counts.Available == 0:
+	case c.Counts.Available == 0:
 		status = Failed
 	}
-	return Cluster{Name: c.name, Status: status, Network: c.network, Manager: c.manager, Hosts: c.counts}, true
+	return Cluster{Name: c.Name, Status: status, Network: c.Network, Manager: c.Manager, Hosts: c.Counts}, true
 }
 
 // Clusters are the names of all clusters, sorted.
@@ -109,9 +109,9 @@ func (s *Snapshot) Members(name domain.ClusterName) ([]domain.Address, bool) {
 		return nil, false
 	}
 	members := []domain.Address{}
-	for _, id := range s.memberIDs(c.id) {
+	for _, id := range s.memberIDs(c.ID) {
 		if h, ok := s.hosts.Get(id); ok {
-			members = append(members, h.address)
+			members = append(members, h.Address)
 		}
 	}
 	slices.SortFunc(members, compare)
@@ -258,7 +258,7 @@ func (s *Snapshot) remember(r event.Recorded) {
 	case event.HostEvent:
 		if id, ok := r.Stream.Host(); ok {
 			if h, known := s.hosts.Get(id); known {
-				note(OfHost, string(h.address))
+				note(OfHost, string(h.Address))
 			}
 		}
 	}

@@ -5,10 +5,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"strings"
 	"sync"
 	"time"
 
 	"commissaire/domain"
+	"commissaire/domain/event"
 )
 
 // Answer is a record as GET serves it. Its JSON is made once, when it is first
@@ -65,6 +67,18 @@ func (t Time) MarshalJSON() ([]byte, error) {
 		return []byte(`""`), nil
 	}
 	return json.Marshal(t.UTC().Format("2006-01-02T15:04:05.000000"))
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (t *Time) UnmarshalJSON(data []byte) error {
+	text := strings.Trim(string(data), `"`)
+	if text == "" || text == "null" {
+		*t = Time{}
+		return nil
+	}
+	at, err := time.Parse("2006-01-02T15:04:05.000000", text)
+	*t = Time{at}
+	return err
 }
 
 // Host is a host, with exactly the keys that clients know.
@@ -139,7 +153,7 @@ type Operation struct {
 	Kind       domain.OperationKind `json:"kind"`
 	Cluster    domain.ClusterName   `json:"cluster"`
 	Version    string               `json:"version,omitempty"`
-	Policy     any                  `json:"policy"`
+	Policy     event.Policy         `json:"policy"`
 	Actor      string               `json:"actor"`
 	Reason     string               `json:"reason"`
 	Status     string               `json:"status"`
@@ -150,6 +164,7 @@ type Operation struct {
 	FinishedAt *Time                `json:"finished_at"`
 	Hosts      []Turn               `json:"hosts"`
 
+	cluster    domain.ClusterID
 	place      map[domain.HostID]int // in Hosts
 	generation int
 }

@@ -14,6 +14,7 @@ import (
 	"commissaire/domain"
 	"commissaire/domain/event"
 
+	"github.com/google/uuid"
 	"github.com/tidwall/btree"
 )
 
@@ -45,13 +46,16 @@ type Views struct {
 	mu      sync.Mutex
 	state   *Snapshot // being folded
 	waiting map[chan struct{}]event.Position
-	past    past
+	past    *past
+	tail    *[]event.Recorded // applied since a rebuild came near; nil: none did
 }
 
 // Snapshot is all views at one position.
 type Snapshot struct {
 	Position event.Position
-	Time     time.Time // of the last event
+	ID       uuid.UUID // of the event there
+	Time     time.Time // of that event
+	Events   uint64    // how many were folded
 	newest   time.Time // of all events: clocks differ, and are set
 
 	hosts      *btree.Map[domain.HostID, *hostState]
@@ -84,22 +88,25 @@ type Leader struct {
 // Leader is who led at the position of the snapshot.
 func (s *Snapshot) Leader() Leader { return s.leader }
 
+// hostState is a host. Its JSON, as that of all that is kept in files, is of no
+// concern to clients.
 type hostState struct {
-	id           domain.HostID
-	address      domain.Address
-	cluster      domain.ClusterID
-	facts        event.Facts
-	checked      time.Time
-	investigated bool
-	bootstrapped time.Time
-	failed       bool
-	silent       bool
-	changed      bool // the host key
-	missing      bool
-	registered   domain.ManagerID
-	wanted       domain.ManagerID // the cluster's
-	shown        *shown           // how this very state is served
-	generation   int
+	ID           domain.HostID    `json:"id"`
+	Address      domain.Address   `json:"address"`
+	Cluster      domain.ClusterID `json:"cluster,omitzero"`
+	Facts        event.Facts      `json:"facts,omitzero"`
+	Checked      time.Time        `json:"checked,omitzero"`
+	Investigated bool             `json:"investigated,omitzero"`
+	Bootstrapped time.Time        `json:"bootstrapped,omitzero"`
+	Failed       bool             `json:"failed,omitzero"`
+	Silent       bool             `json:"silent,omitzero"`
+	Changed      bool             `json:"changed,omitzero"` // the host key
+	Missing      bool             `json:"missing,omitzero"`
+	Registered   domain.ManagerID `json:"registered,omitzero"`
+	Wanted       domain.ManagerID `json:"wanted,omitzero"` // the cluster's
+
+	shown      *shown // how this very state is served
+	generation int
 }
 
 // shown is a host's record, made when it is asked for and once a sweep.
@@ -110,19 +117,19 @@ type shown struct {
 }
 
 type clusterState struct {
-	id      domain.ClusterID
-	name    domain.ClusterName
-	network domain.NetworkName
-	manager domain.ManagerName
-	wanted  domain.ManagerID
-	counts  Counts
+	ID      domain.ClusterID   `json:"id"`
+	Name    domain.ClusterName `json:"name"`
+	Network domain.NetworkName `json:"network"`
+	Manager domain.ManagerName `json:"manager,omitzero"`
+	Wanted  domain.ManagerID   `json:"wanted,omitzero"`
+	Counts  Counts             `json:"counts"`
 
 	generation int
 }
 
 // New is the views of an empty log.
 func New() *Views {
-	v := &Views{waiting: map[chan struct{}]event.Position{}, state: &Snapshot{
+	v := &Views{waiting: map[chan struct{}]event.Position{}, past: &past{spacing: firstSpacing}, state: &Snapshot{
 		hosts: &btree.Map[domain.HostID, *hostState]{}, addresses: &btree.Map[domain.Address, domain.HostID]{},
 		clusters: &btree.Map[domain.ClusterName, *clusterState]{}, byID: &btree.Map[domain.ClusterID, domain.ClusterName]{},
 		members: &btree.Map[string, domain.HostID]{}, networks: &btree.Map[string, *Answer]{}, managers: &btree.Map[string, *Answer]{},
@@ -196,6 +203,9 @@ func (v *Views) Apply(r event.Recorded) {
 	v.current.Store(false)
 	s.apply(r)
 	v.keep()
+	if v.tail != nil {
+		*v.tail = append(*v.tail, r)
+	}
 	for reached, position := range v.waiting {
 		if position <= s.Position {
 			close(reached)
@@ -205,7 +215,8 @@ func (v *Views) Apply(r event.Recorded) {
 }
 
 func (s *Snapshot) apply(r event.Recorded) {
-	s.Position, s.Time = r.Position, r.Meta.Time
+	s.Position, s.ID, s.Time = r.Position, r.ID, r.Meta.Time
+	s.Events++
 	if r.Meta.Time.After(s.newest) {
 		s.newest = r.Meta.Time
 	}
@@ -234,8 +245,8 @@ func (s *Snapshot) apply(r event.Recorded) {
 
 // miss keeps what was the last check of a host before it went missing.
 func (s *Snapshot) miss(id domain.HostID, missing bool) {
-	if h, ok := s.hosts.Get(id); ok && missing != h.missing {
-		s.own(h).missing = missing
+	if h, ok := s.hosts.Get(id); ok && missing != h.Missing {
+		s.own(h).Missing = missing
 	}
 }
 
@@ -246,42 +257,42 @@ func (s *Snapshot) own(h *hostState) *hostState {
 	}
 	c := *h
 	c.generation, c.shown = s.generation, &shown{}
-	s.hosts.Set(c.id, &c)
+	s.hosts.Set(c.ID, &c)
 	return &c
 }
 
 func (s *Snapshot) applyRoster(r event.Recorded, e event.RosterEvent) {
 	switch e := e.(type) {
 	case event.HostAdded:
-		s.hosts.Set(e.HostID, &hostState{id: e.HostID, address: e.Host, shown: &shown{}, generation: s.generation})
+		s.hosts.Set(e.HostID, &hostState{ID: e.HostID, Address: e.Host, shown: &shown{}, generation: s.generation})
 		s.addresses.Set(e.Host, e.HostID)
 	case event.HostRemoved:
 		s.hosts.Delete(e.HostID)
 		s.addresses.Delete(e.Host)
 	case event.ClusterCreated:
 		s.clusters.Set(e.Cluster, &clusterState{
-			id: e.ClusterID, name: e.Cluster, network: e.Network, manager: e.Manager, wanted: e.ManagerID, generation: s.generation,
+			ID: e.ClusterID, Name: e.Cluster, Network: e.Network, Manager: e.Manager, Wanted: e.ManagerID, generation: s.generation,
 		})
 		s.byID.Set(e.ClusterID, e.Cluster)
 	case event.ClusterReconfigured:
-		s.changeCluster(e.ClusterID, func(c *clusterState) { c.network, c.manager, c.wanted = e.Network, e.Manager, e.ManagerID })
+		s.changeCluster(e.ClusterID, func(c *clusterState) { c.Network, c.Manager, c.Wanted = e.Network, e.Manager, e.ManagerID })
 		for _, id := range s.memberIDs(e.ClusterID) {
-			s.changeHost(id, func(h *hostState) { h.wanted = e.ManagerID })
+			s.changeHost(id, func(h *hostState) { h.Wanted = e.ManagerID })
 		}
 	case event.ClusterDeleted:
 		s.clusters.Delete(e.Cluster)
 		s.byID.Delete(e.ClusterID)
 	case event.HostJoined:
-		s.members.Set(string(e.ClusterID)+" "+string(e.Host), e.HostID)
+		s.members.Set(memberKey(e.ClusterID, e.Host), e.HostID)
 		s.changeHost(e.HostID, func(h *hostState) {
-			h.cluster = e.ClusterID
+			h.Cluster = e.ClusterID
 			if c, ok := s.cluster(e.ClusterID); ok {
-				h.wanted = c.wanted
+				h.Wanted = c.Wanted
 			}
 		})
 	case event.HostLeft:
-		s.members.Delete(string(e.ClusterID) + " " + string(e.Host))
-		s.changeHost(e.HostID, func(h *hostState) { h.cluster, h.wanted = "", "" })
+		s.members.Delete(memberKey(e.ClusterID, e.Host))
+		s.changeHost(e.HostID, func(h *hostState) { h.Cluster, h.Wanted = "", "" })
 	case event.NetworkDefined:
 		s.define(s.networks, string(e.Network), e.Type, e.Options)
 	case event.NetworkRemoved:
@@ -333,38 +344,38 @@ func masked(e event.ContainerManagerDefined) json.RawMessage {
 func (h *hostState) apply(at time.Time, e event.HostEvent) {
 	switch e := e.(type) {
 	case event.HostInvestigated:
-		h.facts, h.checked, h.investigated, h.failed, h.silent = e.Facts, at, true, false, false
+		h.Facts, h.Checked, h.Investigated, h.Failed, h.Silent = e.Facts, at, true, false, false
 	case event.HostInvestigationFailed, event.HostBootstrapFailed:
-		h.failed = true
+		h.Failed = true
 	case event.HostBootstrapped:
-		h.bootstrapped, h.failed = at, false
+		h.Bootstrapped, h.Failed = at, false
 	case event.HostRegistered:
-		h.registered = e.ManagerID
+		h.Registered = e.ManagerID
 	case event.HostUnregistered:
-		h.registered = ""
+		h.Registered = ""
 	case event.HostKeyChanged:
-		h.changed = true
+		h.Changed = true
 	case event.HostKeyAccepted:
-		h.changed, h.failed = false, false
+		h.Changed, h.Failed = false, false
 	case event.HostKeyPinned:
-		h.changed = false
+		h.Changed = false
 	case event.HostWentSilent:
-		h.silent = true
+		h.Silent = true
 	case event.HostAnswered:
-		h.silent = false
+		h.Silent = false
 	case event.HostRebooted, event.HostRegistrationFailed, event.HostUncordonFailed, event.HostUncordoned, event.HostCredentialsRead:
 	}
 }
 
 func (h *hostState) status() string {
 	switch {
-	case h.failed, h.silent, h.changed:
+	case h.Failed, h.Silent, h.Changed:
 		return Failed
-	case !h.investigated:
+	case !h.Investigated:
 		return Investigating
-	case h.bootstrapped.IsZero():
+	case h.Bootstrapped.IsZero():
 		return Bootstrapping
-	case h.wanted != "" && h.registered == h.wanted:
+	case h.Wanted != "" && h.Registered == h.Wanted:
 		return Active
 	}
 	return Disassociated
@@ -372,7 +383,7 @@ func (h *hostState) status() string {
 
 func (h *hostState) available() bool {
 	status := h.status()
-	return status == Active || status == Disassociated && h.wanted == ""
+	return status == Active || status == Disassociated && h.Wanted == ""
 }
 
 // changeHost changes a host, and its clusters' counts with it.
@@ -382,21 +393,21 @@ func (s *Snapshot) changeHost(id domain.HostID, change func(*hostState)) {
 		return // it was removed: what is still learnt of it is history
 	}
 	h = s.own(h)
-	cluster, available := h.cluster, h.available()
+	cluster, available := h.Cluster, h.available()
 	change(h)
-	if h.cluster != cluster || h.available() != available {
+	if h.Cluster != cluster || h.available() != available {
 		s.count(cluster, available, -1)
-		s.count(h.cluster, h.available(), 1)
+		s.count(h.Cluster, h.available(), 1)
 	}
 }
 
 func (s *Snapshot) count(id domain.ClusterID, available bool, n int) {
 	s.changeCluster(id, func(c *clusterState) {
-		c.counts.Total += n
+		c.Counts.Total += n
 		if available {
-			c.counts.Available += n
+			c.Counts.Available += n
 		} else {
-			c.counts.Unavailable += n
+			c.Counts.Unavailable += n
 		}
 	})
 }
@@ -418,14 +429,18 @@ func (s *Snapshot) changeCluster(id domain.ClusterID, change func(*clusterState)
 		copied := *c
 		copied.generation = s.generation
 		c = &copied
-		s.clusters.Set(c.name, c)
+		s.clusters.Set(c.Name, c)
 	}
 	change(c)
 }
 
+func memberKey(cluster domain.ClusterID, host domain.Address) string {
+	return string(cluster) + " " + string(host)
+}
+
 func (s *Snapshot) memberIDs(id domain.ClusterID) []domain.HostID {
 	var ids []domain.HostID
-	prefix := string(id) + " "
+	prefix := memberKey(id, "")
 	s.members.Ascend(prefix, func(key string, host domain.HostID) bool {
 		if len(key) <= len(prefix) || key[:len(prefix)] != prefix {
 			return false

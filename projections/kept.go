@@ -1,0 +1,304 @@
+package projections
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"runtime"
+	"slices"
+	"strconv"
+	"time"
+
+	fast "github.com/go-json-experiment/json"
+	"github.com/google/uuid"
+	"github.com/tidwall/btree"
+	"golang.org/x/sync/errgroup"
+
+	"commissaire/domain"
+	"commissaire/domain/event"
+)
+
+// A snapshot is kept as lines of text: the name of a view, a key and JSON, with a
+// tab between them. The first has the cut, the last how many there are, so that a
+// part of a snapshot is none.
+const (
+	cutLine = "cut"
+	endLine = "end"
+
+	ofHosts      = "hosts"
+	ofAddresses  = "addresses"
+	ofClusters   = "clusters"
+	ofClusterIDs = "clusterids"
+	ofMembers    = "members"
+	ofNetworks   = "networks"
+	ofManagers   = "containermanagers"
+	ofOperations = "operations"
+	ofLatest     = "latest"
+	ofHistory    = "history"
+)
+
+// cut is where in history a snapshot is.
+type cut struct {
+	Position event.Position `json:"position"`
+	ID       uuid.UUID      `json:"id"`
+	Time     time.Time      `json:"time"`
+	Newest   time.Time      `json:"newest"`
+	Events   uint64         `json:"events"`
+	Sweep    time.Time      `json:"sweep"`
+	Leader   Leader         `json:"leader"`
+}
+
+// keptOperation is an operation with what clients do not see of it.
+type keptOperation struct {
+	Operation
+	ClusterID domain.ClusterID `json:"cluster_id"`
+	Hosts     []keptTurn       `json:"hosts"`
+}
+
+type keptTurn struct {
+	Turn
+	HostID  domain.HostID  `json:"host_id"`
+	Printed int64          `json:"printed,omitzero"`
+	Claim   domain.ClaimID `json:"claim,omitzero"`
+	Frozen  Host           `json:"frozen,omitzero"`
+}
+
+// entry is a record of a view.
+type entry struct {
+	view, key string
+	value     any
+}
+
+// entries are all there is to keep, in order.
+func (s *Snapshot) entries() iter.Seq[entry] {
+	return func(yield func(entry) bool) {
+		_ = yield(entry{cutLine, "", cut{s.Position, s.ID, s.Time, s.newest, s.Events, s.sweep, s.leader}}) &&
+			each(ofHosts, s.hosts, yield, func(h *hostState) any { return h }) &&
+			each(ofAddresses, s.addresses, yield, asIs) &&
+			each(ofClusters, s.clusters, yield, func(c *clusterState) any { return c }) &&
+			each(ofClusterIDs, s.byID, yield, asIs) &&
+			each(ofMembers, s.members, yield, asIs) &&
+			each(ofNetworks, s.networks, yield, (*Answer).kept) &&
+			each(ofManagers, s.managers, yield, (*Answer).kept) &&
+			each(ofOperations, s.operations, yield, (*Operation).kept) &&
+			each(ofLatest, s.latest, yield, asIs) &&
+			each(ofHistory, s.history, yield, asIs)
+	}
+}
+
+func each[K cmp.Ordered, V any](view string, all *btree.Map[K, V], yield func(entry) bool, kept func(V) any) bool {
+	more := true
+	all.Scan(func(key K, value V) bool {
+		more = yield(entry{view, fmt.Sprint(key), kept(value)})
+		return more
+	})
+	return more
+}
+
+func asIs[V any](value V) any { return value }
+
+func (a *Answer) kept() any {
+	body, _ := a.JSON()
+	return json.RawMessage(body)
+}
+
+func (o *Operation) kept() any {
+	kept := keptOperation{Operation: *o, ClusterID: o.cluster, Hosts: make([]keptTurn, len(o.Hosts))}
+	for i, t := range o.Hosts {
+		kept.Hosts[i] = keptTurn{t, t.HostID, t.Printed, t.claim, t.frozen}
+	}
+	return kept
+}
+
+func (k keptOperation) operation() *Operation {
+	o := k.Operation
+	o.cluster, o.Hosts = k.ClusterID, make([]Turn, len(k.Hosts))
+	for i, t := range k.Hosts {
+		o.Hosts[i] = t.Turn
+		o.Hosts[i].HostID, o.Hosts[i].Printed, o.Hosts[i].claim, o.Hosts[i].frozen = t.HostID, t.Printed, t.Claim, t.Frozen
+	}
+	return &o
+}
+
+// line is the entry in its form.
+func (e entry) line() ([]byte, error) {
+	value, err := fast.Marshal(e.value, fast.Deterministic(true))
+	if err != nil {
+		return nil, fmt.Errorf("write %s %s: %w", e.view, e.key, err)
+	}
+	return slices.Concat([]byte(e.view+"\t"+e.key+"\t"), bytes.TrimSpace(value), []byte("\n")), nil
+}
+
+// Write writes the snapshot for Read.
+func (s *Snapshot) Write(w io.Writer) error {
+	out, n := bufio.NewWriterSize(w, 1<<20), 0
+	for e := range s.entries() {
+		line, err := e.line()
+		if err != nil {
+			return err
+		}
+		if _, err := out.Write(line); err != nil {
+			return err
+		}
+		n++
+	}
+	if _, err := fmt.Fprintf(out, "%s\t%d\t\n", endLine, n); err != nil {
+		return err
+	}
+	return out.Flush()
+}
+
+// ReadViews makes views of what Snapshot.Write wrote; their past begins with it.
+// Anything else is refused, also a part of it.
+func ReadViews(r io.Reader) (*Views, error) {
+	var pages []*[]put
+	var parsing errgroup.Group
+	parsing.SetLimit(runtime.GOMAXPROCS(0))
+	in := bufio.NewReaderSize(r, pageSize)
+	for more := true; more; {
+		text := make([]byte, pageSize)
+		n, err := io.ReadFull(in, text)
+		text, more = text[:n], err == nil
+		if more {
+			var rest []byte // of the last line
+			rest, err = in.ReadBytes('\n')
+			text, more = append(text, rest...), err == nil
+		}
+		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, errors.Join(err, parsing.Wait())
+		}
+		page := new([]put)
+		pages = append(pages, page)
+		parsing.Go(func() (err error) {
+			*page, err = parse(text)
+			return err
+		})
+	}
+	if err := parsing.Wait(); err != nil {
+		return nil, err
+	}
+	v := New()
+	v.state.networks = &btree.Map[string, *Answer]{} // there is no first one but that which was kept
+	state := &reading{Snapshot: v.state}
+	for _, page := range pages {
+		for _, put := range *page {
+			if err := put(state); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if !state.complete {
+		return nil, fmt.Errorf("a snapshot of views: %w", io.ErrUnexpectedEOF)
+	}
+	v.past.snapshots = []*Snapshot{v.publish()}
+	return v, nil
+}
+
+// pageSize is how many bytes are parsed at once, and what is left of a line.
+const pageSize = 1 << 20
+
+// reading is a snapshot, as far as it was read.
+type reading struct {
+	*Snapshot
+	entries  int
+	complete bool
+}
+
+// put is a line that was parsed.
+type put func(*reading) error
+
+func parse(text []byte) (puts []put, err error) {
+	for line := range bytes.Lines(text) {
+		put, err := parseLine(line)
+		if err != nil {
+			return nil, fmt.Errorf("a snapshot of views: %.60q: %w", line, err)
+		}
+		puts = append(puts, put)
+	}
+	return puts, nil
+}
+
+func parseLine(line []byte) (put, error) {
+	view, rest, _ := bytes.Cut(line, []byte("\t"))
+	name, value, _ := bytes.Cut(rest, []byte("\t"))
+	key := string(name)
+	if string(view) == endLine {
+		n, err := strconv.Atoi(key)
+		return func(s *reading) error {
+			if s.complete = s.entries == n; !s.complete {
+				return fmt.Errorf("a snapshot of views has %d entries, and should have %d", s.entries, n)
+			}
+			return nil
+		}, err
+	}
+	set, err := parseEntry(string(view), key, value)
+	return func(s *reading) error {
+		if s.complete {
+			return errors.New("a snapshot of views goes on after its end")
+		}
+		s.entries++
+		set(s.Snapshot)
+		return nil
+	}, err
+}
+
+func parseEntry(view, key string, value []byte) (set func(*Snapshot), err error) {
+	switch view {
+	case cutLine:
+		var c cut
+		err = fast.Unmarshal(value, &c)
+		set = func(s *Snapshot) {
+			s.Position, s.ID, s.Time, s.newest, s.Events, s.sweep, s.leader = c.Position, c.ID, c.Time, c.Newest, c.Events, c.Sweep, c.Leader
+		}
+	case ofHosts:
+		h := &hostState{shown: &shown{}}
+		err = fast.Unmarshal(value, h)
+		set = func(s *Snapshot) { s.hosts.Set(h.ID, h) }
+	case ofAddresses:
+		var id domain.HostID
+		err = fast.Unmarshal(value, &id)
+		set = func(s *Snapshot) { s.addresses.Set(domain.Address(key), id) }
+	case ofClusters:
+		c := &clusterState{}
+		err = fast.Unmarshal(value, c)
+		set = func(s *Snapshot) { s.clusters.Set(c.Name, c) }
+	case ofClusterIDs:
+		var name domain.ClusterName
+		err = fast.Unmarshal(value, &name)
+		set = func(s *Snapshot) { s.byID.Set(domain.ClusterID(key), name) }
+	case ofMembers:
+		var id domain.HostID
+		err = fast.Unmarshal(value, &id)
+		set = func(s *Snapshot) { s.members.Set(key, id) }
+	case ofNetworks:
+		answer := NewAnswer(json.RawMessage(bytes.Clone(value)))
+		set = func(s *Snapshot) { s.networks.Set(key, answer) }
+	case ofManagers:
+		answer := NewAnswer(json.RawMessage(bytes.Clone(value)))
+		set = func(s *Snapshot) { s.managers.Set(key, answer) }
+	case ofOperations:
+		var at uint64
+		if at, err = strconv.ParseUint(key, 10, 64); err != nil {
+			break
+		}
+		var kept keptOperation
+		err = fast.Unmarshal(value, &kept)
+		set = func(s *Snapshot) { s.addOperation(at, kept.operation()) }
+	case ofLatest:
+		var id domain.OperationID
+		err = fast.Unmarshal(value, &id)
+		set = func(s *Snapshot) { s.latest.Set(key, id) }
+	case ofHistory:
+		var positions []event.Position
+		err = fast.Unmarshal(value, &positions)
+		set = func(s *Snapshot) { s.history.Set(key, positions) }
+	default:
+		err = errors.New("there is no such view")
+	}
+	return set, err
+}

@@ -1,0 +1,134 @@
+package projections
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"strings"
+
+	"commissaire/domain/event"
+)
+
+// Refold is how views are folded afresh beside those that are served.
+type Refold struct {
+	Read   Read
+	Keep   bool                   // serve what was folded from then on
+	Folded func([]event.Recorded) // told what was folded, in order; nil: nobody is
+	Joined func()                 // called at the join, before anything else is applied; nil: nothing is
+}
+
+// Refold folds the whole log afresh, while what there is is served and goes on
+// being applied, joins it at a position, and compares the two: different names
+// the first record that was not as it should be, "" where all were. Nothing
+// changes before the join, so it may be ended by ctx at any time, and done again.
+//
+// All views are folded together: they are one cut through history, and read each
+// other. One at a time may be.
+func (v *Views) Refold(ctx context.Context, how Refold) (different string, err error) {
+	fresh, near, joins := New(), false, event.Position(0)
+	defer v.forgetTail()
+	for batch, err := range how.Read(ctx, 0) {
+		if err != nil {
+			return "", fmt.Errorf("fold the log afresh after position %d: %w", fresh.state.Position, err)
+		}
+		fresh.take(batch, how.Folded)
+		if len(batch) == 0 && !near {
+			near, joins = true, v.keepTail()
+		}
+		if near && fresh.state.Position >= joins {
+			break
+		}
+	}
+	// What is served may be behind the log.
+	if err := v.WaitFor(ctx, uint64(fresh.state.Position)); err != nil {
+		return "", fmt.Errorf("fold the log afresh: %w", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return "", fmt.Errorf("fold the log afresh: %w", err)
+	}
+	served, afresh := v.join(fresh, how)
+	return difference(served, afresh), nil
+}
+
+// take applies what is not applied yet, and tells of it.
+func (v *Views) take(batch []event.Recorded, folded func([]event.Recorded)) {
+	for _, r := range batch {
+		v.Apply(r)
+	}
+	if folded != nil && len(batch) > 0 {
+		folded(batch)
+	}
+}
+
+// keepTail has what is applied from now on kept, for who folds afresh up to here.
+func (v *Views) keepTail() event.Position {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.tail = &[]event.Recorded{}
+	return v.state.Position
+}
+
+func (v *Views) forgetTail() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.tail = nil
+}
+
+// join brings the fresh views up to v, and puts them in its place.
+func (v *Views) join(fresh *Views, how Refold) (served, afresh *Snapshot) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	fresh.take(*v.tail, how.Folded)
+	served, afresh = v.publish(), fresh.Snapshot()
+	if how.Keep {
+		v.state, v.past = fresh.state, fresh.past
+		v.latest.Store(afresh)
+	}
+	if how.Joined != nil {
+		how.Joined()
+	}
+	return served, afresh
+}
+
+// difference names the first record in which two snapshots differ; "" when they
+// do not.
+func difference(served, afresh *Snapshot) string {
+	next, stop := iter.Pull(afresh.entries())
+	defer stop()
+	for s := range served.entries() {
+		f, ok := next()
+		if !ok {
+			return fmt.Sprintf("%s %s is served, and nothing should be", s.view, s.key)
+		}
+		if s.view != f.view || s.key != f.key {
+			return fmt.Sprintf("%s %s is served where %s %s should be", s.view, s.key, f.view, f.key)
+		}
+		if is, should := s.text(), f.text(); is != should {
+			return fmt.Sprintf("%s %s: …%s is served where …%s should be", s.view, s.key, around(is, should), around(should, is))
+		}
+	}
+	if f, ok := next(); ok {
+		return fmt.Sprintf("%s %s should be served, and is not", f.view, f.key)
+	}
+	return ""
+}
+
+// text is the entry's JSON.
+func (e entry) text() string {
+	line, err := e.line()
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(string(line))
+}
+
+// around is what a text has from shortly before the place where another differs.
+func around(text, other string) string {
+	const before, length = 30, 120
+	at := 0
+	for at < min(len(text), len(other)) && text[at] == other[at] {
+		at++
+	}
+	at = max(0, at-before)
+	return strings.ToValidUTF8(text[at:min(len(text), at+length)], "")
+}
