@@ -29,6 +29,7 @@ var rules = []struct {
 	{"adapters", []string{module + "/api", module + "/projections"}, "adapters are called, they do not call up"},
 	{"adapters/ssh", []string{module + "/adapters"}, "adapters do without one another"},
 	{"adapters/credentials", []string{module + "/adapters"}, "adapters do without one another"},
+	{"adapters/snapshots", []string{module + "/adapters"}, "adapters do without one another"},
 	{"adapters/output", []string{module + "/adapters"}, "adapters do without one another"},
 	{"adapters/containermanager", []string{module + "/adapters"}, "adapters do without one another"},
 }

@@ -1,0 +1,221 @@
+// Package snapshots keeps what was folded from the log in files, so that a start
+// does not fold from the beginning. A file is worth nothing that the log is not:
+// it may be removed at any time, and one that is damaged, or that another build of
+// the program made, is.
+//
+// A file named POSITION.snapshot is compressed with zstd, which has a checksum. Its
+// first line says where in the log it belongs and which build made it.
+package snapshots
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/klauspost/compress/zstd"
+
+	"commissaire/domain/event"
+)
+
+// Config says what is kept, and of whom.
+type Config struct {
+	Build   string        // of the program: what another one folded is of no use
+	MaxAge  time.Duration // of all but the latest
+	MaxSize int64         // bytes of all there is; the latest is kept in any case
+	Now     func() time.Time
+}
+
+// Cut is the place in the log that a snapshot is of.
+type Cut struct {
+	Position event.Position `json:"position"`
+	ID       uuid.UUID      `json:"id"` // of the event there
+	Build    string         `json:"build"`
+}
+
+// Kept is a snapshot as it lies there.
+type Kept struct {
+	Position event.Position `json:"position"`
+	Time     time.Time      `json:"time"` // when it was written
+	Size     int64          `json:"size"` // bytes
+
+	path string
+}
+
+// ErrBad is wrapped by who finds that a snapshot is of no use.
+var ErrBad = errors.New("the snapshot is of no use")
+
+const (
+	ending     = ".snapshot"
+	unfinished = ".new"
+)
+
+// Store keeps snapshots in a directory. One may write and load at a time.
+type Store struct {
+	dir    string
+	config Config
+	logger *slog.Logger
+}
+
+// Open opens a directory, which is made where there is none, and removes what an
+// interrupted Save left there.
+func Open(dir string, config Config, logger *slog.Logger) (*Store, error) {
+	fail := func(err error) (*Store, error) { return nil, fmt.Errorf("open the snapshots of views: %w", err) }
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fail(err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*"+unfinished))
+	if err != nil {
+		return fail(err)
+	}
+	for _, path := range left {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fail(err)
+		}
+	}
+	return &Store{dir, config, logger}, nil
+}
+
+// List is what is kept, latest first.
+func (s *Store) List() ([]Kept, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list the snapshots of views: %w", err)
+	}
+	var all []Kept
+	for _, entry := range entries {
+		name, ok := strings.CutSuffix(entry.Name(), ending)
+		position, err := strconv.ParseUint(name, 10, 64)
+		if !ok || err != nil {
+			continue
+		}
+		info, err := entry.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list the snapshots of views: %w", err)
+		}
+		all = append(all, Kept{event.Position(position), info.ModTime(), info.Size(), filepath.Join(s.dir, entry.Name())})
+	}
+	slices.Reverse(all)
+	return all, nil
+}
+
+// Save keeps what write writes, and drops what is older or more than is wanted.
+func (s *Store) Save(at event.Position, id uuid.UUID, write func(io.Writer) error) (err error) {
+	fail := func(err error) error { return fmt.Errorf("keep a snapshot of views at position %d: %w", at, err) }
+	name := fmt.Sprintf("%020d", at) + ending
+	file, err := os.CreateTemp(s.dir, name+".*"+unfinished) // 0600
+	if err != nil {
+		return fail(err)
+	}
+	if err := errors.Join(s.fill(file, Cut{at, id, s.config.Build}, write), file.Sync(), file.Close()); err != nil {
+		return fail(errors.Join(err, os.Remove(file.Name())))
+	}
+	if err := os.Rename(file.Name(), filepath.Join(s.dir, name)); err != nil {
+		return fail(errors.Join(err, os.Remove(file.Name())))
+	}
+	if err := s.sweep(); err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+func (s *Store) fill(file io.Writer, cut Cut, write func(io.Writer) error) error {
+	packed, err := zstd.NewWriter(file, zstd.WithEncoderLevel(zstd.SpeedFastest))
+	if err != nil {
+		return err
+	}
+	err = json.NewEncoder(packed).Encode(cut)
+	if err == nil {
+		err = write(packed)
+	}
+	return errors.Join(err, packed.Close())
+}
+
+func (s *Store) sweep() error {
+	all, err := s.List()
+	if err != nil {
+		return err
+	}
+	var total int64
+	for i, k := range all {
+		total += k.Size
+		if i == 0 || total <= s.config.MaxSize && s.config.Now().Sub(k.Time) <= s.config.MaxAge {
+			continue
+		}
+		if err := os.Remove(k.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		total -= k.Size
+	}
+	return nil
+}
+
+// Load reads the latest snapshot that is of use; false where none is. One that is
+// not, also by read's word, which is ErrBad, is thrown away, and said so.
+func (s *Store) Load(read func(Cut, io.Reader) error) (Kept, bool, error) {
+	all, err := s.List()
+	if err != nil {
+		return Kept{}, false, err
+	}
+	for _, k := range all {
+		err := s.load(k, read)
+		switch {
+		case err == nil:
+			return k, true, nil
+		case !errors.Is(err, ErrBad):
+			return Kept{}, false, fmt.Errorf("load the snapshot of views at position %d: %w", k.Position, err)
+		}
+		s.logger.Warn("a snapshot of views is thrown away", "path", k.path, "why", err)
+		if err := os.Remove(k.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return Kept{}, false, fmt.Errorf("throw a snapshot of views away: %w", err)
+		}
+	}
+	return Kept{}, false, nil
+}
+
+func (s *Store) load(k Kept, read func(Cut, io.Reader) error) error {
+	file, err := os.Open(k.path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }() // it was only read
+	packed, err := zstd.NewReader(file)
+	if err != nil {
+		return err
+	}
+	defer packed.Close()
+	in := bufio.NewReaderSize(packed, 1<<20)
+	var cut Cut
+	line, err := in.ReadSlice('\n')
+	if err == nil {
+		err = json.Unmarshal(line, &cut)
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrBad, err)
+	case cut.Build != s.config.Build:
+		return fmt.Errorf("%w: another build of the program made it", ErrBad)
+	case cut.Position != k.Position:
+		return fmt.Errorf("%w: it is of position %d", ErrBad, cut.Position)
+	}
+	if err := read(cut, in); err != nil {
+		return err
+	}
+	if _, err := in.ReadByte(); !errors.Is(err, io.EOF) { // the checksum comes last
+		return fmt.Errorf("%w: it goes on after its end, or %w", ErrBad, err)
+	}
+	return nil
+}
