@@ -20,6 +20,7 @@ var (
 	errNoPath    = errors.New("there is nothing at this path")
 	errNoMethod  = errors.New("this path does not take that method; see Allow")
 	errTooLarge  = errors.New("the body is too large")
+	errEnding    = errors.New("the service is ending")
 	errBehind    = errors.New("the tree over the log has not reached its end yet; try again")
 	errLate      = errors.New("the view has not reached that position yet; try again")
 )

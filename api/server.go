@@ -45,6 +45,8 @@ type Config struct {
 	Transparency  Transparency // nil: no checkpoints are signed
 	Authenticator authentication.Plugin
 	OnHost        projections.OnHost
+	Rebuilds      *projections.Rebuilds
+	Snapshots     func() (any, error)         // of views, in files
 	Status        func(context.Context) any   // what GET /status says beside the view's position
 	Ready         func(context.Context) error // why the service is not ready to serve
 	Age           func() time.Duration        // since when the views cannot follow the log; 0: they do; nil: they always do
@@ -189,6 +191,10 @@ func (s *Server) routes() {
 	get("/events", audit, s.getEvents)
 	get("/log/checkpoint", authentication.ReadLog, s.getCheckpoint)
 	get("/log/proof", authentication.ReadLog, s.getProof)
+	get("/projections", read, s.getProjections)
+	put("/projections/{name}/rebuild", administer, s.putRebuild(projections.KindRebuild))
+	del("/projections/{name}/rebuild", administer, s.deleteRebuild)
+	put("/projections/{name}/verify", authentication.ReadLog, s.putRebuild(projections.KindVerify))
 	get("/status", read, s.getStatus)
 
 	metrics := promhttp.HandlerFor(s.config.Metrics, promhttp.HandlerOpts{DisableCompression: true})

@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -60,11 +61,13 @@ const (
 	unfinished = ".new"
 )
 
-// Store keeps snapshots in a directory. One may write and load at a time.
+// Store keeps snapshots in a directory of its own. All methods may be called at
+// once from any goroutine.
 type Store struct {
 	dir    string
 	config Config
 	logger *slog.Logger
+	saving sync.Mutex
 }
 
 // Open opens a directory, which is made where there is none, and removes what an
@@ -83,7 +86,7 @@ func Open(dir string, config Config, logger *slog.Logger) (*Store, error) {
 			return fail(err)
 		}
 	}
-	return &Store{dir, config, logger}, nil
+	return &Store{dir: dir, config: config, logger: logger}, nil
 }
 
 // List is what is kept, latest first.
@@ -114,6 +117,8 @@ func (s *Store) List() ([]Kept, error) {
 
 // Save keeps what write writes, and drops what is older or more than is wanted.
 func (s *Store) Save(at event.Position, id uuid.UUID, write func(io.Writer) error) (err error) {
+	s.saving.Lock()
+	defer s.saving.Unlock()
 	fail := func(err error) error { return fmt.Errorf("keep a snapshot of views at position %d: %w", at, err) }
 	name := fmt.Sprintf("%020d", at) + ending
 	file, err := os.CreateTemp(s.dir, name+".*"+unfinished) // 0600

@@ -53,6 +53,7 @@ type Config struct {
 	Limits                limitsConfig      `json:"limits"`
 	Events                eventsConfig      `json:"events"`
 	Log                   logConfig         `json:"log"`
+	Snapshots             snapshotsConfig   `json:"snapshots"`
 }
 
 // Plugin is a way of knowing who asks. httpbasicauth is the one there is, also
@@ -163,6 +164,14 @@ type logConfig struct {
 	TreeDir            string   `json:"tree-dir"`        // "": tree in the store's directory, or one that goes with the service where that has none
 }
 
+// snapshotsConfig is about snapshots of what is served, from which a start goes on.
+type snapshotsConfig struct {
+	Dir     string   `json:"dir"`      // "": snapshots in the store's directory; where that has none, none are kept
+	Events  int      `json:"events"`   // after so many more the next is taken
+	MaxAge  Duration `json:"max-age"`  // of all but the latest
+	MaxSize int64    `json:"max-size"` // bytes of all there is; the latest is kept in any case
+}
+
 // Duration is written "90s", or as a number of seconds.
 type Duration time.Duration
 
@@ -211,8 +220,9 @@ func defaults(dev bool) Config {
 		Limits: limitsConfig{
 			Body: 1 << 20, Headers: 64 << 10, ReadTimeout: Duration(time.Minute), IdleTimeout: Duration(2 * time.Minute),
 		},
-		Events: eventsConfig{Heartbeat: Duration(15 * time.Second), Readers: 2048},
-		Log:    logConfig{CheckpointInterval: Duration(10 * time.Minute)},
+		Events:    eventsConfig{Heartbeat: Duration(15 * time.Second), Readers: 2048},
+		Log:       logConfig{CheckpointInterval: Duration(10 * time.Minute)},
+		Snapshots: snapshotsConfig{Events: 50_000, MaxAge: Duration(7 * 24 * time.Hour), MaxSize: 256 << 20},
 	}
 	if dev {
 		c.ListenInterface, c.Store = "127.0.0.1", "sqlite:var/store"
@@ -437,6 +447,8 @@ func (c Config) check() error {
 		return fail("limits.body, limits.headers, limits.read-timeout and limits.idle-timeout must be more than 0")
 	case c.Events.Heartbeat <= 0 || c.Events.Readers < 0:
 		return fail("events.heartbeat must be more than 0, events.readers not less")
+	case c.Snapshots.Events < 1 || c.Snapshots.MaxAge <= 0 || c.Snapshots.MaxSize < 0:
+		return fail("snapshots.events must be at least 1, snapshots.max-age more than 0, snapshots.max-size (bytes) not less")
 	case c.Log.CheckpointInterval <= 0:
 		return fail("log.checkpoint-interval must be more than 0")
 	case c.Log.SigningKey == "" && (c.Log.CheckpointFile != "" || c.Log.CheckpointURL != ""):

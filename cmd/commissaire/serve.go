@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +29,7 @@ import (
 	"commissaire/adapters/credentials"
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/output"
+	"commissaire/adapters/snapshots"
 	"commissaire/adapters/ssh"
 	"commissaire/adapters/transparency"
 	"commissaire/api"
@@ -41,24 +43,30 @@ import (
 
 // service is everything that serve runs.
 type service struct {
-	config   Config
-	logger   *slog.Logger
-	store    store
-	log      *eventlog.Log
-	outputs  *output.Store
-	sealed   *transparency.Log // nil: no checkpoints are signed
-	scratch  string            // a directory that goes with the service; "": there is none
-	commands *commands.Handler
-	views    *projections.Views
-	events   *api.Events
-	remote   *ssh.Remote
-	managers *containermanager.Managers
-	process  *process.Process
-	instance string                // this one's name
-	leads    atomic.Uint64         // the term in which this instance acts; 0: it does not
-	age      age                   // of what is served
-	failure  atomic.Pointer[error] // why the views stopped
-	metrics  *prometheus.Registry
+	config    Config
+	logger    *slog.Logger
+	store     store
+	log       *eventlog.Log
+	outputs   *output.Store
+	sealed    *transparency.Log // nil: no checkpoints are signed
+	snapshots *snapshots.Store  // nil: none are kept
+	rebuilds  *projections.Rebuilds
+	scratch   string // a directory that goes with the service; "": there is none
+	commands  *commands.Handler
+	views     *projections.Views
+	events    *api.Events
+	remote    *ssh.Remote
+	managers  *containermanager.Managers
+	process   *process.Process
+	instance  string                // this one's name
+	leads     atomic.Bool           // this instance acts
+	acts      atomic.Bool           // the process has all that the views have
+	whole     chan struct{}         // closed when acts
+	resumed   bool                  // the views began with a snapshot, so that the process has to be brought up
+	snapshot  atomic.Uint64         // events that the latest snapshot has
+	age       age                   // of what is served
+	failure   atomic.Pointer[error] // why the views stopped
+	metrics   *prometheus.Registry
 }
 
 const (
@@ -68,7 +76,7 @@ const (
 
 // open opens the stores and folds the log up to its head.
 func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, err error) {
-	s := &service{config: config, logger: logger, views: projections.New(), metrics: prometheus.NewRegistry()}
+	s := &service{config: config, logger: logger, views: projections.New(), whole: make(chan struct{}), metrics: prometheus.NewRegistry()}
 	s.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() {
 		if err != nil {
@@ -89,6 +97,9 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 		return s, err
 	}
 	if s.sealed, err = s.openTransparency(ctx, name); err != nil {
+		return s, err
+	}
+	if s.snapshots, err = openSnapshots(config.Snapshots, name, logger); err != nil {
 		return s, err
 	}
 	s.log = eventlog.NewLog(s.store.log)
@@ -137,6 +148,14 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 	if err := name.there(ctx, logger, func() error { return s.catchUp(ctx) }); err != nil {
 		return s, err
 	}
+	s.snapshot.Store(s.views.Snapshot().Events)
+	if !s.resumed {
+		s.snapshot.Store(0)
+		s.actsFromNow()
+	}
+	s.rebuilds = projections.NewRebuilds(projections.RebuildsConfig{
+		Views: s.views, Read: s.log.Follow, Kept: s.keepSnapshot, Now: time.Now, Logger: logger,
+	})
 	s.age.served, s.age.whole = s.position, time.Now()
 	if name.shared() {
 		s.age.head = s.log.Head
@@ -224,16 +243,21 @@ func denied(reach ssh.Reach) func(domain.Address) error {
 // position is how far the views are.
 func (s *service) position() event.Position { return s.views.Snapshot().Position }
 
-// catchUp folds straight from the feed, in batches, until the head. When it
-// failed it may go on from where it came to.
+// catchUp folds straight from the feed, in batches, until the head, from the
+// latest snapshot on. When it failed it may go on from where it came to.
 func (s *service) catchUp(ctx context.Context) error {
+	if err := s.resume(ctx); err != nil {
+		return err
+	}
 	for batch, err := range s.log.Follow(ctx, s.position()) {
 		if err != nil {
 			return fmt.Errorf("read the event log: %w", err)
 		}
 		for _, r := range batch {
 			s.views.Apply(r)
-			s.process.Apply(r)
+			if !s.resumed {
+				s.process.Apply(r)
+			}
 		}
 		if len(batch) == 0 {
 			break
@@ -264,7 +288,9 @@ func (s *service) follow(ctx context.Context) error {
 		}
 		s.views.Apply(r)
 		s.events.Publish(shown(eventlog.Entry{Recorded: r, Type: m.Metadata.Get("name"), Data: json.RawMessage(m.Payload)}))
-		s.process.Apply(r)
+		if s.acts.Load() { // else who brings the process up hands it over
+			s.process.Apply(r)
+		}
 		return nil
 	})
 	if err := router.Run(ctx); err != nil {
@@ -274,6 +300,9 @@ func (s *service) follow(ctx context.Context) error {
 }
 
 func (s *service) close() error {
+	if s.rebuilds != nil {
+		s.rebuilds.Close()
+	}
 	if s.remote != nil {
 		s.remote.Close()
 	}
@@ -293,6 +322,9 @@ func (s *service) close() error {
 
 // nodeStatus asks the container manager of a name about a host.
 func (s *service) nodeStatus(ctx context.Context, name domain.ManagerName, host domain.Address) (json.RawMessage, error) {
+	if !s.acts.Load() {
+		return nil, errFolding
+	}
 	manager, err := s.process.Manager(name)
 	if err != nil {
 		return nil, err
@@ -353,7 +385,7 @@ func (s *service) status(ctx context.Context) any {
 	}
 	return map[string]any{
 		"version": version, "store": s.config.storeName().kind(), "log_position": position, "view_position": at,
-		"lag": lag, "instance": s.instance, "leads": s.leads.Load() != 0, "leader": snapshot.Leader(),
+		"lag": lag, "instance": s.instance, "leads": s.leads.Load(), "leader": snapshot.Leader(),
 		"age": int(s.age.now().Seconds()),
 	}
 }
@@ -449,7 +481,7 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 	handler := api.New(api.Config{
 		Commands: s.commands, Views: s.views, Follow: s.log.Follow, Entries: s.entries, EntriesAfter: s.entriesAfter,
 		Events: s.events, EventTypes: eventlog.Types(), NodeStatus: s.nodeStatus, Outputs: outputs{s.outputs}, Transparency: s.transparency(), Authenticator: stack,
-		OnHost: ssh.Commands, Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
+		OnHost: ssh.Commands, Rebuilds: s.rebuilds, Snapshots: s.listSnapshots, Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
 		MaxBody: config.Limits.Body, Age: s.age.now,
 	})
 	server.RegisterOnShutdown(handler.Close)
@@ -471,14 +503,13 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) { (*d.to.Load()
 func (s *service) run(ctx context.Context, server *http.Server, serving <-chan error) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	done := make(chan struct{}, 4)
+	var running sync.WaitGroup
 	start := func(f func() error) {
-		go func() {
+		running.Go(func() {
 			if err := f(); err != nil {
 				stop(err)
 			}
-			done <- struct{}{}
-		}()
+		})
 	}
 	start(func() error {
 		if err := <-serving; !errors.Is(err, http.ErrServerClosed) {
@@ -498,6 +529,14 @@ func (s *service) run(ctx context.Context, server *http.Server, serving <-chan e
 		return nil
 	})
 	start(func() error {
+		s.foldWhole(ctx)
+		return nil
+	})
+	start(func() error {
+		s.keepSnapshots(following)
+		return nil
+	})
+	start(func() error {
 		if s.sealed != nil {
 			s.sealed.Run(following) // the last checkpoint is of what the last requests recorded, too
 		}
@@ -508,9 +547,7 @@ func (s *service) run(ctx context.Context, server *http.Server, serving <-chan e
 	defer cancel()
 	err := server.Shutdown(grace) // requests under way still see their own events
 	stopFollowing()
-	for range cap(done) {
-		<-done
-	}
+	running.Wait()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		err = errors.Join(cause, err)
 	}
@@ -519,6 +556,10 @@ func (s *service) run(ctx context.Context, server *http.Server, serving <-chan e
 
 // lead acts whenever this instance leads, until ctx ends.
 func (s *service) lead(ctx context.Context) {
+	select {
+	case <-s.whole:
+	case <-ctx.Done():
+	}
 	for ctx.Err() == nil {
 		if err := s.leadOnce(ctx); err != nil && ctx.Err() == nil {
 			s.logger.Error("this instance does not lead; trying again", "error", err)
@@ -537,8 +578,8 @@ func (s *service) leadOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.leads.Store(uint64(term))
-	defer s.leads.Store(0)
+	s.leads.Store(true)
+	defer s.leads.Store(false)
 	if err := s.process.Run(leading, term); err != nil {
 		return err
 	}

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"commissaire/adapters/eventlog"
+	"commissaire/adapters/snapshots"
+	"commissaire/commands"
+	"commissaire/domain/event"
+	"commissaire/projections"
+)
+
+// snapshotsName is the directory of snapshots, in that of a store.
+const snapshotsName = "snapshots"
+
+// looksForSnapshot is how often it is seen whether there is enough for another one.
+const looksForSnapshot = 10 * time.Second
+
+// openSnapshots opens the snapshots of what is served; nil where none are kept.
+func openSnapshots(of snapshotsConfig, name storeName, logger *slog.Logger) (*snapshots.Store, error) {
+	dir := of.Dir
+	if dir == "" {
+		if name.kind() != "sqlite" {
+			return nil, nil
+		}
+		dir = filepath.Join(name.dir(), snapshotsName)
+	}
+	made, err := build()
+	if err != nil {
+		return nil, err
+	}
+	return snapshots.Open(dir, snapshots.Config{
+		Build: made, MaxAge: time.Duration(of.MaxAge), MaxSize: of.MaxSize, Now: time.Now,
+	}, logger)
+}
+
+// loadViews makes views of the latest snapshot that is of use, which is of this
+// log; nil where there is none. An error says that the log cannot be asked.
+func loadViews(ctx context.Context, kept *snapshots.Store, log *eventlog.Log) (views *projections.Views, err error) {
+	_, _, err = kept.Load(func(cut snapshots.Cut, in io.Reader) error {
+		there, err := log.EntriesAfter(ctx, cut.Position-1)
+		if err != nil {
+			return err
+		}
+		if len(there) == 0 || there[0].Position != cut.Position || there[0].ID != cut.ID {
+			return fmt.Errorf("%w: the log has another event at position %d, or none", snapshots.ErrBad, cut.Position)
+		}
+		if views, err = projections.ReadViews(in); err != nil {
+			return fmt.Errorf("%w: %w", snapshots.ErrBad, err)
+		}
+		return nil
+	})
+	return views, err
+}
+
+// resume has the service go on from a snapshot, where there is one.
+func (s *service) resume(ctx context.Context) error {
+	if s.snapshots == nil || s.resumed || s.position() > 0 {
+		return nil
+	}
+	views, err := loadViews(ctx, s.snapshots, s.log)
+	if err != nil || views == nil {
+		return err
+	}
+	s.views, s.resumed = views, true
+	return nil
+}
+
+// foldWhole brings the process, which is in no snapshot, up to what is served, and
+// folds the views afresh on the way. It comes to its end, or ctx does.
+func (s *service) foldWhole(ctx context.Context) {
+	for !s.acts.Load() {
+		err := s.rebuilds.Run(ctx, func(batch []event.Recorded) {
+			for _, r := range batch {
+				s.process.Apply(r)
+			}
+		}, s.actsFromNow)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		select {
+		case <-time.After(redeliverAfter):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// actsFromNow is called when the process has all that the views have.
+func (s *service) actsFromNow() {
+	s.acts.Store(true)
+	close(s.whole)
+}
+
+// errFolding says what a service that went on from a snapshot cannot do yet.
+var errFolding = fmt.Errorf("the log is still being folded; try again: %w", commands.ErrUnavailable)
+
+// keepSnapshots takes a snapshot whenever there is enough more for one, and at the
+// end, until ctx ends.
+func (s *service) keepSnapshots(ctx context.Context) {
+	if s.snapshots == nil {
+		return
+	}
+	tick := time.NewTicker(looksForSnapshot)
+	defer tick.Stop()
+	enough := uint64(s.config.Snapshots.Events)
+	for ended := false; !ended; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			ended, enough = true, max(enough/10, 1)
+		}
+		if now := s.views.Snapshot(); now.Events >= s.snapshot.Load()+enough {
+			s.keepSnapshot(now)
+		}
+	}
+}
+
+// keepSnapshot keeps a snapshot where they are kept. Without it a start takes
+// longer, and that is all.
+func (s *service) keepSnapshot(now *projections.Snapshot) {
+	if s.snapshots == nil || now.Position == 0 {
+		return
+	}
+	s.snapshot.Store(now.Events)
+	if err := s.snapshots.Save(now.Position, now.ID, now.Write); err != nil {
+		s.logger.Error("no snapshot was kept; a start folds more", "error", err)
+	}
+}
+
+// listSnapshots is what is kept, as the API shows it.
+func (s *service) listSnapshots() (any, error) {
+	if s.snapshots == nil {
+		return []snapshots.Kept{}, nil
+	}
+	all, err := s.snapshots.List()
+	if all == nil {
+		all = []snapshots.Kept{}
+	}
+	return all, err
+}
