@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	fast "github.com/go-json-experiment/json"
@@ -38,6 +39,7 @@ const (
 	ofNetworks   = "networks"
 	ofManagers   = "containermanagers"
 	ofOperations = "operations"
+	ofTurns      = "turns"
 	ofLatest     = "latest"
 	ofHistory    = "history"
 )
@@ -53,19 +55,26 @@ type cut struct {
 	Leader   Leader         `json:"leader"`
 }
 
-// keptOperation is an operation with what clients do not see of it.
+// keptOperation is an operation without its hosts, which are kept apart.
 type keptOperation struct {
 	Operation
 	ClusterID domain.ClusterID `json:"cluster_id"`
-	Hosts     []keptTurn       `json:"hosts"`
 }
 
+// keptTurn is a turn with what clients do not see of it.
 type keptTurn struct {
 	Turn
 	HostID  domain.HostID  `json:"host_id"`
-	Printed int64          `json:"printed,omitzero"`
-	Claim   domain.ClaimID `json:"claim,omitzero"`
-	Frozen  Host           `json:"frozen,omitzero"`
+	Printed int64          `json:"printed"`
+	Claim   domain.ClaimID `json:"claim"`
+	Frozen  Host           `json:"frozen"`
+}
+
+// keptTurns are the turns of an operation as they were kept. They are most of what
+// there is, and hardly any are asked for.
+type keptTurns struct {
+	once sync.Once
+	text []byte
 }
 
 // entry is a record of a view.
@@ -85,7 +94,8 @@ func (s *Snapshot) entries() iter.Seq[entry] {
 			each(ofMembers, s.members, yield, asIs) &&
 			each(ofNetworks, s.networks, yield, (*Answer).kept) &&
 			each(ofManagers, s.managers, yield, (*Answer).kept) &&
-			each(ofOperations, s.operations, yield, (*Operation).kept) &&
+			each(ofOperations, s.operations, yield, (*Operation).head) &&
+			each(ofTurns, s.operations, yield, (*Operation).turns) &&
 			each(ofLatest, s.latest, yield, asIs) &&
 			each(ofHistory, s.history, yield, asIs)
 	}
@@ -107,27 +117,43 @@ func (a *Answer) kept() any {
 	return json.RawMessage(body)
 }
 
-func (o *Operation) kept() any {
-	kept := keptOperation{Operation: *o, ClusterID: o.cluster, Hosts: make([]keptTurn, len(o.Hosts))}
-	for i, t := range o.Hosts {
-		kept.Hosts[i] = keptTurn{t, t.HostID, t.Printed, t.claim, t.frozen}
-	}
-	return kept
+func (o *Operation) head() any {
+	head := keptOperation{*o.whole(), o.cluster}
+	head.Hosts = nil
+	return head
 }
 
-func (k keptOperation) operation() *Operation {
-	o := k.Operation
-	o.cluster, o.Hosts = k.ClusterID, make([]Turn, len(k.Hosts))
-	for i, t := range k.Hosts {
-		o.Hosts[i] = t.Turn
-		o.Hosts[i].HostID, o.Hosts[i].Printed, o.Hosts[i].claim, o.Hosts[i].frozen = t.HostID, t.Printed, t.Claim, t.Frozen
+func (o *Operation) turns() any {
+	turns := make([]keptTurn, len(o.whole().Hosts))
+	for i, t := range o.Hosts {
+		turns[i] = keptTurn{t, t.HostID, t.Printed, t.claim, t.frozen}
 	}
-	return &o
+	return turns
+}
+
+// whole is the operation when its turns are there.
+func (o *Operation) whole() *Operation {
+	if o.kept == nil {
+		return o
+	}
+	o.kept.once.Do(func() {
+		var turns []keptTurn
+		if err := fast.Unmarshal(o.kept.text, &turns); err != nil {
+			panic(err) // it is what this very build wrote, to the last bit
+		}
+		o.Hosts = make([]Turn, len(turns))
+		for i, t := range turns {
+			o.Hosts[i] = t.Turn
+			o.Hosts[i].HostID, o.Hosts[i].Printed, o.Hosts[i].claim, o.Hosts[i].frozen = t.HostID, t.Printed, t.Claim, t.Frozen
+		}
+		o.place, o.kept.text = placesOf(o.Hosts), nil
+	})
+	return o
 }
 
 // line is the entry in its form.
 func (e entry) line() ([]byte, error) {
-	value, err := fast.Marshal(e.value, fast.Deterministic(true))
+	value, err := fast.Marshal(e.value, fast.Deterministic(true), fast.OmitZeroStructFields(true))
 	if err != nil {
 		return nil, fmt.Errorf("write %s %s: %w", e.view, e.key, err)
 	}
@@ -288,7 +314,19 @@ func parseEntry(view, key string, value []byte) (set func(*Snapshot), err error)
 		}
 		var kept keptOperation
 		err = fast.Unmarshal(value, &kept)
-		set = func(s *Snapshot) { s.addOperation(at, kept.operation()) }
+		set = func(s *Snapshot) {
+			o := kept.Operation
+			o.cluster = kept.ClusterID
+			s.addOperation(at, &o)
+		}
+	case ofTurns:
+		var at uint64
+		at, err = strconv.ParseUint(key, 10, 64)
+		set = func(s *Snapshot) {
+			if o, ok := s.operations.Get(at); ok {
+				o.kept = &keptTurns{text: value}
+			}
+		}
 	case ofLatest:
 		var id domain.OperationID
 		err = fast.Unmarshal(value, &id)

@@ -23,13 +23,18 @@ func (s *Snapshot) start(r event.Recorded, kind domain.OperationKind, version st
 
 // addOperation adds one that is newer than all others.
 func (s *Snapshot) addOperation(at uint64, o *Operation) {
-	o.place = make(map[domain.HostID]int, len(o.Hosts))
-	for i, t := range o.Hosts {
-		o.place[t.HostID] = i
-	}
+	o.place = placesOf(o.Hosts)
 	s.operations.Set(at, o)
 	s.started.Set(o.ID, at)
 	s.latest.Set(string(o.cluster)+" "+string(o.Kind), o.ID)
+}
+
+func placesOf(hosts []Turn) map[domain.HostID]int {
+	place := make(map[domain.HostID]int, len(hosts))
+	for i, t := range hosts {
+		place[t.HostID] = i
+	}
+	return place
 }
 
 func (s *Snapshot) end(id domain.OperationID, at time.Time, status, cause string) {
@@ -44,7 +49,7 @@ func (s *Snapshot) changeOperation(id domain.OperationID, change func(*Operation
 		return
 	}
 	o, _ := s.operations.Get(at)
-	if o.generation != s.generation {
+	if o.whole().generation != s.generation {
 		copied := *o
 		copied.Hosts, copied.generation = slices.Clone(o.Hosts), s.generation
 		o = &copied
@@ -159,17 +164,22 @@ func (s *Snapshot) Operation(id domain.OperationID) (*Operation, bool) {
 	if !ok {
 		return nil, false
 	}
-	return s.operations.Get(at)
+	o, ok := s.operations.Get(at)
+	if !ok {
+		return nil, false
+	}
+	return o.whole(), true
 }
 
 // Operations calls f with every operation that was started before a position (0:
 // all), newest first, until it returns false.
 func (s *Snapshot) Operations(before uint64, f func(uint64, *Operation) bool) {
+	whole := func(at uint64, o *Operation) bool { return f(at, o.whole()) }
 	if before == 0 {
-		s.operations.Reverse(f)
+		s.operations.Reverse(whole)
 		return
 	}
-	s.operations.Descend(before-1, f)
+	s.operations.Descend(before-1, whole)
 }
 
 // Latest is the record of a cluster's latest operation of a kind; false when it

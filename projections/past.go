@@ -18,7 +18,7 @@ var ErrFuture = domain.Refuse(domain.Invalid, "future")
 // How many snapshots of the past are kept; they share what did not change between
 // them.
 const (
-	kept         = 256
+	kept         = 512
 	firstSpacing = 16 // events between two
 )
 

@@ -166,6 +166,7 @@ type Operation struct {
 
 	cluster    domain.ClusterID
 	place      map[domain.HostID]int // in Hosts
+	kept       *keptTurns            // of which Hosts are made; nil: they are there
 	generation int
 }
 

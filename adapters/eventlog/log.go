@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"slices"
 
 	"commissaire/commands"
 	"commissaire/domain/event"
@@ -94,6 +95,35 @@ func (l *Log) Follow(ctx context.Context, after event.Position) iter.Seq2[[]even
 			if b.err != nil {
 				yield(nil, b.err)
 				return
+			}
+		}
+	}
+}
+
+// few is how many events are decoded at a time for who may want no more.
+const few = 100
+
+// Read yields what Follow does, in smaller batches, and reads nothing ahead: it is
+// for who wants a part of it.
+func (l *Log) Read(ctx context.Context, after event.Position) iter.Seq2[[]event.Recorded, error] {
+	return func(yield func([]event.Recorded, error) bool) {
+		for raws, err := range l.store.Follow(ctx, after) {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if len(raws) == 0 && !yield(nil, nil) {
+				return
+			}
+			for part := range slices.Chunk(raws, few) {
+				events, err := decodeAll(part)
+				if len(events) > 0 && !yield(events, nil) {
+					return
+				}
+				if err != nil {
+					yield(nil, err)
+					return
+				}
 			}
 		}
 	}

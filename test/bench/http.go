@@ -234,7 +234,7 @@ func (b *bench) gets(ctx context.Context) error {
 	return nil
 }
 
-// once asks once. An answer of another status than 200 and 201 is an error.
+// once asks once. Anything but success is an error.
 func once(ctx context.Context, address string, request []byte) ([]byte, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 	if err != nil {
@@ -249,7 +249,7 @@ func once(ctx context.Context, address string, request []byte) ([]byte, error) {
 		return nil, err
 	}
 	text, err := io.ReadAll(response.Body)
-	if response.StatusCode != http.StatusOK && response.StatusCode != http.StatusCreated {
+	if response.StatusCode >= 300 {
 		return nil, fmt.Errorf("answered %s: %s", response.Status, text)
 	}
 	return text, err
