@@ -70,29 +70,15 @@ type Store struct {
 	saving sync.Mutex
 }
 
-// Open opens a directory, which is made where there is none, and removes what an
-// interrupted Save left there.
-func Open(dir string, config Config, logger *slog.Logger) (*Store, error) {
-	fail := func(err error) (*Store, error) { return nil, fmt.Errorf("open the snapshots of views: %w", err) }
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fail(err)
-	}
-	left, err := filepath.Glob(filepath.Join(dir, "*"+unfinished))
-	if err != nil {
-		return fail(err)
-	}
-	for _, path := range left {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fail(err)
-		}
-	}
-	return &Store{dir: dir, config: config, logger: logger}, nil
+// Open opens a directory, which is made with the first snapshot.
+func Open(dir string, config Config, logger *slog.Logger) *Store {
+	return &Store{dir: dir, config: config, logger: logger}
 }
 
 // List is what is kept, latest first.
 func (s *Store) List() ([]Kept, error) {
 	entries, err := os.ReadDir(s.dir)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list the snapshots of views: %w", err)
 	}
 	var all []Kept
@@ -121,6 +107,9 @@ func (s *Store) Save(at event.Position, id uuid.UUID, write func(io.Writer) erro
 	defer s.saving.Unlock()
 	fail := func(err error) error { return fmt.Errorf("keep a snapshot of views at position %d: %w", at, err) }
 	name := fmt.Sprintf("%020d", at) + ending
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return fail(err)
+	}
 	file, err := os.CreateTemp(s.dir, name+".*"+unfinished) // 0600
 	if err != nil {
 		return fail(err)
@@ -169,19 +158,27 @@ func (s *Store) sweep() error {
 }
 
 // Load reads the latest snapshot that is of use; false where none is. One that is
-// not, also by read's word, which is ErrBad, is thrown away, and said so.
+// not, also by read's word, which is ErrBad, is thrown away, and said so, as is
+// what an interrupted Save left. It is for who starts, before anything is saved.
 func (s *Store) Load(read func(Cut, io.Reader) error) (Kept, bool, error) {
+	left, err := filepath.Glob(filepath.Join(s.dir, "*"+unfinished))
+	for _, path := range left {
+		err = errors.Join(err, os.Remove(path))
+	}
+	if err != nil {
+		return Kept{}, false, fmt.Errorf("throw unfinished snapshots of views away: %w", err)
+	}
 	all, err := s.List()
 	if err != nil {
 		return Kept{}, false, err
 	}
 	for _, k := range all {
-		err := s.load(k, read)
+		err := s.Read(k, read)
 		switch {
 		case err == nil:
 			return k, true, nil
 		case !errors.Is(err, ErrBad):
-			return Kept{}, false, fmt.Errorf("load the snapshot of views at position %d: %w", k.Position, err)
+			return Kept{}, false, err
 		}
 		s.logger.Warn("a snapshot of views is thrown away", "path", k.path, "why", err)
 		if err := os.Remove(k.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -191,7 +188,13 @@ func (s *Store) Load(read func(Cut, io.Reader) error) (Kept, bool, error) {
 	return Kept{}, false, nil
 }
 
-func (s *Store) load(k Kept, read func(Cut, io.Reader) error) error {
+// Read reads a snapshot. ErrBad says that it is of no use.
+func (s *Store) Read(k Kept, read func(Cut, io.Reader) error) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("read the snapshot of views at position %d: %w", k.Position, err)
+		}
+	}()
 	file, err := os.Open(k.path)
 	if err != nil {
 		return err
@@ -216,7 +219,7 @@ func (s *Store) load(k Kept, read func(Cut, io.Reader) error) error {
 	case cut.Position != k.Position:
 		return fmt.Errorf("%w: it is of position %d", ErrBad, cut.Position)
 	}
-	if err := read(cut, in); err != nil {
+	if err = read(cut, in); err != nil {
 		return err
 	}
 	if _, err := in.ReadByte(); !errors.Is(err, io.EOF) { // the checksum comes last

@@ -36,26 +36,29 @@ func openSnapshots(of snapshotsConfig, name storeName, logger *slog.Logger) (*sn
 	}
 	return snapshots.Open(dir, snapshots.Config{
 		Build: made, MaxAge: time.Duration(of.MaxAge), MaxSize: of.MaxSize, Now: time.Now,
-	}, logger)
+	}, logger), nil
 }
 
-// loadViews makes views of the latest snapshot that is of use, which is of this
-// log; nil where there is none. An error says that the log cannot be asked.
-func loadViews(ctx context.Context, kept *snapshots.Store, log *eventlog.Log) (views *projections.Views, err error) {
-	_, _, err = kept.Load(func(cut snapshots.Cut, in io.Reader) error {
-		there, err := log.EntriesAfter(ctx, cut.Position-1)
-		if err != nil {
-			return err
+// viewsOf has a snapshot read into views, where it is of this log. An error that is
+// not snapshots.ErrBad says that the log cannot be asked.
+func viewsOf(ctx context.Context, log eventlog.Feed, views **projections.Views) func(snapshots.Cut, io.Reader) error {
+	return func(cut snapshots.Cut, in io.Reader) error {
+		for there, err := range log.Follow(ctx, cut.Position-1) {
+			if err != nil {
+				return err
+			}
+			if len(there) == 0 || there[0].Position != cut.Position || there[0].ID != cut.ID {
+				return fmt.Errorf("%w: the log has another event at position %d, or none", snapshots.ErrBad, cut.Position)
+			}
+			read, err := projections.ReadViews(in)
+			if err != nil {
+				return fmt.Errorf("%w: %w", snapshots.ErrBad, err)
+			}
+			*views = read
+			return nil
 		}
-		if len(there) == 0 || there[0].Position != cut.Position || there[0].ID != cut.ID {
-			return fmt.Errorf("%w: the log has another event at position %d, or none", snapshots.ErrBad, cut.Position)
-		}
-		if views, err = projections.ReadViews(in); err != nil {
-			return fmt.Errorf("%w: %w", snapshots.ErrBad, err)
-		}
-		return nil
-	})
-	return views, err
+		return fmt.Errorf("find position %d in the log: %w", cut.Position, context.Cause(ctx))
+	}
 }
 
 // resume has the service go on from a snapshot, where there is one.
@@ -63,12 +66,9 @@ func (s *service) resume(ctx context.Context) error {
 	if s.snapshots == nil || s.resumed || s.position() > 0 {
 		return nil
 	}
-	views, err := loadViews(ctx, s.snapshots, s.log)
-	if err != nil || views == nil {
-		return err
-	}
-	s.views, s.resumed = views, true
-	return nil
+	_, resumed, err := s.snapshots.Load(viewsOf(ctx, s.store.log, &s.views))
+	s.resumed = resumed
+	return err
 }
 
 // foldWhole brings the process, which is in no snapshot, up to what is served, and
