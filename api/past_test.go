@@ -142,6 +142,7 @@ func TestADiffSaysWhatChangedByWhomAndWhy(t *testing.T) {
 			{"status", "ok", "failed"},
 		}, "bob ann"},
 		{"from=2026-01-02T03:03:30Z&to=2026-01-02T03:04:00.000000", []change{{"network", "default", "n"}}, "ann"},
+		{"from=2026-01-02T04:03%2B01:00&to=2026-01-02T03:04", []change{{"network", "default", "n"}}, "ann"},
 		{"from=40&to=45", []change{}, ""},
 		{"from=20&limit=1&to=40", []change{
 			{"hosts.total", 0.0, 1.0},

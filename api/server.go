@@ -334,8 +334,7 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) (*projections.
 	return snapshot, nil
 }
 
-// cut is the present, or with ?at= what was at that position, if it is written in
-// digits, or at that time (RFC 3339, or as the API writes times, UTC).
+// cut is the present, or what was at the bound that ?at= gives.
 func (s *Server) cut(r *http.Request) (*projections.Snapshot, error) {
 	text, then := at(r)
 	if !then {
@@ -344,17 +343,13 @@ func (s *Server) cut(r *http.Request) (*projections.Snapshot, error) {
 	return s.asOf(r, "at", text)
 }
 
-// asOf is what was at a position or time, which the request gives under a key.
+// asOf is what was at a bound, which the request gives under a key.
 func (s *Server) asOf(r *http.Request, key, text string) (*projections.Snapshot, error) {
-	if position, err := strconv.ParseUint(text, 10, 64); err == nil {
-		return s.config.Views.At(r.Context(), s.config.Follow, projections.Position(position))
+	bound, err := projections.ParseBound(text)
+	if err != nil {
+		return nil, domain.ErrInvalid.At(key, "%v", err)
 	}
-	for _, form := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999"} {
-		if t, err := time.Parse(form, text); err == nil {
-			return s.config.Views.AtTime(r.Context(), s.config.Follow, t, s.config.Now())
-		}
-	}
-	return nil, domain.ErrInvalid.At(key, "must be a position, or a time such as 2015-12-17T15:48:18Z")
+	return s.config.Views.AsOf(r.Context(), s.config.Follow, bound, s.config.Now())
 }
 
 // presentOnly refuses ?at= where what is answered is not a function of the log.

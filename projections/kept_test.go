@@ -203,7 +203,7 @@ func TestViewsFoldedAfreshJoinWhatGoesOn(t *testing.T) {
 			same(t, whole, views)
 		}
 		for at := range len(log.events) { // the past is that of the fresh ones
-			then, err := views.At(ctx, log.read, event.Position(3*at))
+			then, err := views.AsOf(ctx, log.read, Bound{Position: event.Position(3 * at)}, time.Time{})
 			if err != nil {
 				t.Fatal(err)
 			}

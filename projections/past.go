@@ -8,12 +8,8 @@ import (
 	"sync"
 	"time"
 
-	"commissaire/domain"
 	"commissaire/domain/event"
 )
-
-// ErrFuture refuses what has not happened yet.
-var ErrFuture = domain.Refuse(domain.Invalid, "future")
 
 // How many snapshots of the past are kept; they share what did not change between
 // them.
@@ -56,29 +52,19 @@ func (v *Views) keep() {
 // for ever.
 type Read func(ctx context.Context, after event.Position) iter.Seq2[[]event.Recorded, error]
 
-// At is what the views were at a position: after the last event that is not
-// beyond it. A position that nothing was recorded at yet is refused.
+// AsOf is what the views were at a bound. One that is not reached yet is refused.
 //
 // The lists of History are not part of it.
-func (v *Views) At(ctx context.Context, read Read, position event.Position) (*Snapshot, error) {
+func (v *Views) AsOf(ctx context.Context, read Read, at Bound, now time.Time) (*Snapshot, error) {
 	present := v.Snapshot()
-	if position > present.Position {
-		return nil, ErrFuture.With("position %d is not there yet: the log is at %d", position, present.Position)
+	if err := at.Reached(present.Position, now); err != nil {
+		return nil, err
 	}
-	return v.before(ctx, read, present,
-		func(s *Snapshot) bool { return s.Position <= position },
-		func(r event.Recorded) bool { return r.Position > position })
-}
-
-// AtTime is what the views were just before the first event, in the order of the
-// log, that was recorded later than a time. A time after now is refused.
-func (v *Views) AtTime(ctx context.Context, read Read, at, now time.Time) (*Snapshot, error) {
-	if at.After(now) {
-		return nil, ErrFuture.With("%s has not come yet", at.UTC().Format(time.RFC3339Nano))
+	reaches := func(s *Snapshot) bool { return s.Position <= at.Position }
+	if !at.Time.IsZero() {
+		reaches = func(s *Snapshot) bool { return !s.newest.After(at.Time) }
 	}
-	return v.before(ctx, read, v.Snapshot(),
-		func(s *Snapshot) bool { return !s.newest.After(at) },
-		func(r event.Recorded) bool { return r.Meta.Time.After(at) })
+	return v.before(ctx, read, present, reaches, at.Before)
 }
 
 // before folds up to the first event that is beyond, from the last snapshot that

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	fast "github.com/go-json-experiment/json"
 	"github.com/spf13/cobra"
@@ -169,31 +168,21 @@ func (s *selected) flags(cmd *cobra.Command) {
 	}
 }
 
-// bound is a place in the log: a position, or just before the first event that was
-// recorded later than a time.
-type bound struct {
-	position event.Position
-	time     time.Time // zero: the position counts
+func parseBound(flag, text string) (projections.Bound, error) {
+	b, err := projections.ParseBound(text)
+	if err != nil {
+		return b, fmt.Errorf("--%s: %w", flag, err)
+	}
+	return b, nil
 }
 
-func parseBound(flag, text string) (b bound, err error) {
-	if position, err := strconv.ParseUint(text, 10, 63); err == nil {
-		return bound{position: event.Position(position)}, nil
+// isBefore tells whether a bound is before an event.
+func isBefore(b projections.Bound, raw eventlog.Raw) bool {
+	r := event.Recorded{Position: raw.Position}
+	if !b.Time.IsZero() {
+		r.Meta = recorded(raw)
 	}
-	for _, form := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999"} {
-		if b.time, err = time.Parse(form, text); err == nil {
-			return b, nil
-		}
-	}
-	return bound{}, fmt.Errorf("--%s: %q is neither a position nor a time such as 2015-12-17T15:48:18Z", flag, text)
-}
-
-// before tells whether the bound is before an event.
-func (b bound) before(raw eventlog.Raw) bool {
-	if b.time.IsZero() {
-		return raw.Position > b.position
-	}
-	return recorded(raw).Time.After(b.time)
+	return b.Before(r)
 }
 
 // recorded is who, when and why of an event; what is not there is left out.
@@ -214,7 +203,7 @@ func (s *selected) each(ctx context.Context, from eventlog.Feed, f func([]eventl
 			return fmt.Errorf("--type: there is no event of type %q; the nearest is %s", name, nearest(name, all))
 		}
 	}
-	var after, until bound
+	var after, until projections.Bound
 	var err error
 	if s.after != "" {
 		if after, err = parseBound("after", s.after); err != nil {
@@ -233,7 +222,7 @@ func (s *selected) each(ctx context.Context, from eventlog.Feed, f func([]eventl
 		}
 	}
 	var views *projections.Views
-	begin := after.position
+	begin := after.Position
 	if len(about) > 0 {
 		views, begin = projections.New(), 0 // which events are about a thing depends on those before
 	}
@@ -245,7 +234,7 @@ func (s *selected) each(ctx context.Context, from eventlog.Feed, f func([]eventl
 		var wanted []eventlog.Raw
 		ended := false
 		for _, raw := range batch {
-			if ended = s.until != "" && until.before(raw); ended {
+			if ended = s.until != "" && isBefore(until, raw); ended {
 				break
 			}
 			if views != nil {
@@ -255,7 +244,7 @@ func (s *selected) each(ctx context.Context, from eventlog.Feed, f func([]eventl
 				}
 				views.Apply(r)
 			}
-			begun = begun || after.before(raw)
+			begun = begun || isBefore(after, raw)
 			if begun && s.has(raw) && isAbout(views, about, raw.Position) {
 				wanted = append(wanted, raw)
 			}
