@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -127,6 +128,35 @@ func (s *Server) Close() { s.close() }
 
 type endpoint func(w http.ResponseWriter, r *http.Request) error
 
+// records are the GETs of what the log alone tells.
+func (s *Server) records(get func(path string, p authentication.Permission, f endpoint)) {
+	const read, audit = authentication.Read, authentication.ReadAudit
+	get("/clusters", read, s.getClusters)
+	get("/cluster/{name}", read, s.getCluster)
+	get("/cluster/{name}/hosts", read, s.getMembers)
+	get("/cluster/{name}/hosts/{host}", read, s.getMember)
+	for _, kind := range kinds {
+		get("/cluster/{name}/"+string(kind), read, s.getLatest(kind))
+	}
+	get("/cluster/{name}/diff", audit, s.getDiff(projections.OfCluster, "name"))
+	get("/cluster/{name}/history", audit, s.getHistory(projections.OfCluster, "name"))
+	get("/containermanagers", read, s.getManagers)
+	get("/containermanager/{name}", read, s.getManager)
+	get("/hosts", read, s.getHosts)
+	get("/host/{host}", read, s.getHost)
+	get("/host/{host}/status", read, s.getHostStatus)
+	get("/host/{host}/diff", audit, s.getDiff(projections.OfHost, "host"))
+	get("/host/{host}/history", audit, s.getHistory(projections.OfHost, "host"))
+	get("/networks", read, s.getNetworks)
+	get("/network/{name}", read, s.getNetwork)
+	get("/operations", read, s.getOperations)
+	get("/operation/{id}", read, s.getOperation)
+	get("/operation/{id}/diff", audit, s.getDiff(projections.OfOperation, "id"))
+	get("/operation/{id}/history", audit, s.getHistory(projections.OfOperation, "id"))
+}
+
+var kinds = []domain.OperationKind{domain.Deploy, domain.Upgrade, domain.Restart}
+
 func (s *Server) routes() {
 	const (
 		read, audit, operate  = authentication.Read, authentication.ReadAudit, authentication.Operate
@@ -147,44 +177,25 @@ func (s *Server) routes() {
 	put := func(path string, p authentication.Permission, f endpoint) { route(http.MethodPut, base+path, p, f) }
 	del := func(path string, p authentication.Permission, f endpoint) { route(http.MethodDelete, base+path, p, f) }
 
-	get("/clusters", read, s.getClusters)
-	get("/cluster/{name}", read, s.getCluster)
+	s.records(get)
 	put("/cluster/{name}", administer, s.putCluster)
 	del("/cluster/{name}", administer, s.deleteCluster)
-	get("/cluster/{name}/hosts", read, s.getMembers)
 	put("/cluster/{name}/hosts", operate, s.putMembers)
-	get("/cluster/{name}/hosts/{host}", read, s.getMember)
 	put("/cluster/{name}/hosts/{host}", operate, s.putMember)
 	del("/cluster/{name}/hosts/{host}", operate, s.deleteMember)
-	for _, kind := range []domain.OperationKind{domain.Deploy, domain.Upgrade, domain.Restart} {
-		get("/cluster/{name}/"+string(kind), read, s.getLatest(kind))
+	for _, kind := range kinds {
 		put("/cluster/{name}/"+string(kind), operate, s.putOperation(kind))
 	}
-	get("/cluster/{name}/diff", audit, s.getDiff(projections.OfCluster, "name"))
-	get("/cluster/{name}/history", audit, s.getHistory(projections.OfCluster, "name"))
-	get("/containermanagers", read, s.getManagers)
-	get("/containermanager/{name}", read, s.getManager)
 	put("/containermanager/{name}", administer, s.putManager)
 	del("/containermanager/{name}", administer, s.deleteManager)
-	get("/hosts", read, s.getHosts)
 	put("/host", addItself, s.putSelf)
-	get("/host/{host}", read, s.getHost)
 	put("/host/{host}", administer, s.putHost)
 	del("/host/{host}", administer, s.deleteHost)
 	get("/host/{host}/creds", administer, s.getCredentials)
-	get("/host/{host}/status", read, s.getHostStatus)
 	put("/host/{host}/hostkey", administer, s.putHostKey)
-	get("/host/{host}/diff", audit, s.getDiff(projections.OfHost, "host"))
-	get("/host/{host}/history", audit, s.getHistory(projections.OfHost, "host"))
-	get("/networks", read, s.getNetworks)
-	get("/network/{name}", read, s.getNetwork)
 	put("/network/{name}", administer, s.putNetwork)
 	del("/network/{name}", administer, s.deleteNetwork)
-	get("/operations", read, s.getOperations)
-	get("/operation/{id}", read, s.getOperation)
 	get("/operation/{id}/host/{host}/log", authentication.ReadOutput, s.getOutput)
-	get("/operation/{id}/diff", audit, s.getDiff(projections.OfOperation, "id"))
-	get("/operation/{id}/history", audit, s.getHistory(projections.OfOperation, "id"))
 	put("/operation/{id}/pause", operate, s.steer(s.config.Commands.PauseOperation))
 	put("/operation/{id}/resume", operate, s.steer(s.config.Commands.ResumeOperation))
 	put("/operation/{id}/cancel", operate, s.steer(s.config.Commands.CancelOperation))
@@ -274,12 +285,17 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	of.identity = who
-	for _, path := range []*string{&r.URL.Path, &r.URL.RawPath} {
+	withoutSlash(r.URL)
+	s.router.ServeHTTP(w, r)
+}
+
+// withoutSlash drops the one slash that any route may end with.
+func withoutSlash(u *url.URL) {
+	for _, path := range []*string{&u.Path, &u.RawPath} {
 		if len(*path) > 1 {
 			*path = strings.TrimSuffix(*path, "/")
 		}
 	}
-	s.router.ServeHTTP(w, r)
 }
 
 func (s *Server) plain(w http.ResponseWriter, r *http.Request, err error) {

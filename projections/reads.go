@@ -69,6 +69,9 @@ func (s *Snapshot) Hosts() *Answer {
 	return listOf(answers)
 }
 
+// Count is how many hosts there are, and how many operations were started.
+func (s *Snapshot) Count() (hosts, operations int) { return s.hosts.Len(), s.operations.Len() }
+
 // Managed is the container manager that knows a host as a member; "" when none does.
 func (s *Snapshot) Managed(address domain.Address) domain.ManagerName {
 	h, ok := s.host(address)

@@ -52,10 +52,15 @@ func (l *Log) Append(ctx context.Context, stream event.Stream, expected event.Re
 // ahead is how many batches are read and decoded while one is applied.
 const ahead = 4
 
-// Follow yields all events after a position, as Store.Follow does, decoded. It
-// stops with an error at an event that cannot be read. What comes next is read
-// and decoded meanwhile, by several at once.
+// Follow yields all events after a position, as Store.Follow does, decoded.
 func (l *Log) Follow(ctx context.Context, after event.Position) iter.Seq2[[]event.Recorded, error] {
+	return Follow(ctx, l.store, after)
+}
+
+// Follow yields all events of a feed after a position, as its Follow does, decoded.
+// It stops with an error at an event that cannot be read. What comes next is read
+// and decoded meanwhile, by several at once.
+func Follow(ctx context.Context, from Feed, after event.Position) iter.Seq2[[]event.Recorded, error] {
 	type batch struct {
 		events []event.Recorded
 		err    error
@@ -70,7 +75,7 @@ func (l *Log) Follow(ctx context.Context, after event.Position) iter.Seq2[[]even
 		}()
 		go func() {
 			defer close(coming)
-			for raws, err := range l.store.Follow(ctx, after) {
+			for raws, err := range from.Follow(ctx, after) {
 				next := make(chan batch, 1)
 				if err != nil {
 					next <- batch{err: err}
