@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"commissaire/domain"
@@ -81,10 +82,8 @@ func (s *Server) projection(r *http.Request) error {
 	for _, view := range s.config.Views.Snapshot().Views() {
 		names = append(names, view.Name)
 	}
-	for _, known := range names {
-		if name == known {
-			return nil
-		}
+	if slices.Contains(names, name) {
+		return nil
 	}
 	return errNoProjection.With("there is no projection %q; there are %s", name, strings.Join(names, ", "))
 }

@@ -104,7 +104,7 @@ func TestViewsGoOnFromAKeptSnapshot(t *testing.T) {
 
 // same checks that two views serve the same and keep the same.
 func same(t *rapid.T, a, b *Views) {
-	if different := difference(a.Snapshot(), b.Snapshot()); different != "" {
+	if different := Difference(a.Snapshot(), b.Snapshot()); different != "" {
 		t.Fatal(different)
 	}
 	l, m := log{views: a}, log{views: b}

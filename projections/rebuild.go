@@ -47,7 +47,7 @@ func (v *Views) Refold(ctx context.Context, how Refold) (different string, err e
 		return "", fmt.Errorf("fold the log afresh: %w", err)
 	}
 	served, afresh := v.join(fresh, how)
-	return difference(served, afresh), nil
+	return Difference(served, afresh), nil
 }
 
 // take applies what is not applied yet, and tells of it.
@@ -90,9 +90,9 @@ func (v *Views) join(fresh *Views, how Refold) (served, afresh *Snapshot) {
 	return served, afresh
 }
 
-// difference names the first record in which two snapshots differ; "" when they
+// Difference names the first record in which two snapshots differ; "" when they
 // do not.
-func difference(served, afresh *Snapshot) string {
+func Difference(served, afresh *Snapshot) string {
 	next, stop := iter.Pull(afresh.entries())
 	defer stop()
 	for s := range served.entries() {

@@ -225,7 +225,11 @@ type View struct {
 // Views are the views by name, as they are served.
 func (s *Snapshot) Views() []View {
 	return []View{
-		{ofHosts, s.hosts.Len()}, {ofClusters, s.clusters.Len()}, {ofNetworks, s.networks.Len()},
-		{ofManagers, s.managers.Len()}, {ofOperations, s.operations.Len()}, {ofHistory, s.history.Len()},
+		{ofHosts, s.hosts.Len()},
+		{ofClusters, s.clusters.Len()},
+		{ofNetworks, s.networks.Len()},
+		{ofManagers, s.managers.Len()},
+		{ofOperations, s.operations.Len()},
+		{ofHistory, s.history.Len()},
 	}
 }

@@ -24,7 +24,7 @@ func main() {
 		Use: "commissaire", Short: "Manages clusters of container hosts: REST in, SSH out",
 		Version: version, SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(serveCommand(), demoCommand(), eventsCommand(), replayCommand(), migrateCommand(), userCommand())
+	root.AddCommand(serveCommand(), demoCommand(), eventsCommand(), migrateCommand(), projectionsCommand(), replayCommand(), userCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "commissaire:", err)
 		code := 1

@@ -64,6 +64,7 @@ type service struct {
 	whole     chan struct{}         // closed when acts
 	resumed   bool                  // the views began with a snapshot, so that the process has to be brought up
 	snapshot  atomic.Uint64         // events that the latest snapshot has
+	due       chan struct{}         // has one when a snapshot may be due
 	age       age                   // of what is served
 	failure   atomic.Pointer[error] // why the views stopped
 	metrics   *prometheus.Registry
@@ -76,7 +77,7 @@ const (
 
 // open opens the stores and folds the log up to its head.
 func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, err error) {
-	s := &service{config: config, logger: logger, views: projections.New(), whole: make(chan struct{}), metrics: prometheus.NewRegistry()}
+	s := &service{config: config, logger: logger, views: projections.New(), whole: make(chan struct{}), due: make(chan struct{}, 1), metrics: prometheus.NewRegistry()}
 	s.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() {
 		if err != nil {
@@ -277,6 +278,7 @@ func (s *service) follow(ctx context.Context) error {
 	}
 	router.AddMiddleware(middleware.Recoverer)
 	subscriber := eventlog.NewSubscriber(s.store.log, s.position, redeliverAfter, s.age.heard, s.logger)
+	followed := 0
 	router.AddConsumerHandler("views and process", eventlog.Topic, subscriber, func(m *message.Message) error {
 		r, err := eventlog.FromMessage(m)
 		if err != nil {
@@ -290,6 +292,12 @@ func (s *service) follow(ctx context.Context) error {
 		s.events.Publish(shown(eventlog.Entry{Recorded: r, Type: m.Metadata.Get("name"), Data: json.RawMessage(m.Payload)}))
 		if s.acts.Load() { // else who brings the process up hands it over
 			s.process.Apply(r)
+		}
+		if followed++; followed%s.config.Snapshots.Events == 0 {
+			select {
+			case s.due <- struct{}{}:
+			default:
+			}
 		}
 		return nil
 	})

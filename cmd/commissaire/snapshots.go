@@ -18,9 +18,6 @@ import (
 // snapshotsName is the directory of snapshots, in that of a store.
 const snapshotsName = "snapshots"
 
-// looksForSnapshot is how often it is seen whether there is enough for another one.
-const looksForSnapshot = 10 * time.Second
-
 // openSnapshots opens the snapshots of what is served; nil where none are kept.
 func openSnapshots(of snapshotsConfig, name storeName, logger *slog.Logger) (*snapshots.Store, error) {
 	dir := of.Dir
@@ -99,18 +96,15 @@ func (s *service) actsFromNow() {
 // errFolding says what a service that went on from a snapshot cannot do yet.
 var errFolding = fmt.Errorf("the log is still being folded; try again: %w", commands.ErrUnavailable)
 
-// keepSnapshots takes a snapshot whenever there is enough more for one, and at the
-// end, until ctx ends.
+// keepSnapshots takes a snapshot when one is due, and at the end, until ctx ends.
 func (s *service) keepSnapshots(ctx context.Context) {
 	if s.snapshots == nil {
 		return
 	}
-	tick := time.NewTicker(looksForSnapshot)
-	defer tick.Stop()
 	enough := uint64(s.config.Snapshots.Events)
 	for ended := false; !ended; {
 		select {
-		case <-tick.C:
+		case <-s.due:
 		case <-ctx.Done():
 			ended, enough = true, max(enough/10, 1)
 		}
