@@ -351,11 +351,12 @@ func took(kind domain.OperationKind, version string, found operation.Turn, after
 }
 
 // rebooted is how the host is after the reboot that the turn calls for, if it
-// does, else as it worked; or how the turn ended instead. The host is rebooted once, and waited for
-// until it is back with another boot id. What was pending is what it must run
-// then: a host that fell back to the old version has failed, so that the others
-// are not sent after it. (Without ostree that holds for a kernel which this turn
-// installed: for one that was there before there may be reasons not to boot it.)
+// does, else as it worked; or how the turn ended instead. The host is rebooted
+// once, and waited for until it is back with another boot id. What was pending is
+// what it must run then: a host that fell back to the old version has failed, so
+// that the others are not sent after it. (Without ostree that holds for a kernel
+// which this turn installed: for one that was there before there may be reasons
+// not to boot it.)
 func (w *working) rebooted(ctx context.Context, worked event.Facts) (after event.Facts, outcome event.OperationEvent, err error) {
 	from, want := w.state.Worked.BootID, w.state.Worked.Pending
 	if w.kind == domain.Restart {

@@ -3,7 +3,7 @@ package process
 import (
 	"context"
 	"errors"
-	"fmt"
+	"strings"
 
 	"commissaire/commands"
 	"commissaire/domain"
@@ -169,9 +169,12 @@ func (u *upkeep) record(ctx context.Context, f func(*host.Host) []event.HostEven
 	return err
 }
 
+// failure is what is recorded of a step that failed.
+type failure func(one *host.Host, why string) []event.HostEvent
+
 // fail records why a step failed. A host that fails is a fact; err says only
 // that the upkeep is to be tried again later.
-func (u *upkeep) fail(ctx context.Context, err error, f func(one *host.Host, reason string) []event.HostEvent) error {
+func (u *upkeep) fail(ctx context.Context, err error, f failure) error {
 	var changed *KeyChanged
 	if ctx.Err() != nil || errors.As(err, &changed) || ofStore(err) {
 		return err
@@ -238,7 +241,7 @@ func (u *upkeep) register(ctx context.Context) error {
 	h, _ := u.p.roster.Host(u.host.HostID)
 	definition := u.p.managers[u.p.wanted(h)]
 	u.p.mu.Unlock()
-	return u.tell(ctx, definition, Manager.Register, func(one *host.Host) []event.HostEvent {
+	return u.tell(ctx, definition, Manager.Register, u.registrationFailed(definition), func(one *host.Host) []event.HostEvent {
 		return one.RegisteredWith(u.host.Host, definition.ManagerID, definition.Manager)
 	})
 }
@@ -254,9 +257,15 @@ func (u *upkeep) unregister(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	return u.tell(ctx, definition, Manager.Unregister, func(one *host.Host) []event.HostEvent {
+	return u.tell(ctx, definition, Manager.Unregister, u.registrationFailed(definition), func(one *host.Host) []event.HostEvent {
 		return one.UnregisteredFrom(u.host.Host, definition.ManagerID, definition.Manager)
 	})
+}
+
+func (u *upkeep) registrationFailed(definition event.ContainerManagerDefined) failure {
+	return func(one *host.Host, why string) []event.HostEvent {
+		return one.RegistrationFailed(u.host.Host, definition.ManagerID, definition.Manager, why)
+	}
 }
 
 func (u *upkeep) uncordon(ctx context.Context) error {
@@ -270,28 +279,22 @@ func (u *upkeep) uncordon(ctx context.Context) error {
 	u.p.mu.Lock()
 	definition := u.p.managers[id]
 	u.p.mu.Unlock()
-	manager, err := u.p.config.Managers(definition)
-	if err == nil {
-		err = manager.Uncordon(ctx, u.host.Host)
-	}
-	if err != nil {
-		return u.fail(ctx, err, func(one *host.Host, why string) []event.HostEvent {
-			return one.UncordonFailed(u.host.Host, id, definition.Manager, why)
-		})
-	}
-	return u.record(ctx, func(one *host.Host) []event.HostEvent { return one.Uncordoned(u.host.Host, id, definition.Manager) })
+	return u.tell(ctx, definition, Manager.Uncordon, func(one *host.Host, why string) []event.HostEvent {
+		return one.UncordonFailed(u.host.Host, id, definition.Manager, why)
+	}, func(one *host.Host) []event.HostEvent {
+		return one.Uncordoned(u.host.Host, id, definition.Manager)
+	})
 }
 
-// tell tells a container manager about the host and records that it knows.
-func (u *upkeep) tell(ctx context.Context, definition event.ContainerManagerDefined, what func(Manager, context.Context, domain.Address) error, told func(*host.Host) []event.HostEvent) error {
+// tell tells a container manager about the host, and records that it knows or why
+// it could not be told.
+func (u *upkeep) tell(ctx context.Context, definition event.ContainerManagerDefined, what func(Manager, context.Context, domain.Address) error, failed failure, told func(*host.Host) []event.HostEvent) error {
 	manager, err := u.p.config.Managers(definition)
 	if err == nil {
 		err = what(manager, ctx, u.host.Host)
 	}
 	if err != nil {
-		return u.fail(ctx, err, func(one *host.Host, why string) []event.HostEvent {
-			return one.RegistrationFailed(u.host.Host, definition.ManagerID, definition.Manager, why)
-		})
+		return u.fail(ctx, err, failed)
 	}
 	return u.record(ctx, told)
 }
@@ -302,11 +305,11 @@ func ofStore(err error) bool {
 	return errors.Is(err, commands.ErrUnavailable) || errors.Is(err, commands.ErrOutcomeUnknown)
 }
 
-// reason is an error as a person reads it, bounded.
+// reason is an error as a person reads it, in at most 1024 bytes.
 func reason(err error) string {
-	text := fmt.Sprint(err)
+	text := err.Error()
 	if len(text) > 1024 {
-		text = text[:1024]
+		text = strings.ToValidUTF8(text[:1024], "") // it may end within a rune
 	}
 	return text
 }
