@@ -479,7 +479,7 @@ func (p *Process) advance(ctx context.Context, o *operation.Operation) time.Dura
 			p.busy[m.HostID] = 0
 			p.turning[m.HostID] = o.Operation
 			t := &turn{p: p, operation: o.Operation, kind: o.Kind, version: o.Version, policy: o.Policy, member: m, state: o.Turn(m.HostID)}
-			p.jobs.Go(func() { p.done(m.HostID, call.what(t, ctx)) })
+			p.jobs.Go(func() { settle(ctx, p, p.busy, m.HostID, call.what(t, ctx)) })
 		}
 	}
 	switch {
@@ -534,30 +534,26 @@ func (p *Process) decide(ctx context.Context, id domain.OperationID, record func
 	p.jobs.Go(func() {
 		receipt, err := record()
 		p.report(ctx, "a decision about an operation could not be recorded", err, "operation", id)
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.deciding[id] = receipt.Position; err != nil {
-			delete(p.deciding, id)
-			p.soon()
+		if err != nil {
+			receipt.Position = 0
 		}
-		p.notify()
+		settle(ctx, p, p.deciding, id, receipt.Position)
 	})
 }
 
-// done says that the work on a host ended, and where in the log its outcome is.
-func (p *Process) done(id domain.HostID, at event.Position) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.busy[id] = max(at, 1)
-	if at == 0 { // nothing was recorded; do not try again at once
-		p.soon()
+// settle ends what is under way about id as soon as position at, where its outcome
+// is, is applied. Where nothing was recorded (0) it ends after a while, so that it
+// is not tried again at once.
+func settle[K comparable](ctx context.Context, p *Process, underWay map[K]event.Position, id K, at event.Position) {
+	if at == 0 && ctx.Err() == nil {
+		time.AfterFunc(p.config.RetryDelay, func() { settle(ctx, p, underWay, id, 1) })
 		return
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	underWay[id] = max(at, 1)
 	p.notify()
 }
-
-// soon looks again after a while, when recording failed.
-func (p *Process) soon() { time.AfterFunc(p.config.RetryDelay, p.notify) }
 
 func (p *Process) destroy(ctx context.Context, id domain.CredentialID) {
 	p.report(ctx, "destroying credentials failed", p.config.Credentials.Destroy(ctx, id), "credential", id)
