@@ -48,7 +48,7 @@ func (s *Server) getCheckpoint(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return late(ctx, err)
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Content-Type", textPlain)
 	w.Header().Set("Cache-Control", "private, no-cache")
 	_, err = w.Write(signed)
 	return ignore(err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -126,11 +127,7 @@ func (l *leftovers) error(err error) error {
 	if len(l.pods) == 0 {
 		return err
 	}
-	names := make([]string, 0, len(l.pods))
-	for name := range l.pods {
-		names = append(names, name)
-	}
-	slices.Sort(names)
+	names := slices.Sorted(maps.Keys(l.pods))
 	text := fmt.Sprintf("%d pods are left: %s", len(names), strings.Join(names[:min(len(names), 5)], ", "))
 	if l.refusal != "" {
 		text += ": " + l.refusal

@@ -30,12 +30,10 @@ var (
 	errNoAnswer = errors.New("EventStoreDB did not answer in time")
 )
 
-func credentialStream(id domain.CredentialID) event.Stream {
-	return event.Stream(credentialPrefix + string(id))
+// credentialStream is what the server calls the stream of a sealed credential.
+func (s *Store) credentialStream(id domain.CredentialID) string {
+	return s.prefix + credentialPrefix + string(id)
 }
-
-// streamName is what the server calls a stream, as Append has it.
-func (s *Store) streamName(stream event.Stream) string { return s.prefix + string(stream) }
 
 type sealedCredential struct {
 	Sealed []byte `json:"sealed"`
@@ -54,17 +52,20 @@ func (s *Store) PutBlob(ctx context.Context, id domain.CredentialID, sealed []by
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.times.append)
 	defer cancel()
 	// Not by Append: what is kept here is no place in the log.
-	_, err = s.append(ctx, s.streamName(credentialStream(id)), event.NoRevision, []eventlog.Raw{{ID: uuid.New(), Type: credentialSealed, Data: data, Meta: []byte("{}")}}, s.times.attempt)
+	_, err = s.append(ctx, s.credentialStream(id), event.NoRevision, []eventlog.Raw{{ID: uuid.New(), Type: credentialSealed, Data: data, Meta: []byte("{}")}}, s.times.attempt)
 	if errors.Is(err, commands.ErrConflict) {
-		return fmt.Errorf("keep credential %s: %w", id, fs.ErrExist)
+		err = fs.ErrExist
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("keep credential %s: %w", id, err)
+	}
+	return nil
 }
 
 // Blob is a sealed credential; fs.ErrNotExist where there is none, and
 // commands.ErrUnavailable where the server does not say.
 func (s *Store) Blob(ctx context.Context, id domain.CredentialID) ([]byte, error) {
-	sealed, err := s.blob(ctx, s.streamName(credentialStream(id)))
+	sealed, err := s.blob(ctx, s.credentialStream(id))
 	if err != nil {
 		return nil, fmt.Errorf("read credential %s: %w", id, err)
 	}
@@ -100,7 +101,7 @@ func (s *Store) blob(ctx context.Context, stream string) ([]byte, error) {
 // DeleteBlob deletes the stream of a sealed credential, so that the server drops
 // it when it scavenges. It may be repeated.
 func (s *Store) DeleteBlob(ctx context.Context, id domain.CredentialID) error {
-	stream := s.streamName(credentialStream(id))
+	stream := s.credentialStream(id)
 	switch _, err := s.blob(ctx, stream); {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
