@@ -70,11 +70,16 @@ func (b *bench) writeHistory(ctx context.Context, store string, h *history, host
 		return err
 	}
 	defer func() { _ = tx.Rollback() }() // where it was not committed
-	if h.insert, err = tx.PrepareContext(ctx, "INSERT INTO events (pos, stream, rev, type, id, data, meta) VALUES (?, ?, ?, ?, ?, ?, ?)"); err != nil {
+	insert, err := tx.PrepareContext(ctx, "INSERT INTO events (pos, stream, rev, type, id, data, meta) VALUES (?, ?, ?, ?, ?, ?, ?)")
+	if err != nil {
 		return err
 	}
-	defer func() { _ = h.insert.Close() }()
-	if err := h.tell(ctx, hosts, events); err != nil {
+	defer func() { _ = insert.Close() }()
+	h.record = func(raw eventlog.Raw) error {
+		_, err := insert.ExecContext(ctx, int64(raw.Position), string(raw.Stream), int64(raw.Revision), raw.Type, raw.ID.String(), string(raw.Data), string(raw.Meta))
+		return err
+	}
+	if err := h.tell(hosts, events); err != nil {
 		return err
 	}
 	return tx.Commit()
@@ -96,13 +101,13 @@ type history struct {
 	port       int
 	perCluster int // hosts
 	key        commands.Secret
-	insert     *sql.Stmt
+	record     func(eventlog.Raw) error
 	position   event.Position
 	revisions  map[event.Stream]event.Revision
 	now        time.Time
 }
 
-func (h *history) add(ctx context.Context, stream event.Stream, actor string, events ...event.Event) error {
+func (h *history) add(stream event.Stream, actor string, events ...event.Event) error {
 	request := uuid.NewString()
 	for _, e := range events {
 		h.position++
@@ -113,23 +118,23 @@ func (h *history) add(ctx context.Context, stream event.Stream, actor string, ev
 		if err != nil {
 			return err
 		}
-		revision := h.revisions[stream]
+		raw.Position, raw.Revision = h.position, h.revisions[stream]
 		h.revisions[stream]++
-		if _, err := h.insert.ExecContext(ctx, int64(h.position), string(stream), int64(revision), raw.Type, raw.ID.String(), string(raw.Data), string(raw.Meta)); err != nil {
+		if err := h.record(raw); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (h *history) tell(ctx context.Context, hosts, events int) error {
+func (h *history) tell(hosts, events int) error {
 	var clusters []event.ClusterCreated
 	members := map[domain.ClusterID][]event.Member{}
 	for i := range hosts {
 		if i%h.perCluster == 0 {
 			c := event.ClusterCreated{ClusterID: domain.ClusterID(uuid.NewString()), Cluster: domain.ClusterName(fmt.Sprintf("cluster-%d", i/h.perCluster)), Network: "default"}
 			clusters = append(clusters, c)
-			if err := h.add(ctx, event.RosterStream, "admin", c); err != nil {
+			if err := h.add(event.RosterStream, "admin", c); err != nil {
 				return err
 			}
 		}
@@ -138,31 +143,31 @@ func (h *history) tell(ctx context.Context, hosts, events int) error {
 		members[c.ClusterID] = append(members[c.ClusterID], m)
 		claim := domain.ClaimID(uuid.NewString())
 		if err := errors.Join(
-			h.add(ctx, event.RosterStream, "admin",
+			h.add(event.RosterStream, "admin",
 				event.HostAdded{HostID: m.HostID, Host: m.Host, RemoteUser: "root", Credential: credential, Fingerprint: "SHA256:bench", Port: h.port},
 				event.HostJoined{HostID: m.HostID, Host: m.Host, ClusterID: c.ClusterID, Cluster: c.Cluster},
 				event.HostTaken{HostID: m.HostID, Host: m.Host, Claim: claim, Term: 1}),
-			h.add(ctx, event.HostStream(m.HostID), "commissaire",
+			h.add(event.HostStream(m.HostID), "commissaire",
 				event.HostInvestigated{Host: m.Host, Facts: facts("41.1")},
 				event.HostBootstrapped{Host: m.Host, Profile: "flannel-docker"}),
-			h.add(ctx, event.RosterStream, "commissaire", event.HostReleased{HostID: m.HostID, Host: m.Host, Claim: claim}),
+			h.add(event.RosterStream, "commissaire", event.HostReleased{HostID: m.HostID, Host: m.Host, Claim: claim}),
 		); err != nil {
 			return err
 		}
 	}
 	for n := 0; int(h.position) < events; n++ {
 		c := clusters[n%len(clusters)]
-		if err := h.upgrade(ctx, c, members[c.ClusterID], n); err != nil {
+		if err := h.upgrade(c, members[c.ClusterID], n); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (h *history) upgrade(ctx context.Context, c event.ClusterCreated, hosts []event.Member, n int) error {
+func (h *history) upgrade(c event.ClusterCreated, hosts []event.Member, n int) error {
 	id := domain.OperationID(uuid.NewString())
 	started := event.UpgradeStarted{Started: event.Started{Operation: id, ClusterID: c.ClusterID, Cluster: c.Cluster, Hosts: hosts, Policy: event.DefaultPolicy()}}
-	if err := h.add(ctx, event.RosterStream, "admin", started); err != nil {
+	if err := h.add(event.RosterStream, "admin", started); err != nil {
 		return err
 	}
 	for _, m := range hosts {
@@ -170,17 +175,17 @@ func (h *history) upgrade(ctx context.Context, c event.ClusterCreated, hosts []e
 		turn := event.Turn{Operation: id, HostID: m.HostID, Host: m.Host, Claim: claim}
 		version := fmt.Sprintf("41.%d", n)
 		if err := errors.Join(
-			h.add(ctx, event.RosterStream, "commissaire", event.HostTaken{HostID: m.HostID, Host: m.Host, Claim: claim, Operation: id, Term: 1}),
-			h.add(ctx, event.OperationStream(id), "commissaire",
+			h.add(event.RosterStream, "commissaire", event.HostTaken{HostID: m.HostID, Host: m.Host, Claim: claim, Operation: id, Term: 1}),
+			h.add(event.OperationStream(id), "commissaire",
 				event.HostTurnBegun{Turn: turn, Term: 1}, event.HostTurnExamined{Turn: turn, BootID: string(claim), Version: "41.0"}),
-			h.add(ctx, event.HostStream(m.HostID), "commissaire", event.HostInvestigated{Host: m.Host, Facts: facts(version)}),
-			h.add(ctx, event.OperationStream(id), "commissaire", event.HostTurnSucceeded{Turn: turn, Version: version, BootID: string(claim)}),
-			h.add(ctx, event.RosterStream, "commissaire", event.HostReleased{HostID: m.HostID, Host: m.Host, Claim: claim}),
+			h.add(event.HostStream(m.HostID), "commissaire", event.HostInvestigated{Host: m.Host, Facts: facts(version)}),
+			h.add(event.OperationStream(id), "commissaire", event.HostTurnSucceeded{Turn: turn, Version: version, BootID: string(claim)}),
+			h.add(event.RosterStream, "commissaire", event.HostReleased{HostID: m.HostID, Host: m.Host, Claim: claim}),
 		); err != nil {
 			return err
 		}
 	}
-	return h.add(ctx, event.RosterStream, "commissaire", event.OperationCompleted{Operation: id, ClusterID: c.ClusterID, Cluster: c.Cluster})
+	return h.add(event.RosterStream, "commissaire", event.OperationCompleted{Operation: id, ClusterID: c.ClusterID, Cluster: c.Cluster})
 }
 
 func facts(version string) event.Facts {

@@ -27,6 +27,7 @@ import (
 const (
 	bareServer = "bare-server" // how this program is told to be one
 	password   = "bench"       // of the user bench, on loopback, as long as a run lasts
+	masterKey  = "env:BENCH_MASTER_KEY"
 )
 
 // server is a program that listens on loopback, as long as it is wanted.
@@ -61,9 +62,12 @@ func start(ctx context.Context, program string, arguments, environment []string)
 	return nil, fmt.Errorf("%s did not start", program)
 }
 
-func (s *server) stop() {
-	_ = s.cmd.Process.Signal(syscall.SIGKILL)
-	_ = s.cmd.Wait() // killed
+func (s *server) stop() { s.end(syscall.SIGKILL) }
+
+// end ends the program by a signal. It may be repeated.
+func (s *server) end(by syscall.Signal) {
+	_ = s.cmd.Process.Signal(by)
+	_ = s.cmd.Wait() // how it ends is not asked
 }
 
 // service starts the service on a store below the bench's directory, built from
@@ -83,7 +87,7 @@ func (b *bench) service(ctx context.Context, store string, more map[string]any) 
 		"listen-interface": "127.0.0.1", "listen-port": 0, "store": "sqlite:" + filepath.Join(b.dir, store),
 		"hosts":                  map[string]any{"allow-loopback": true},
 		"authentication-plugins": []any{map[string]any{"name": "httpbasicauth", "users": map[string]any{"bench": map[string]any{"hash": string(hash)}}}},
-		"credentials":            map[string]any{"master-key": "env:BENCH_MASTER_KEY"},
+		"credentials":            map[string]any{"master-key": masterKey},
 	}
 	maps.Copy(config, more)
 	text, err := json.Marshal(config)
@@ -155,8 +159,9 @@ func (b *bench) load(ctx context.Context, address string, clients, wanted int, n
 }
 
 // puts measures durable changes: of distinct clusters, which all go to one
-// stream, and reads of credentials, which are each recorded on their host's.
-func (b *bench) puts(ctx context.Context) error {
+// stream, on SQLite and the EventStoreDB double by turns; and reads of
+// credentials, which are each recorded on their host's.
+func (b *bench) puts(ctx context.Context) (err error) {
 	const hosts = 2000
 	if err := b.write(ctx, "puts", hosts, 0); err != nil {
 		return err
@@ -166,15 +171,35 @@ func (b *bench) puts(ctx context.Context) error {
 		return err
 	}
 	defer s.stop()
+	d, err := b.newDouble(hosts, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	onDouble, err := b.service(ctx, "puts", d.settings("double"))
+	if err != nil {
+		return err
+	}
+	defer onDouble.stop()
 	for _, clients := range []int{1, 16, 128} {
-		n, took, err := b.load(ctx, s.address, clients, http.StatusCreated, func(n int) []byte {
-			return request(http.MethodPut, fmt.Sprintf("/api/v0/cluster/put-%d-%d", clients, n), "{}")
-		})
+		put := func(s *server) (int, string, error) {
+			n, took, err := b.load(ctx, s.address, clients, http.StatusCreated, func(n int) []byte {
+				return request(http.MethodPut, fmt.Sprintf("/api/v0/cluster/put-%d-%d", clients, n), "{}")
+			})
+			return n, fmt.Sprintf("p99 %s", percentile(took, 99)), err
+		}
+		n, late, err := put(s)
 		if err != nil {
 			return err
 		}
-		b.row(fmt.Sprintf("PUT /cluster/{distinct}, %d clients", clients), rate(n, b.span), fmt.Sprintf("p99 %s", percentile(took, 99)))
+		b.row(fmt.Sprintf("PUT /cluster/{distinct}, %d clients", clients), rate(n, b.span), late)
+		m, late, err := put(onDouble)
+		if err != nil {
+			return err
+		}
+		b.row("the same on the "+doubleName, rate(m, b.span), fmt.Sprintf("%s; %.2f of SQLite's", late, float64(m)/float64(n)))
 	}
+	onDouble.stop()
 	for _, clients := range []int{1, 16, 128} {
 		n, took, err := b.load(ctx, s.address, clients, http.StatusOK, func(n int) []byte {
 			return request(http.MethodGet, "/api/v0/host/"+address(n%hosts)+"/creds", "")

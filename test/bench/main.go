@@ -2,7 +2,7 @@
 // service and simulated hosts share this machine, so the figures compare with
 // each other, within one run, and with nothing else.
 //
-//	go run ./test/bench [-only puts,gets,events,fold,rebuild,verify,merkle,ssh,roll,memory] [-events 1000000]
+//	go run ./test/bench [-only puts,gets,events,fold,rebuild,takeover,verify,merkle,ssh,roll,memory] [-events 1000000]
 package main
 
 import (
@@ -37,6 +37,7 @@ var parts = []struct {
 	{"events", (*bench).listen},
 	{"fold", (*bench).fold},
 	{"rebuild", (*bench).rebuild},
+	{"takeover", (*bench).takeover},
 	{"verify", (*bench).verify},
 	{"merkle", (*bench).merkle},
 	{"ssh", (*bench).ssh},
@@ -59,7 +60,7 @@ func main() {
 
 func run(ctx context.Context, arguments []string, out io.Writer) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	only := flags.String("only", "", "parts to run, with commas between them: puts, gets, events, fold, rebuild, verify, merkle, ssh, roll, memory (default: all)")
+	only := flags.String("only", "", "parts to run, with commas between them: puts, gets, events, fold, rebuild, takeover, verify, merkle, ssh, roll, memory (default: all)")
 	span := flags.Duration("span", 5*time.Second, "how long each rate is measured")
 	events := flags.Int("events", 1_000_000, "events in the log that is folded")
 	profile := flags.String("cpuprofile", "", "a file for a CPU profile of what runs in this process")

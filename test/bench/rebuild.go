@@ -54,9 +54,7 @@ func (b *bench) rebuild(ctx context.Context) error {
 		}
 		b.row(fmt.Sprintf("GET …?at={random}, %d clients", clients), rate(n, b.span), fmt.Sprintf("p50 %s, p99 %s", percentile(all, 50), percentile(all, 99)))
 	}
-	if err := s.end(); err != nil {
-		return err
-	}
+	s.end(syscall.SIGTERM)
 	if s, err = b.service(ctx, "rebuild", quiet); err != nil {
 		return err
 	}
@@ -103,12 +101,4 @@ func memory(s *server) string {
 		_, _ = fmt.Sscanf(line, "VmHWM: %d", &most)
 	}
 	return fmt.Sprintf("%d MiB, at most %d", now>>10, most>>10)
-}
-
-// end has a program end as by an operator.
-func (s *server) end() error {
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return err
-	}
-	return s.cmd.Wait()
 }

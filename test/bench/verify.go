@@ -61,7 +61,7 @@ func (b *bench) verify(ctx context.Context) (err error) {
 			return fmt.Errorf("a clean log has findings: %v", report.Findings)
 		}
 		b.row(fmt.Sprintf("verify %d events of %s", report.Events, from.name), rate(int(report.Events), time.Since(began)),
-			fmt.Sprintf("%.2f µs of processor time each", float64((processorTime()-used).Nanoseconds())/1000/float64(report.Events)))
+			each(processorTime()-used, int(report.Events)))
 	}
 	return nil
 }
@@ -71,6 +71,11 @@ func processorTime() time.Duration {
 	var used syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &used) // it fails with other arguments only
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
+}
+
+// each writes what one of n took of processor time.
+func each(used time.Duration, n int) string {
+	return fmt.Sprintf("%.2f µs of processor time each", float64(used.Nanoseconds())/1000/float64(n))
 }
 
 func (b *bench) export(ctx context.Context, from eventlog.Feed, path string, also func([]eventlog.Raw) error) (n int, err error) {

@@ -16,6 +16,7 @@ package esdb
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strconv"
 	"strings"
@@ -44,23 +45,44 @@ type Cluster struct {
 	leader int
 }
 
-// StartCluster starts nodes with an empty log on loopback ports, until the test
-// ends. The first leads.
+// StartCluster starts a cluster, until the test ends.
 func StartCluster(t testing.TB, nodes int) *Cluster {
 	t.Helper()
+	c, err := NewCluster(nodes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// NewCluster starts nodes with an empty log on loopback ports, until Close. The
+// first leads.
+func NewCluster(nodes int) (*Cluster, error) {
 	c := &Cluster{log: newLog()}
 	for range nodes {
-		listener := listen(t, "127.0.0.1:0")
+		listener, err := listen("127.0.0.1:0")
+		if err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
 		s := &Server{cluster: c, log: c.log, address: listener.Addr().String(), dropped: make(chan struct{})}
 		s.start(listener)
 		c.Nodes = append(c.Nodes, s)
 	}
-	t.Cleanup(func() {
-		for _, s := range c.Nodes {
-			s.Stop(t)
-		}
-	})
-	return c
+	return c, nil
+}
+
+// Close stops all nodes.
+func (c *Cluster) Close() error {
+	var err error
+	for _, s := range c.Nodes {
+		err = errors.Join(err, s.stop())
+	}
+	return err
 }
 
 // ConnectionString is what a client is given to find the leader by gossip.
@@ -117,13 +139,12 @@ func Start(t testing.TB) *Server {
 	return StartCluster(t, 1).Nodes[0]
 }
 
-func listen(t testing.TB, address string) net.Listener {
-	t.Helper()
-	listener, err := (&net.ListenConfig{}).Listen(context.WithoutCancel(t.Context()), "tcp", address)
+func listen(address string) (net.Listener, error) {
+	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", address)
 	if err != nil {
-		t.Fatalf("start the EventStoreDB double: %v", err)
+		return nil, fmt.Errorf("start the EventStoreDB double: %w", err)
 	}
-	return listener
+	return listener, nil
 }
 
 func (s *Server) start(listener net.Listener) {
@@ -140,6 +161,12 @@ func (s *Server) start(listener net.Listener) {
 // Stop breaks all connections and refuses new ones. A stopped server stays so.
 func (s *Server) Stop(t testing.TB) {
 	t.Helper()
+	if err := s.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+func (s *Server) stop() error {
 	s.mu.Lock()
 	server, ended := s.running, s.ended
 	s.running = nil
@@ -148,20 +175,25 @@ func (s *Server) Stop(t testing.TB) {
 	}
 	s.mu.Unlock()
 	if server == nil {
-		return
+		return nil
 	}
 	server.Stop()
 	// It may be stopped before Serve has begun.
 	if err := <-ended; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-		t.Errorf("the EventStoreDB double ended: %v", err)
+		return fmt.Errorf("the EventStoreDB double ended: %w", err)
 	}
+	return nil
 }
 
 // Restart takes connections again after Stop, at the same address, with what was
 // recorded before.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
-	s.start(listen(t, s.address))
+	listener, err := listen(s.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.start(listener)
 }
 
 // ConnectionString is what a client is given to connect to this node alone.
@@ -186,6 +218,15 @@ func (s *Server) Fill(name string, n int) {
 	for range n {
 		s.log.add(&recorded{id: uuid.New(), stream: name, metadata: map[string]string{"type": "Foreign", "content-type": "application/json"}, data: []byte(`{}`)})
 	}
+	s.log.wake()
+}
+
+// Record records an event at the end of a stream without a call, so that a long
+// log is there soon.
+func (s *Server) Record(name string, id uuid.UUID, kind string, data, meta []byte) {
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	s.log.add(&recorded{id: id, stream: name, metadata: map[string]string{"type": kind, "content-type": "application/json"}, data: data, custom: meta})
 	s.log.wake()
 }
 
