@@ -13,6 +13,7 @@ import (
 
 	"commissaire/adapters/eventlog"
 	"commissaire/test/esdb"
+	"commissaire/test/longlog"
 )
 
 // doubleName is what rows call it: it is no EventStoreDB, and keeps nothing on disk,
@@ -31,12 +32,12 @@ func (b *bench) newDouble(hosts, events int) (double, error) {
 	if err != nil {
 		return double{}, err
 	}
-	h := newHistory()
-	h.record = func(raw eventlog.Raw) error {
+	log := longlog.New()
+	log.Record = func(raw eventlog.Raw) error {
 		cluster.Leader().Record("commissaire-"+string(raw.Stream), raw.ID, raw.Type, raw.Data, raw.Meta)
 		return nil
 	}
-	if err := h.tell(hosts, events); err != nil {
+	if err := log.Tell(hosts, events); err != nil {
 		return double{}, errors.Join(err, cluster.Close())
 	}
 	return double{cluster, b.dir}, nil

@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"time"
 
+	"commissaire/test/longlog"
 	"github.com/go-chi/chi/v5"
 	"golang.org/x/crypto/bcrypt"
 )
@@ -202,7 +203,7 @@ func (b *bench) puts(ctx context.Context) (err error) {
 	onDouble.stop()
 	for _, clients := range []int{1, 16, 128} {
 		n, took, err := b.load(ctx, s.address, clients, http.StatusOK, func(n int) []byte {
-			return request(http.MethodGet, "/api/v0/host/"+address(n%hosts)+"/creds", "")
+			return request(http.MethodGet, "/api/v0/host/"+longlog.Address(n%hosts)+"/creds", "")
 		})
 		if err != nil {
 			return err
@@ -223,7 +224,7 @@ func (b *bench) gets(ctx context.Context) error {
 		return err
 	}
 	defer s.stop()
-	get := request(http.MethodGet, "/api/v0/host/"+address(1), "")
+	get := request(http.MethodGet, "/api/v0/host/"+longlog.Address(1), "")
 	body, err := once(ctx, s.address, get)
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"commissaire/commands/process"
 	"commissaire/domain"
 	"commissaire/test/fleet"
+	"commissaire/test/longlog"
 )
 
 // roll measures an upgrade of a whole cluster at once, beside the same requests
@@ -29,9 +30,9 @@ func (b *bench) roll(ctx context.Context) error {
 		return err
 	}
 	defer f.Close()
-	h := newHistory()
-	h.port, h.key, h.perCluster = f.Port(), private, n
-	if err := b.writeHistory(ctx, "roll", h, n, 0); err != nil {
+	log := longlog.New()
+	log.Port, log.PerCluster = f.Port(), n
+	if err := b.writeHistory(ctx, "roll", log, private, n, 0); err != nil {
 		return err
 	}
 	secrets, err := credentials.Open(ctx, filepath.Join(b.dir, "roll"), make([]byte, 32), time.Now)

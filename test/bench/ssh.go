@@ -20,6 +20,7 @@ import (
 	"commissaire/commands/process"
 	"commissaire/domain"
 	"commissaire/test/fleet"
+	"commissaire/test/longlog"
 )
 
 // hosts starts n simulated hosts like one and gives the key that logs in there.
@@ -31,7 +32,7 @@ func hosts(n int, like fleet.Spec) (*fleet.Fleet, []byte, error) {
 	specs := make([]fleet.Spec, n)
 	for i := range specs {
 		specs[i] = like
-		specs[i].Address = address(i)
+		specs[i].Address = longlog.Address(i)
 	}
 	f, err := fleet.Start(fleet.Config{Hosts: specs, Authorized: []xssh.PublicKey{public}})
 	return f, private, err
@@ -51,7 +52,7 @@ func (b *bench) ssh(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = secrets.Close() }() // nothing of it is wanted
-	if err := secrets.Store(ctx, credential, private); err != nil {
+	if err := secrets.Store(ctx, longlog.Credential, private); err != nil {
 		return err
 	}
 	for _, kind := range []struct {
@@ -96,7 +97,7 @@ func (b *bench) ask(ctx context.Context, f *fleet.Fleet, remote *ssh.Remote, atO
 				}
 				h := all[n%len(all)]
 				session, err := remote.Dial(ctx, process.Target{
-					HostID: domain.HostID(h.Address()), Host: domain.Address(h.Address()), Port: f.Port(), User: domain.Root, Credential: credential,
+					HostID: domain.HostID(h.Address()), Host: domain.Address(h.Address()), Port: f.Port(), User: domain.Root, Credential: longlog.Credential,
 					Pinned: &process.HostKey{Type: h.HostKey().Type(), Fingerprint: xssh.FingerprintSHA256(h.HostKey())},
 				})
 				if err == nil {
@@ -126,16 +127,16 @@ func (b *bench) memory(ctx context.Context) error {
 	var without int
 	for _, keep := range []int{0, kept} {
 		store := fmt.Sprintf("memory-%d", keep)
-		h := newHistory()
-		h.port, h.key = f.Port(), private
-		if err := b.writeHistory(ctx, store, h, n, 0); err != nil {
+		log := longlog.New()
+		log.Port = f.Port()
+		if err := b.writeHistory(ctx, store, log, private, n, 0); err != nil {
 			return err
 		}
 		s, err := b.service(ctx, store, map[string]any{"watch": map[string]any{"interval": "30s", "keep-open": keep}, "ssh": map[string]any{"at-once": 64}})
 		if err != nil {
 			return err
 		}
-		megabytes, err := b.afterASweep(ctx, s, h.now)
+		megabytes, err := b.afterASweep(ctx, s, log.Now)
 		s.stop()
 		if err != nil {
 			return err
@@ -157,7 +158,7 @@ func (b *bench) afterASweep(ctx context.Context, s *server, since time.Time) (in
 	defer tick.Stop()
 	deadline := time.After(5 * time.Minute)
 	for {
-		text, err := once(ctx, s.address, request(http.MethodGet, "/api/v0/host/"+address(0), ""))
+		text, err := once(ctx, s.address, request(http.MethodGet, "/api/v0/host/"+longlog.Address(0), ""))
 		if err != nil {
 			return 0, err
 		}
