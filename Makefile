@@ -2,7 +2,7 @@
 LINT_VERSION := v2.15.0
 LINT := bin/golangci-lint-$(LINT_VERSION)
 
-.PHONY: all demo run test crash crash-instances bench lint e2e e2e-esdb e2e-kubernetes clean test-host
+.PHONY: all demo run test crash crash-rebuild crash-instances bench lint e2e e2e-esdb e2e-kubernetes clean test-host
 
 all: lint test
 
@@ -31,6 +31,9 @@ bench: ## what the service does a second, in one table
 
 crash: test-host ## kill the service 100 times while hosts and clients go on, and 100 times while a cluster is rolled over
 	go test -count=1 -timeout 9m -v -run TestNoKill ./test/e2e -args -kills=100
+
+crash-rebuild: ## rebuild the views of a million events 50 times while they are served, and cancel or kill that at any moment
+	go test -count=1 -timeout 45m -v -run TestARebuild ./test/e2e -args -events=1000000 -rebuilds=50
 
 crash-instances: ## kill and pause two and three instances on one store, and take the store away, 100 times each
 	go test -count=1 -timeout 45m -v -run TestNoFault ./test/e2e -args -faults=100 -outage=30s

@@ -149,7 +149,6 @@ func (r *Rebuilds) begin(kind, actor string, cancel context.CancelFunc) *rebuild
 
 // fold is called with the slot, and gives it back.
 func (r *Rebuilds) fold(ctx context.Context, now *rebuilding, how Refold) error {
-	defer func() { <-r.slot }()
 	folded := how.Folded
 	how.Folded = func(batch []event.Recorded) {
 		now.folded.Add(uint64(len(batch)))
@@ -168,6 +167,7 @@ func (r *Rebuilds) fold(ctx context.Context, now *rebuilding, how Refold) error 
 func (r *Rebuilds) end(ctx context.Context, now *rebuilding, different string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	<-r.slot
 	now.State, now.Different, now.FinishedAt = Done, different, &Time{r.config.Now()}
 	switch {
 	case err != nil && (now.cancelled || ctx.Err() != nil):

@@ -20,9 +20,10 @@ import (
 	"syscall"
 	"time"
 
-	"commissaire/test/longlog"
 	"github.com/go-chi/chi/v5"
 	"golang.org/x/crypto/bcrypt"
+
+	"commissaire/test/longlog"
 )
 
 const (

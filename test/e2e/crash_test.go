@@ -40,7 +40,7 @@ func TestNoKillBreaksARule(t *testing.T) {
 	}
 	f, body := startFleet(t, fleet.Config{Hosts: specs, Second: 200 * time.Millisecond})
 	operated, wanted, tended := f.Hosts()[:10], f.Hosts()[10:13], f.Hosts()[13:]
-	s := newService(t)
+	s := newService(t, map[string]any{"snapshots.events": 50}) // most starts are from one
 	for _, name := range []string{"c", "r0", "r1"} {
 		s.put("/cluster/"+name, nil).is(201)
 	}
