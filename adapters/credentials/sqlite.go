@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -29,11 +28,11 @@ func Open(ctx context.Context, dir string, master []byte, now func() time.Time) 
 	}
 	name := "file::memory:"
 	if dir != "" {
-		path := filepath.Join(dir, "credentials.db")
+		path := filepath.Join(dir, File)
 		if err := makePrivate(path); err != nil {
 			return nil, fmt.Errorf("open credentials: %w", err)
 		}
-		name = "file:" + (&url.URL{Path: path}).EscapedPath()
+		name = address(path)
 	}
 	db, err := sql.Open("sqlite", name+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=secure_delete(1)")
 	if err != nil {
@@ -47,6 +46,9 @@ func Open(ctx context.Context, dir string, master []byte, now func() time.Time) 
 	}
 	return newStore(ctx, d, master, now)
 }
+
+const schema = `CREATE TABLE IF NOT EXISTS credentials
+	(id TEXT PRIMARY KEY, wrapped_key BLOB NOT NULL, sealed BLOB NOT NULL, made_at TEXT NOT NULL)`
 
 // makePrivate makes a file that only its owner may read, or makes the one that
 // is there so. SQLite gives the files beside it the same mode.
@@ -75,8 +77,7 @@ func (d database) prepare(ctx context.Context, durable bool) error {
 	if durable && (journal != "wal" || synchronous != 2) {
 		return fmt.Errorf("SQLite runs with journal_mode %s and synchronous %d; wal and 2 are needed (a local disk?)", journal, synchronous)
 	}
-	if _, err := d.db.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS credentials
-		(id TEXT PRIMARY KEY, wrapped_key BLOB NOT NULL, sealed BLOB NOT NULL, made_at TEXT NOT NULL)`); err != nil {
+	if _, err := d.db.ExecContext(ctx, schema); err != nil {
 		return err
 	}
 	return d.wipe(ctx)

@@ -41,7 +41,11 @@ func openFeed(ctx context.Context, name storeName, logger *slog.Logger) (feed, e
 		}
 		return feed{Feed: log, name: maskedStore(name.log), close: log.Close}, nil
 	case name.kind() == "sqlite":
-		reader, err := sqlite.OpenReader(ctx, name.dir())
+		open := sqlite.OpenReader
+		if isBackup(name.dir()) {
+			open = sqlite.OpenBackup
+		}
+		reader, err := open(ctx, name.dir())
 		if err != nil {
 			return feed{}, err
 		}

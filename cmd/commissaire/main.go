@@ -24,7 +24,10 @@ func main() {
 		Use: "commissaire", Short: "Manages clusters of container hosts: REST in, SSH out",
 		Version: version, SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(serveCommand(), demoCommand(), eventsCommand(), migrateCommand(), projectionsCommand(), replayCommand(), userCommand())
+	root.AddCommand(
+		serveCommand(), demoCommand(), eventsCommand(), replayCommand(), projectionsCommand(),
+		backupCommand(), restoreCommand(), migrateCommand(), userCommand(),
+	)
 	if err := root.ExecuteContext(ctx); err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "commissaire:", err)
 		code := 1

@@ -30,18 +30,22 @@ var _ eventlog.Feed = (*Reader)(nil)
 const looksAgain = 200 * time.Millisecond
 
 // OpenReader opens a log to read it. A directory that has none is refused.
-func OpenReader(ctx context.Context, dir string) (_ *Reader, err error) {
+func OpenReader(ctx context.Context, dir string) (*Reader, error) {
+	return openReader(ctx, dir, "mode=ro&_pragma=busy_timeout(5000)&_pragma=query_only(1)")
+}
+
+func openReader(ctx context.Context, dir, how string) (*Reader, error) {
 	fail := func(err error) (*Reader, error) {
 		return nil, fmt.Errorf("read the event log in %s: %w", dir, err)
 	}
-	path := filepath.Join(dir, "events.db")
+	path := filepath.Join(dir, File)
 	if _, err := os.Stat(path); err != nil {
 		return fail(err)
 	}
 	if err := look(ctx, path); err != nil {
 		return fail(err)
 	}
-	db, err := sql.Open("sqlite", address(path)+"?mode=ro&_pragma=busy_timeout(5000)&_pragma=query_only(1)")
+	db, err := sql.Open("sqlite", address(path)+"?"+how)
 	if err != nil {
 		return fail(err)
 	}

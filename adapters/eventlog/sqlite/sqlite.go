@@ -34,6 +34,12 @@ import (
 	"commissaire/domain/event"
 )
 
+// File and lockFile are the log and its lock in a directory.
+const (
+	File     = "events.db"
+	lockFile = "lock"
+)
+
 const (
 	schemaVersion = 1
 	group         = 512 // appends in one transaction at the most
@@ -65,6 +71,8 @@ var (
 	_ eventlog.Lease = (*Store)(nil)
 )
 
+var errInUse = errors.New("another process is using it; stop that one first")
+
 var errClosed = errors.New("the event log is closed")
 
 type appending struct {
@@ -85,7 +93,7 @@ func Open(ctx context.Context, dir string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fail(err)
 	}
-	path, lockPath := filepath.Join(dir, "events.db"), filepath.Join(dir, "lock")
+	path, lockPath := filepath.Join(dir, File), filepath.Join(dir, lockFile)
 	if _, err := os.Lstat(lockPath); errors.Is(err, fs.ErrNotExist) { // is the directory ours to make a lock in?
 		if err := look(ctx, path); err != nil {
 			return fail(err)
@@ -97,7 +105,7 @@ func Open(ctx context.Context, dir string) (*Store, error) {
 		return fail(err)
 	}
 	if !taken {
-		return fail(errors.New("another process is using it; stop that one first"))
+		return fail(errInUse)
 	}
 	s := &Store{
 		lock: lock, queue: make(chan *appending, group), stopped: make(chan struct{}), grown: make(chan struct{}),
