@@ -16,50 +16,25 @@ import (
 // File is the name of the file that credentials are kept in, in a store's directory.
 const File = "credentials.db"
 
-// Backup copies what is sealed in DIR/credentials.db into another directory, which
-// exists and has none, also while a service has it, and returns which credentials
-// those are. It needs no master key and opens none of them. What was destroyed is not
-// in the copy, not even overwritten.
-func Backup(ctx context.Context, dir, target string) (ids []domain.CredentialID, err error) {
+// Sealed is credentials as they are kept: nothing of it opens without the master key.
+type Sealed map[domain.CredentialID]sealedRow
+
+// sealedRow is a record as the file has it.
+type sealedRow struct {
+	key, sealed []byte
+	made        string
+}
+
+// ReadSealed reads all that is kept in DIR/credentials.db, also while a service has
+// it. It is through with the file before it returns: who reads it keeps a service from
+// wiping what it has destroyed.
+func ReadSealed(ctx context.Context, dir string) (all Sealed, err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("copy the credentials in %s: %w", dir, err)
+			err = fmt.Errorf("read the sealed credentials in %s: %w", dir, err)
 		}
 	}()
-	all, err := sealedIn(ctx, filepath.Join(dir, File))
-	if err != nil {
-		return nil, err
-	}
-	path := filepath.Join(target, File)
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	db, err := sql.Open("sqlite", address(path)+"?_pragma=synchronous(FULL)")
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(fill(ctx, db, all), db.Close()); err != nil {
-		return nil, err
-	}
-	for _, r := range all {
-		if r.id != checkID {
-			ids = append(ids, domain.CredentialID(r.id))
-		}
-	}
-	return ids, file.Sync()
-}
-
-// row is a record as the file has it.
-type row struct {
-	id, made    string
-	key, sealed []byte
-}
-
-// sealedIn reads all that a file has at once, and is through before anything is
-// written: who reads keeps a service from wiping what it has destroyed.
-func sealedIn(ctx context.Context, path string) (all []row, err error) {
+	path := filepath.Join(dir, File)
 	if _, err := os.Stat(path); err != nil {
 		return nil, err
 	}
@@ -68,38 +43,76 @@ func sealedIn(ctx context.Context, path string) (all []row, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	rows, err := db.QueryContext(ctx, "SELECT id, wrapped_key, sealed, made_at FROM credentials ORDER BY id")
+	rows, err := db.QueryContext(ctx, "SELECT id, wrapped_key, sealed, made_at FROM credentials")
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
+	all = Sealed{}
 	for rows.Next() {
-		var r row
-		if err := rows.Scan(&r.id, &r.key, &r.sealed, &r.made); err != nil {
+		var id string
+		var r sealedRow
+		if err := rows.Scan(&id, &r.key, &r.sealed, &r.made); err != nil {
 			return nil, err
 		}
-		all = append(all, r)
+		all[domain.CredentialID(id)] = r
 	}
 	return all, rows.Err()
 }
 
-func fill(ctx context.Context, db *sql.DB, all []row) error {
+// Has tells whether a credential is there.
+func (s Sealed) Has(id domain.CredentialID) bool { _, ok := s[id]; return ok }
+
+// Len is how many credentials there are.
+func (s Sealed) Len() int {
+	if s.Has(checkID) {
+		return len(s) - 1
+	}
+	return len(s)
+}
+
+// Write keeps them in a new file DIR/credentials.db, durably. Neither what was
+// destroyed nor the master key is in it.
+func (s Sealed) Write(ctx context.Context, dir string) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("write the sealed credentials to %s: %w", dir, err)
+		}
+	}()
+	path := filepath.Join(dir, File)
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	db, err := sql.Open("sqlite", address(path)+"?_pragma=synchronous(FULL)")
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(s.insert(ctx, db), db.Close()); err != nil {
+		return err
+	}
+	return file.Sync()
+}
+
+func (s Sealed) insert(ctx context.Context, db *sql.DB) error {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
-	if _, err := tx.ExecContext(ctx, schema); err != nil {
-		return errors.Join(err, tx.Rollback())
-	}
-	for _, r := range all {
-		if _, err := tx.ExecContext(ctx, "INSERT INTO credentials (id, wrapped_key, sealed, made_at) VALUES (?, ?, ?, ?)", r.id, r.key, r.sealed, r.made); err != nil {
-			return errors.Join(err, tx.Rollback())
+	_, err = tx.ExecContext(ctx, schema)
+	for id, r := range s {
+		if err == nil {
+			_, err = tx.ExecContext(ctx, "INSERT INTO credentials (id, wrapped_key, sealed, made_at) VALUES (?, ?, ?, ?)", string(id), r.key, r.sealed, r.made)
 		}
+	}
+	if err != nil {
+		return errors.Join(err, tx.Rollback())
 	}
 	return tx.Commit()
 }
 
-// OpenBackup opens a copy that Backup made, to read it: nothing can be stored or
+// OpenBackup opens a copy that Sealed.Write made, to read it: nothing can be stored or
 // destroyed. A master key other than the one it was sealed with is refused.
 func OpenBackup(ctx context.Context, dir string, master []byte) (*Store, error) {
 	if err := checkLength(master); err != nil {

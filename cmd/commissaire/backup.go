@@ -212,75 +212,82 @@ func (b *backup) run(ctx context.Context) (done copied, err error) {
 	if err := b.check(); err != nil {
 		return done, err
 	}
-	var master []byte
-	if b.credentials != "" && b.masterKey != "" {
-		if master, err = credentials.MasterKey(ctx, b.masterKey); err != nil {
-			return done, err
-		}
-	}
 	made := time.Now().UTC()
-	// A credential is stored before the log names it and destroyed after the log
-	// says that its host is removed. So credentials are copied after the log, and
-	// what is missing then was destroyed in between: a later log tells of it too.
-	for attempts := 3; ; attempts-- {
-		again, err := b.copy(ctx, made, master, &done, attempts > 1)
-		if err != nil || !again {
-			return done, err
-		}
-	}
-}
-
-// copy makes a backup. Where credentials are missing that were not at the last
-// attempt, it makes none and says that another attempt is worth it.
-func (b *backup) copy(ctx context.Context, made time.Time, master []byte, done *copied, may bool) (again bool, err error) {
 	log, err := begin(b.target)
 	if err != nil {
-		return false, err
+		return done, err
 	}
 	defer func() { err = errors.Join(err, log.discard()) }()
+	var before, sealed credentials.Sealed
+	if b.credentials != "" {
+		if before, err = credentials.ReadSealed(ctx, b.store.dir()); err != nil {
+			return done, err
+		}
+	}
 	shown := log.watch(sqlite.File, b.progress.count("bytes copied"))
 	err = sqlite.Backup(ctx, b.store.dir(), log.dir)
 	shown()
 	if err != nil {
-		return false, err
+		return done, err
 	}
-	var sealed *unfinished
-	var kept []domain.CredentialID
 	if b.credentials != "" {
-		if sealed, err = begin(b.credentials); err != nil {
-			return false, err
-		}
-		defer func() { err = errors.Join(err, sealed.discard()) }()
-		if kept, err = credentials.Backup(ctx, b.store.dir(), sealed.dir); err != nil {
-			return false, err
+		if sealed, err = credentials.ReadSealed(ctx, b.store.dir()); err != nil {
+			return done, err
 		}
 	}
 	state, named, err := examine(ctx, log.dir, b.progress.count("events verified"))
 	if err != nil {
-		return false, err
+		return done, err
 	}
-	before := done.Missing
-	*done = copied{logState: state, Missing: []domain.CredentialID{}}
-	if sealed != nil {
-		n := len(kept)
-		done.Credentials, done.Missing = &n, missing(named, kept)
-		if may && len(done.Missing) > 0 && !slices.Equal(done.Missing, before) {
-			return true, nil
-		}
-		if master != nil {
-			if kept, err = opened(ctx, sealed.dir, master, b.progress.count("credentials opened")); err != nil {
-				return false, err
-			}
-			if done.Opened = true; len(kept) != n {
-				return false, fmt.Errorf("the copy has %d credentials of %d", len(kept), n)
+	done = copied{logState: state, Missing: []domain.CredentialID{}}
+	if b.credentials != "" {
+		// A credential is stored before the log names it, so that one that is not
+		// here was destroyed since: the log in hand has its host still.
+		for _, id := range named {
+			if !sealed.Has(id) && before.Has(id) {
+				sealed[id] = before[id]
 			}
 		}
-		if _, err := sealed.finish(ctx, manifest{Of: ofCredentials, Made: made, Credentials: n}); err != nil {
-			return false, err
+		done.Missing = missing(named, sealed.Has)
+		if err := b.keep(ctx, sealed, made, &done); err != nil {
+			return done, err
 		}
 	}
-	done.Size, err = log.finish(ctx, manifest{Of: ofLog, Made: made, logState: state})
-	return false, err
+	if done.Size, err = log.finish(ctx, manifest{Of: ofLog, Made: made, logState: state}); err != nil && b.credentials != "" {
+		err = errors.Join(err, os.RemoveAll(b.credentials)) // it was made just now
+	}
+	return done, err
+}
+
+// keep makes the backup of credentials.
+func (b *backup) keep(ctx context.Context, sealed credentials.Sealed, made time.Time, done *copied) (err error) {
+	var master []byte
+	if b.masterKey != "" {
+		if master, err = credentials.MasterKey(ctx, b.masterKey); err != nil {
+			return err
+		}
+	}
+	to, err := begin(b.credentials)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, to.discard()) }()
+	if err := sealed.Write(ctx, to.dir); err != nil {
+		return err
+	}
+	n := sealed.Len()
+	if master != nil {
+		ids, err := opened(ctx, to.dir, master, b.progress.count("credentials opened"))
+		if err != nil {
+			return err
+		}
+		if len(ids) != n {
+			return fmt.Errorf("the copy has %d credentials of %d", len(ids), n)
+		}
+	}
+	done.Credentials, done.Opened = &n, master != nil
+	_, err = to.finish(ctx, manifest{Of: ofCredentials, Made: made, Credentials: n})
+	return err
 }
 
 // examine reads a copy of a log to its end and returns what it is, and which
@@ -315,17 +322,22 @@ type decoded struct {
 	names map[string]domain.CredentialID // by the id of the host or container manager that has it
 }
 
-// Follow implements eventlog.Feed.
+// Follow implements eventlog.Feed. What comes before an event that cannot be decoded
+// comes before the error.
 func (d *decoded) Follow(ctx context.Context, after event.Position) iter.Seq2[[]eventlog.Raw, error] {
 	return func(yield func([]eventlog.Raw, error) bool) {
 		for batch, err := range d.feed.Follow(ctx, after) {
-			for i := 0; err == nil && i < len(batch); i++ {
-				var r event.Recorded
-				if r, err = eventlog.Decode(batch[i]); err == nil {
-					d.apply(r.Event)
+			for i, raw := range batch {
+				r, err := eventlog.Decode(raw)
+				if err != nil {
+					if i == 0 || yield(batch[:i], nil) {
+						yield(nil, err)
+					}
+					return
 				}
+				d.apply(r.Event)
 			}
-			if !yield(batch, err) || err != nil {
+			if !yield(batch, err) {
 				return
 			}
 		}
@@ -349,15 +361,11 @@ func (d *decoded) apply(e event.Event) {
 	}
 }
 
-// missing are those that are named and not kept, sorted.
-func missing(named, kept []domain.CredentialID) []domain.CredentialID {
+// missing are those that are named and not there, sorted.
+func missing(named []domain.CredentialID, has func(domain.CredentialID) bool) []domain.CredentialID {
 	all := []domain.CredentialID{}
-	has := map[domain.CredentialID]bool{}
-	for _, id := range kept {
-		has[id] = true
-	}
 	for _, id := range named {
-		if !has[id] {
+		if !has(id) {
 			all = append(all, id)
 		}
 	}
@@ -367,24 +375,24 @@ func missing(named, kept []domain.CredentialID) []domain.CredentialID {
 
 // opened opens each credential of a copy with the master key, and returns which
 // there are.
-func opened(ctx context.Context, dir string, master []byte, count func(int)) (ids []domain.CredentialID, err error) {
+func opened(ctx context.Context, dir string, master []byte, count func(int)) (all map[domain.CredentialID]time.Time, err error) {
 	store, err := credentials.OpenBackup(ctx, dir, master)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	all, err := store.List(ctx)
-	if err != nil {
+	if all, err = store.List(ctx); err != nil {
 		return nil, err
 	}
+	n := 0
 	for id := range all {
 		if _, err := store.Read(ctx, id); err != nil {
 			return nil, err
 		}
-		ids = append(ids, id)
-		count(len(ids))
+		n++
+		count(n)
 	}
-	return ids, nil
+	return all, nil
 }
 
 // manifestName is the file beside a copy that says what the copy is.

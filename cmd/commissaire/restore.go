@@ -77,11 +77,11 @@ type restoration struct {
 }
 
 func (r restoration) run(ctx context.Context) (done copied, err error) {
+	if r.store.shared() || r.store.kind() == "memory" {
+		return done, fmt.Errorf("a backup becomes a store sqlite:DIR, and not one %s:; commissaire migrate makes one esdb://… of that", r.store.kind())
+	}
 	if err := r.store.check("--store", "credentials.keys"); err != nil {
 		return done, err
-	}
-	if r.store.kind() != "sqlite" {
-		return done, fmt.Errorf("a backup becomes a store sqlite:DIR, and not one %s:; commissaire migrate makes one esdb://… of that", r.store.kind())
 	}
 	log, err := readBackup(ctx, r.backup, ofLog)
 	if err != nil {
@@ -95,7 +95,7 @@ func (r restoration) run(ctx context.Context) (done copied, err error) {
 		return done, fmt.Errorf("the backup in %s has %v, and says that it has %v: it was changed", r.backup, state, log.logState)
 	}
 	done = copied{logState: state, Size: log.Size}
-	var kept []domain.CredentialID
+	var kept map[domain.CredentialID]time.Time
 	if r.credentials != "" {
 		if kept, err = r.opened(ctx); err != nil {
 			return done, err
@@ -103,12 +103,12 @@ func (r restoration) run(ctx context.Context) (done copied, err error) {
 		n := len(kept)
 		done.Credentials, done.Opened = &n, true
 	}
-	done.Missing = missing(named, kept)
+	done.Missing = missing(named, func(id domain.CredentialID) bool { _, ok := kept[id]; return ok })
 	return done, sqlite.Restore(r.store.dir(), func(dir string) error { return r.fill(ctx, dir, state) })
 }
 
 // opened opens what the backup has of credentials.
-func (r restoration) opened(ctx context.Context) ([]domain.CredentialID, error) {
+func (r restoration) opened(ctx context.Context) (map[domain.CredentialID]time.Time, error) {
 	if r.masterKey == "" {
 		return nil, errors.New("no master key: set credentials.master-key to the one of the service that the backup is of, so that the credentials can be verified")
 	}
@@ -167,15 +167,23 @@ func (r restoration) fill(ctx context.Context, dir string, want logState) error 
 	return nil
 }
 
-// readBackup reads the manifest of a backup. A file that is not as that says is
-// refused.
-func readBackup(ctx context.Context, dir, of string) (m manifest, err error) {
+// readManifest reads what a backup says of itself.
+func readManifest(dir string) (m manifest, err error) {
 	text, err := os.ReadFile(filepath.Join(dir, manifestName))
 	if err != nil {
 		return m, fmt.Errorf("%s is no backup that commissaire made: %w", dir, err)
 	}
 	if err := json.Unmarshal(text, &m); err != nil {
 		return m, fmt.Errorf("the backup in %s: %s: %w", dir, manifestName, err)
+	}
+	return m, nil
+}
+
+// readBackup reads the manifest of a backup. A file that is not as that says is
+// refused.
+func readBackup(ctx context.Context, dir, of string) (m manifest, err error) {
+	if m, err = readManifest(dir); err != nil {
+		return m, err
 	}
 	if m.Of != of {
 		return m, fmt.Errorf("the backup in %s is of %q, and one of the %s is wanted", dir, m.Of, of)
