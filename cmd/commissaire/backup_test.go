@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -207,6 +208,26 @@ func unreadable(t *testing.T) string {
 	}
 	change(t, dir, `UPDATE events SET data = '{"host": 3' WHERE pos = 7`)
 	return dir
+}
+
+func TestABackupIsVerifiedAgainstSignedCheckpoints(t *testing.T) {
+	dir, checkpoints, verifier, n := sealed(t, 400)
+	target := filepath.Join(t.TempDir(), "log")
+	b, err := does(t.Context(), backupCommand(), "--store", "sqlite:"+dir, target)
+	if err != nil || int(b.Events) != n {
+		t.Fatalf("%+v, %v", b, err)
+	}
+	verify := []string{"--store", "sqlite:" + target, "--checkpoint", checkpoints, "--key", verifier}
+	if _, clean, report := findings(t, verify...); !clean || report.Held != 3 || base64.StdEncoding.EncodeToString(report.Root) != b.Root {
+		t.Errorf("%+v", report)
+	}
+	if got := names(t, target); len(got) != 2 {
+		t.Errorf("reading it left %v", got)
+	}
+	change(t, target, `UPDATE events SET data = replace(data, '10.0.0.', '10.0.1.') WHERE pos = 702`)
+	if first, clean, _ := findings(t, verify...); clean || first.From > 702 || first.Position < 702 {
+		t.Errorf("an event was changed: %v", first)
+	}
 }
 
 func TestADamagedBackupIsNotRestored(t *testing.T) {

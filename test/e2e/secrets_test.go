@@ -447,6 +447,20 @@ func TestSecretsAreNowhere(t *testing.T) {
 		}
 	}
 
+	// Backups, beside the rest of what is looked at.
+	if s.esdb == nil {
+		log, keys := filepath.Join(s.dir, "backup"), filepath.Join(s.dir, "backup-keys")
+		config := []string{"--config", filepath.Join(s.dir, "config.json")}
+		for _, args := range [][]string{{"backup", log, "--credentials", keys}, {"restore", log, "--credentials", keys, "--store", "sqlite:" + filepath.Join(s.dir, "restored")}} {
+			if out, err := s.run("", append(args, config...)...); err != nil || len(all.in([]byte(out))) > 0 || !strings.Contains(out, "each was opened") {
+				t.Errorf("%s: %v: %s", args[0], err, out)
+			}
+		}
+		if text, err := os.ReadFile(filepath.Join(log, "events.db")); err != nil || bytes.Contains(text, []byte("wrapped_key")) {
+			t.Errorf("the backup of the log has credentials, %v", err)
+		}
+	}
+
 	// A credential that was damaged, and a store that cannot be written.
 	damage, shut := s.credentials()
 	damage()

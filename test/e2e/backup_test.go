@@ -1,0 +1,359 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"commissaire/test/fleet"
+)
+
+// backups says why a test of backups does not run on EventStoreDB.
+const backups = "EventStoreDB is backed up by its own means"
+
+// saved is what backup and restore print.
+type saved struct {
+	Events      uint64   `json:"events"`
+	Position    uint64   `json:"position"`
+	Root        string   `json:"root"`
+	Credentials int      `json:"credentials"`
+	Opened      bool     `json:"credentials_opened"`
+	Missing     []string `json:"credentials_missing"`
+}
+
+// saves runs backup or restore.
+func (s *service) saves(t *testing.T, arguments ...string) (done saved) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), program, append(arguments, "-o", "json", "--config", filepath.Join(s.dir, "config.json"))...)
+	cmd.Env = append(os.Environ(), "TEST_MASTER_KEY="+masterKey)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil || said.Len() > 0 || json.Unmarshal(out, &done) != nil {
+		t.Fatalf("%v: %v: %s%s", arguments, err, out, said.String())
+	}
+	return done
+}
+
+// acknowledged are changes that were answered 2xx: where they are, and in which
+// position of the log.
+type acknowledged struct {
+	mu  sync.Mutex
+	all map[string]uint64
+}
+
+func (a *acknowledged) add(path string, at uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all[path] = at
+}
+
+func (a *acknowledged) now() map[string]uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all := map[string]uint64{}
+	for path, at := range a.all {
+		all[path] = at
+	}
+	return all
+}
+
+// change makes a change as a client that need not be on the test's goroutine.
+func (s *service) change(ctx context.Context, method, path string, body any) (at uint64, err error) {
+	response, err := http.DefaultClient.Do(s.request("admin", method, path, body).WithContext(ctx))
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode >= 300 {
+		err = fmt.Errorf("%s %s: %d %s", method, path, response.StatusCode, text)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseUint(response.Header.Get("X-Commissaire-Position"), 10, 64)
+}
+
+// TestBackupsUnderLoadHaveAllThatWasAcknowledged backs a service up while clients
+// change what there is and an operation crosses a cluster, restores each backup into
+// a new directory, and asks a new service of it what the first one answered then.
+func TestBackupsUnderLoadHaveAllThatWasAcknowledged(t *testing.T) {
+	onSQLite(t, backups)
+	specs := atomics(44, 4)
+	for i := range specs {
+		specs[i].Speed = fleet.Speed{Upgrade: 200 * time.Millisecond, Reboot: 100 * time.Millisecond}
+	}
+	f, body := startFleet(t, fleet.Config{Hosts: specs})
+	s := newService(t, map[string]any{"bootstrap.profile": "none", "watch.interval": "1s", "container-managers.timeout": "1s"})
+	s.join(f, body)
+	s.put("/containermanager/m", `{"options":{"server_url":"https://127.0.44.99:1","token":"a-token-that-is-nowhere"}}`).is(201)
+	operation := s.roll("upgrade", `{"delay": 1}`)
+
+	// Five clients, until they are told to stop. No host that one adds is removed
+	// within the backup in which it was added.
+	ack := &acknowledged{all: map[string]uint64{}}
+	var taken atomic.Int64
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var clients sync.WaitGroup
+	failed := make(chan error, 5)
+	for client := range 4 {
+		clients.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				path := fmt.Sprintf("/%s/x%d-%d", []string{"cluster", "network"}[n%2], client, n)
+				at, err := s.change(context.WithoutCancel(ctx), http.MethodPut, path, nil)
+				if err != nil {
+					failed <- err
+					return
+				}
+				ack.add(path, at)
+			}
+		})
+	}
+	clients.Go(func() {
+		type added struct {
+			path string
+			when int64
+		}
+		var hosts []added
+		for n := 0; ctx.Err() == nil; n++ {
+			path := fmt.Sprintf("/host/127.0.45.%d", n%200+1)
+			if len(hosts) > 0 && hosts[0].when < taken.Load() && (n%2 == 0 || len(hosts) > 100) {
+				if _, err := s.change(context.WithoutCancel(ctx), http.MethodDelete, hosts[0].path, nil); err != nil {
+					failed <- err
+					return
+				}
+				hosts = hosts[1:]
+				continue
+			}
+			if len(hosts) > 100 {
+				pause(ctx, time.Millisecond)
+				continue
+			}
+			if _, err := s.change(context.WithoutCancel(ctx), http.MethodPut, path, body()); err != nil {
+				failed <- err
+				return
+			}
+			hosts = append(hosts, added{path, taken.Load()})
+		}
+	})
+
+	type one struct {
+		saved
+		log, keys string
+		before    map[string]uint64 // acknowledged
+		answers   map[string]string
+		begun     map[string]bool // hosts on which the operation was
+	}
+	var all []*one
+	for n := range 3 {
+		has := len(ack.now())
+		s.await(func() bool { return len(ack.now()) > has+20 }, "/status")
+		b := &one{log: filepath.Join(s.dir, fmt.Sprint("log", n)), keys: filepath.Join(s.dir, fmt.Sprint("keys", n)), before: ack.now()}
+		b.saved = s.saves(t, "backup", b.log, "--credentials", b.keys)
+		taken.Add(1)
+		if !b.Opened || len(b.Missing) > 0 || b.Credentials < len(specs) {
+			t.Errorf("backup %d: %+v", n, b.saved)
+		}
+		for path, at := range b.before {
+			if at > b.Position {
+				t.Errorf("%s was acknowledged at position %d, and the backup that began then ends with %d", path, at, b.Position)
+			}
+		}
+		all = append(all, b)
+	}
+	stop()
+	clients.Wait()
+	select {
+	case err := <-failed:
+		t.Fatal(err)
+	default:
+	}
+	if status := s.get(operation).is(200).object()["status"]; status != "in_process" {
+		t.Errorf("the operation is %v, and nothing was under way", status)
+	}
+
+	// What the service says of each moment, and what it does after the backups: the
+	// hosts see terms that no backup knows.
+	s.until(operation, status("finished"))
+	routes := func(b *one) []string {
+		paths := []string{"/clusters", "/hosts", "/networks", "/containermanagers", "/containermanager/m", "/operations", operation,
+			"/cluster/c", "/cluster/c/hosts", "/cluster/c/upgrade"}
+		for _, h := range f.Hosts() {
+			paths = append(paths, "/host/"+h.Address(), "/host/"+h.Address()+"/status", "/cluster/c/hosts/"+h.Address())
+		}
+		for path := range b.before {
+			paths = append(paths, path)
+		}
+		return paths
+	}
+	for _, b := range all {
+		b.answers = map[string]string{}
+		for _, path := range routes(b) {
+			b.answers[path] = string(s.get(path + "?at=" + strconv.FormatUint(b.Position, 10)).is(200).body)
+		}
+		var o struct{ Hosts []struct{ Address, State string } }
+		if err := json.Unmarshal([]byte(b.answers[operation]), &o); err != nil || len(o.Hosts) != len(specs) {
+			t.Fatalf("%v: %s", err, b.answers[operation])
+		}
+		b.begun = map[string]bool{}
+		for _, h := range o.Hosts {
+			b.begun[h.Address] = h.State != "waiting"
+		}
+	}
+	for range 3 {
+		s.stop(syscall.SIGKILL)
+		s.start()
+		s.leads()
+	}
+	s.put("/cluster/c/restart", `{"max_unavailable": 4}`).is(201)
+	s.until("/cluster/c/restart", status("finished"))
+	last := &one{log: filepath.Join(s.dir, "log-last"), keys: filepath.Join(s.dir, "keys-last"), answers: map[string]string{}}
+	s.stop(syscall.SIGKILL) // a write-ahead log is left
+	last.saved = s.saves(t, "backup", last.log, "--credentials", last.keys)
+	upgrades := map[string]int{}
+	for _, h := range f.Hosts() {
+		upgrades[h.Address()] = commands(h, "rpm-ostree upgrade")
+	}
+
+	for n, b := range append(all, last) {
+		r := *s
+		r.t, r.dir = t, t.TempDir()
+		store := filepath.Join(r.dir, "store")
+		done := s.saves(t, "restore", b.log, "--credentials", b.keys, "--store", "sqlite:"+store)
+		if done.Root != b.Root || done.Position != b.Position || done.Events != b.Events || done.Credentials != b.Credentials || len(done.Missing) > 0 {
+			t.Errorf("backed up %+v, restored %+v", b.saved, done)
+		}
+		if root, _ := s.rootOf(store); root != b.Root {
+			t.Errorf("the root is %s, was %s", root, b.Root)
+		}
+		r.config = map[string]any{}
+		for key, value := range s.config {
+			r.config[key] = value
+		}
+		r.config["store"] = "sqlite:" + store
+		r.configure()
+		r.start()
+		for path, was := range b.answers {
+			if is := string(r.get(path + "?at=" + strconv.FormatUint(b.Position, 10)).is(200).body); is != was {
+				t.Errorf("GET %s of the service restored from backup %d: %s\nwas: %s", path, n, is, was)
+			}
+		}
+		// The hosts are reached and obey; none that was begun on is upgraded again.
+		r.until(operation, status("finished"))
+		for _, h := range f.Hosts() {
+			if got := commands(h, "rpm-ostree upgrade"); b.begun[h.Address()] && got != upgrades[h.Address()] {
+				t.Errorf("after backup %d was restored, %s was upgraded %d times, and %d before", n, h.Address(), got, upgrades[h.Address()])
+			}
+			upgrades[h.Address()] = commands(h, "rpm-ostree upgrade")
+		}
+		r.put("/cluster/c/restart", `{"max_unavailable": 4}`).is(201)
+		r.until("/cluster/c/restart", status("finished"))
+		r.stop(syscall.SIGKILL)
+	}
+}
+
+// rootOf is the root over the log of a store.
+func (s *service) rootOf(dir string) (root string, events uint64) {
+	s.t.Helper()
+	out, err := s.run("{}", "events", "verify", "--config", "-", "--store", "sqlite:"+dir, "-o", "json")
+	var report saved
+	if err != nil || json.Unmarshal([]byte(out), &report) != nil {
+		s.t.Fatalf("%v: %s", err, out)
+	}
+	return report.Root, report.Events
+}
+
+func TestABackupThatIsInterruptedLeavesNothing(t *testing.T) {
+	onSQLite(t, backups)
+	dir := t.TempDir()
+	filled(t, filepath.Join(dir, "store"), 40_000, 3)
+	names := func() string {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []string
+		for _, entry := range entries {
+			all = append(all, entry.Name())
+		}
+		return strings.Join(all, " ")
+	}
+	// begun runs a command and sends it a signal as soon as it has begun to write.
+	begun := func(signal os.Signal, pattern string, arguments ...string) (said string, code int) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), program, append(arguments, "--config", "-")...)
+		cmd.Stdin = strings.NewReader("{}")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for found := false; !found; {
+			paths, err := filepath.Glob(filepath.Join(dir, pattern))
+			if err != nil {
+				t.Fatal(err)
+			}
+			found = len(paths) > 0 || !pause(t.Context(), time.Millisecond)
+		}
+		if err := cmd.Process.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
+		err := cmd.Wait()
+		if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
+			t.Fatal(err)
+		}
+		return out.String(), cmd.ProcessState.ExitCode()
+	}
+	from := []string{"backup", "--store", "sqlite:" + filepath.Join(dir, "store"), "--credentials", filepath.Join(dir, "keys"), filepath.Join(dir, "log")}
+	if said, code := begun(syscall.SIGINT, ".log.unfinished-*", from...); code != 130 || said != "commissaire: backup: interrupted; nothing was made\n" {
+		t.Errorf("%d: %s", code, said)
+	}
+	if got := names(); got != "store" {
+		t.Errorf("it left %s", got)
+	}
+	if said, code := begun(syscall.SIGKILL, ".log.unfinished-*", from...); code != -1 {
+		t.Errorf("%d: %s", code, said)
+	}
+	s := &service{t: t, dir: dir}
+	if got := names(); !strings.HasPrefix(got, ".log.unfinished-") || strings.Contains(got, " keys") || strings.Contains(got, " log") {
+		t.Errorf("it left %s", got)
+	} else if out, err := s.run("{}", "restore", "--config", "-", "--store", "sqlite:"+filepath.Join(dir, "new"), filepath.Join(dir, strings.Fields(got)[0])); err == nil || !strings.Contains(out, "is no backup") {
+		t.Errorf("what was left was restored: %s", out)
+	}
+	if out, err := s.run("{}", append(from, "--config", "-")...); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	to := []string{"restore", "--store", "sqlite:" + filepath.Join(dir, "new"), filepath.Join(dir, "log")}
+	if said, code := begun(syscall.SIGINT, "new/restoring-*", to...); code != 130 || said != "commissaire: restore: interrupted; no store was made\n" {
+		t.Errorf("%d: %s", code, said)
+	}
+	if exists(filepath.Join(dir, "new")) {
+		t.Error("the store was left")
+	}
+	if said, code := begun(syscall.SIGKILL, "new/restoring-*", to...); code != -1 {
+		t.Errorf("%d: %s", code, said)
+	}
+	if out, err := s.run("{}", append(to, "--config", "-")...); err == nil || !strings.Contains(out, "was killed") {
+		t.Errorf("over what a restore left that was killed: %v: %s", err, out)
+	}
+	if exists(filepath.Join(dir, "new", "events.db")) {
+		t.Error("there is a store")
+	}
+}
