@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -65,11 +66,7 @@ func (a *acknowledged) add(path string, at uint64) {
 func (a *acknowledged) now() map[string]uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	all := map[string]uint64{}
-	for path, at := range a.all {
-		all[path] = at
-	}
-	return all
+	return maps.Clone(a.all)
 }
 
 // change makes a change as a client that need not be on the test's goroutine.
@@ -192,8 +189,10 @@ func TestBackupsUnderLoadHaveAllThatWasAcknowledged(t *testing.T) {
 	// hosts see terms that no backup knows.
 	s.until(operation, status("finished"))
 	routes := func(b *one) []string {
-		paths := []string{"/clusters", "/hosts", "/networks", "/containermanagers", "/containermanager/m", "/operations", operation,
-			"/cluster/c", "/cluster/c/hosts", "/cluster/c/upgrade"}
+		paths := []string{
+			"/clusters", "/hosts", "/networks", "/containermanagers", "/containermanager/m", "/operations", operation,
+			"/cluster/c", "/cluster/c/hosts", "/cluster/c/upgrade", "/cluster/c/deploy",
+		}
 		for _, h := range f.Hosts() {
 			paths = append(paths, "/host/"+h.Address(), "/host/"+h.Address()+"/status", "/cluster/c/hosts/"+h.Address())
 		}
@@ -207,7 +206,9 @@ func TestBackupsUnderLoadHaveAllThatWasAcknowledged(t *testing.T) {
 		for _, path := range routes(b) {
 			b.answers[path] = string(s.get(path + "?at=" + strconv.FormatUint(b.Position, 10)).is(200).body)
 		}
-		var o struct{ Hosts []struct{ Address, State string } }
+		var o struct {
+			Hosts []struct{ Address, State string }
+		}
 		if err := json.Unmarshal([]byte(b.answers[operation]), &o); err != nil || len(o.Hosts) != len(specs) {
 			t.Fatalf("%v: %s", err, b.answers[operation])
 		}
@@ -242,12 +243,8 @@ func TestBackupsUnderLoadHaveAllThatWasAcknowledged(t *testing.T) {
 		if root, _ := s.rootOf(store); root != b.Root {
 			t.Errorf("the root is %s, was %s", root, b.Root)
 		}
-		r.config = map[string]any{}
-		for key, value := range s.config {
-			r.config[key] = value
-		}
-		r.config["store"] = "sqlite:" + store
-		r.configure()
+		r.config = maps.Clone(s.config)
+		r.configure(map[string]any{"store": "sqlite:" + store})
 		r.start()
 		for path, was := range b.answers {
 			if is := string(r.get(path + "?at=" + strconv.FormatUint(b.Position, 10)).is(200).body); is != was {
