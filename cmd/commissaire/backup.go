@@ -156,9 +156,9 @@ func (b *backup) check() error {
 	if err := b.store.check("--store", "credentials.keys"); err != nil {
 		return err
 	}
-	dir, err := filepath.EvalSymlinks(b.store.dir())
+	dir, err := filepath.Abs(b.store.dir())
 	if err == nil {
-		dir, err = filepath.Abs(dir)
+		dir, err = filepath.EvalSymlinks(dir)
 	}
 	if err != nil {
 		return fmt.Errorf("--store: %w", err)
