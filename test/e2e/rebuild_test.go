@@ -8,7 +8,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -222,11 +221,11 @@ func (c *lookers) look() {
 // tool runs the program and gives what it prints.
 func (s *service) tool(arguments ...string) string {
 	s.t.Helper()
-	out, err := exec.CommandContext(s.t.Context(), program, arguments...).CombinedOutput()
+	out, err := s.run("", arguments...)
 	if err != nil {
 		s.t.Errorf("commissaire %s: %v: %s", strings.Join(arguments, " "), err, out)
 	}
-	return strings.TrimSpace(string(out))
+	return strings.TrimSpace(out)
 }
 
 // clientFile is a file that says how to ask the service.
