@@ -65,7 +65,7 @@ func (s *Server) deleteRebuild(w http.ResponseWriter, r *http.Request) error {
 	if err := s.projection(r); err != nil {
 		return err
 	}
-	shown, err := s.config.Rebuilds.Cancel()
+	shown, err := s.config.Rebuilds.Cancel(r.Context())
 	if err != nil {
 		return err
 	}

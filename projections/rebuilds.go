@@ -74,6 +74,7 @@ type rebuilding struct {
 	cancel    context.CancelFunc // nil: it has to come to its end
 	cancelled bool
 	folded    atomic.Uint64
+	ended     chan struct{} // closed when it has
 }
 
 // Last is the one that runs, or ran last; nil where none did since the start.
@@ -143,6 +144,7 @@ func (r *Rebuilds) begin(kind, actor string, cancel context.CancelFunc) *rebuild
 	r.last = &rebuilding{
 		Rebuild: Rebuild{State: Folding, Kind: kind, Actor: actor, StartedAt: Time{r.config.Now()}, Of: r.config.Views.Snapshot().Events},
 		cancel:  cancel,
+		ended:   make(chan struct{}),
 	}
 	return r.last
 }
@@ -168,6 +170,7 @@ func (r *Rebuilds) end(ctx context.Context, now *rebuilding, different string, e
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	<-r.slot
+	close(now.ended)
 	now.State, now.Different, now.FinishedAt = Done, different, &Time{r.config.Now()}
 	switch {
 	case err != nil && (now.cancelled || ctx.Err() != nil):
@@ -187,15 +190,26 @@ func (r *Rebuilds) end(ctx context.Context, now *rebuilding, different string, e
 	}
 }
 
-// Cancel ends the one that runs, and returns it; what is served stays. Where none
-// runs it does nothing. One that has to come to its end is not cancelled.
-func (r *Rebuilds) Cancel() (*Rebuild, error) {
+// Cancel ends the one that runs, waits for its end, and returns it; what is served
+// stays, unless it was too late. Where none runs it does nothing. One that has to
+// come to its end is not cancelled.
+func (r *Rebuilds) Cancel(ctx context.Context) (*Rebuild, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.last != nil && r.last.State == Folding && r.last.cancel == nil {
+	now := r.last
+	if now == nil || now.State != Folding {
+		return r.show(), nil
+	}
+	if now.cancel == nil {
 		return nil, ErrRebuilding.With("this one belongs to the start of the service, which acts when it has come to its end")
 	}
 	r.stop()
+	r.mu.Unlock()
+	select {
+	case <-now.ended:
+	case <-ctx.Done():
+	}
+	r.mu.Lock()
 	return r.show(), nil
 }
 
