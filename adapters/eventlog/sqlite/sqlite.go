@@ -24,7 +24,6 @@ import (
 	"sync"
 
 	"github.com/gofrs/flock"
-	"github.com/google/uuid"
 	_ "modernc.org/sqlite" // the driver
 	sqlite3 "modernc.org/sqlite/lib"
 
@@ -537,45 +536,20 @@ func (s *Store) AppendAll(_ context.Context, events []eventlog.Raw) error {
 	return first.err
 }
 
-const columns = "SELECT pos, stream, rev, type, id, data, meta FROM events "
-
-// read returns what a query finds; it holds no transaction afterwards.
-func (s *Store) read(ctx context.Context, query string, arguments ...any) (events []eventlog.Raw, err error) {
-	defer func() {
-		if err != nil && ctx.Err() != nil {
-			err = ctx.Err() // SQLite only says that it was interrupted
-		}
-	}()
+// read is query, while the store is open.
+func (s *Store) read(ctx context.Context, which string, arguments ...any) ([]eventlog.Raw, error) {
 	if !s.use() {
 		return nil, errClosed
 	}
 	defer s.using.Done()
-	rows, err := s.readers.QueryContext(ctx, columns+query, arguments...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	for rows.Next() {
-		var position, revision int64 // types that Scan knows are read several times as fast
-		var stream, id string
-		var e eventlog.Raw
-		if err := rows.Scan(&position, &stream, &revision, &e.Type, &id, &e.Data, &e.Meta); err != nil {
-			return nil, err
-		}
-		e.Position, e.Stream, e.Revision = event.Position(position), event.Stream(stream), event.Revision(revision)
-		if e.ID, err = uuid.Parse(id); err != nil {
-			return nil, fmt.Errorf("position %d: %w", e.Position, err)
-		}
-		events = append(events, e)
-	}
-	return events, rows.Err()
+	return query(ctx, s.readers, which, arguments...)
 }
 
 // ReadStream implements eventlog.Store.
 func (s *Store) ReadStream(ctx context.Context, stream event.Stream, from event.Revision) iter.Seq2[eventlog.Raw, error] {
 	return func(yield func(eventlog.Raw, error) bool) {
 		for {
-			events, err := s.read(ctx, "WHERE stream = ? AND rev >= ? ORDER BY rev LIMIT ?", string(stream), int64(from), page)
+			events, err := s.read(ctx, "WHERE stream = ? AND rev >= ? ORDER BY rev LIMIT ?", string(stream), int64(from), int64(page))
 			if err != nil {
 				yield(eventlog.Raw{}, fmt.Errorf("read %s: %w", stream, err))
 				return
@@ -643,23 +617,30 @@ func (s *Store) Follow(ctx context.Context, after event.Position) iter.Seq2[[]ev
 				}
 				continue
 			}
-			events, err := s.read(ctx, "WHERE pos > ? ORDER BY pos LIMIT ?", int64(after), page)
+			at, more, err := upTo(ctx, after, head, s.readSpan, yield)
+			if !more {
+				return
+			}
+			if err == nil && at == after {
+				err = fmt.Errorf("events up to %d are gone", head)
+			}
 			if err != nil {
 				if ctx.Err() == nil {
-					yield(nil, fmt.Errorf("follow after position %d: %w", after, err))
+					yield(nil, fmt.Errorf("follow after position %d: %w", at, err))
 				}
 				return
 			}
-			if len(events) == 0 {
-				yield(nil, fmt.Errorf("follow after position %d: events up to %d are gone", after, head))
-				return
-			}
-			after = events[len(events)-1].Position
-			if !yield(events, nil) {
-				return
-			}
+			after = at
 		}
 	}
+}
+
+func (s *Store) readSpan(ctx context.Context, after, end event.Position) span {
+	if !s.use() {
+		return span{end: end, err: errClosed}
+	}
+	defer s.using.Done()
+	return readSpan(ctx, s.readers, after, end)
 }
 
 // Head implements eventlog.Store.
