@@ -6,6 +6,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"sync"
 
 	fast "github.com/go-json-experiment/json"
 
@@ -39,12 +40,33 @@ var types = register(
 	event.SweepFinished{},
 )
 
-func register(events ...event.Event) map[string]reflect.Type {
-	all := make(map[string]reflect.Type, len(events))
+func register(events ...event.Event) map[string]*known {
+	all := make(map[string]*known, len(events))
 	for _, e := range events {
-		all[e.EventType()] = reflect.TypeOf(e)
+		of := reflect.TypeOf(e)
+		all[e.EventType()] = &known{of: of, pointers: sync.Pool{New: func() any { return reflect.New(of).Interface() }}}
 	}
 	return all
+}
+
+// known is a type of event, with zero values of it to read into: an event is a
+// copy, so they are used again.
+type known struct {
+	of       reflect.Type
+	pointers sync.Pool
+}
+
+func (k *known) read(data []byte) (event.Event, error) {
+	pointer := k.pointers.Get()
+	value := reflect.ValueOf(pointer).Elem()
+	defer func() {
+		value.SetZero()
+		k.pointers.Put(pointer)
+	}()
+	if err := fast.Unmarshal(data, pointer); err != nil {
+		return nil, err
+	}
+	return value.Interface().(event.Event), nil
 }
 
 // Types are the names of all types of event, sorted.
@@ -77,12 +99,19 @@ func Encode(stream event.Stream, d event.Decided) (Raw, error) {
 //
 // It reads with another library than Encode writes with: a start folds the whole
 // log, and this one takes a quarter of the time.
-func Decode(raw Raw) (event.Recorded, error) { return decode(raw, types, upcasters) }
+func Decode(raw Raw) (event.Recorded, error) {
+	var r event.Recorded
+	if err := decode(&r, raw, types, upcasters); err != nil {
+		return event.Recorded{}, err
+	}
+	return r, nil
+}
 
-func decode(raw Raw, types map[string]reflect.Type, upcasters map[form]func(json.RawMessage) (json.RawMessage, error)) (event.Recorded, error) {
-	r := event.Recorded{Position: raw.Position, Stream: raw.Stream, Revision: raw.Revision, ID: raw.ID}
-	fail := func(err error) (event.Recorded, error) {
-		return event.Recorded{}, fmt.Errorf("decode %s at position %d: %w", raw.Type, raw.Position, err)
+// decode reads an event in place.
+func decode(r *event.Recorded, raw Raw, types map[string]*known, upcasters map[form]func(json.RawMessage) (json.RawMessage, error)) error {
+	*r = event.Recorded{Position: raw.Position, Stream: raw.Stream, Revision: raw.Revision, ID: raw.ID}
+	fail := func(err error) error {
+		return fmt.Errorf("decode %s at position %d: %w", raw.Type, raw.Position, err)
 	}
 	known, ok := types[raw.Type]
 	if !ok {
@@ -102,10 +131,9 @@ func decode(raw Raw, types map[string]reflect.Type, upcasters map[form]func(json
 			return fail(fmt.Errorf("bring schema %d up: %w", schema, err))
 		}
 	}
-	value := reflect.New(known)
-	if err := fast.Unmarshal(data, value.Interface()); err != nil {
+	var err error
+	if r.Event, err = known.read(data); err != nil {
 		return fail(err)
 	}
-	r.Event = value.Elem().Interface().(event.Event)
-	return r, nil
+	return nil
 }

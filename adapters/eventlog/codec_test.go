@@ -82,7 +82,7 @@ func fill(t *testing.T, v reflect.Value) {
 func TestEveryTypeIsStoredAsItWas(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(types)) {
 		t.Run(name, func(t *testing.T) {
-			e := filled(t, types[name])
+			e := filled(t, types[name].of)
 			raw, err := Encode("stream", event.Decided{ID: uuid.New(), Meta: event.Meta{Schema: 1}, Event: e})
 			if err != nil {
 				t.Fatal(err)
@@ -126,7 +126,8 @@ func TestAnOlderSchemaIsBroughtUp(t *testing.T) {
 		},
 	}
 	raw := Raw{Type: "HostRemoved", Meta: []byte(`{"schema":1}`), Data: []byte(`{"host_id":"h","ip":"10.0.0.1"}`)}
-	r, err := decode(raw, types, ups)
+	var r event.Recorded
+	err := decode(&r, raw, types, ups)
 	if err != nil {
 		t.Fatal(err)
 	}

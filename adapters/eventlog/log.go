@@ -136,13 +136,11 @@ func (l *Log) Read(ctx context.Context, after event.Position) iter.Seq2[[]event.
 
 // decodeAll decodes up to the first event that cannot be read.
 func decodeAll(raws []Raw) ([]event.Recorded, error) {
-	events := make([]event.Recorded, 0, len(raws))
-	for _, raw := range raws {
-		r, err := Decode(raw)
-		if err != nil {
-			return events, err
+	events := make([]event.Recorded, len(raws))
+	for i, raw := range raws {
+		if err := decode(&events[i], raw, types, upcasters); err != nil {
+			return events[:i], err
 		}
-		events = append(events, r)
 	}
 	return events, nil
 }

@@ -16,11 +16,11 @@ import (
 	"commissaire/domain/event"
 )
 
-// query is the events that a condition and an order select. It goes past
-// database/sql, which takes as long as SQLite does for it, and holds no transaction
-// afterwards. What was read before an event that is none comes with the error,
-// which names its position.
-func query(ctx context.Context, db *sql.DB, which string, arguments ...any) (events []eventlog.Raw, err error) {
+// query is the events that a condition and an order select, about so many. It goes
+// past database/sql, which takes as long as SQLite does for it, and holds no
+// transaction afterwards. What was read before an event that is none comes with the
+// error, which names its position.
+func query(ctx context.Context, db *sql.DB, about int, which string, arguments ...any) (events []eventlog.Raw, err error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return nil, err
@@ -43,6 +43,7 @@ func query(ctx context.Context, db *sql.DB, which string, arguments ...any) (eve
 		if err != nil {
 			return err
 		}
+		events = make([]eventlog.Raw, 0, about)
 		values := make([]driver.Value, 7)
 		for err = rows.Next(values); err == nil; err = rows.Next(values) {
 			var e eventlog.Raw
@@ -89,7 +90,7 @@ type span struct {
 // readSpan reads what is after a position, up to another.
 func readSpan(ctx context.Context, db *sql.DB, after, end event.Position) span {
 	s := span{end: end}
-	s.events, s.err = query(ctx, db, "WHERE pos > ? AND pos <= ? ORDER BY pos", int64(after), int64(end))
+	s.events, s.err = query(ctx, db, int(end-after), "WHERE pos > ? AND pos <= ? ORDER BY pos", int64(after), int64(end))
 	if len(s.events) == 0 && s.err == nil {
 		s.err = db.QueryRowContext(ctx, "SELECT COALESCE(MIN(pos), 0) FROM events WHERE pos > ?", int64(end)).Scan(&s.next)
 	}

@@ -537,19 +537,19 @@ func (s *Store) AppendAll(_ context.Context, events []eventlog.Raw) error {
 }
 
 // read is query, while the store is open.
-func (s *Store) read(ctx context.Context, which string, arguments ...any) ([]eventlog.Raw, error) {
+func (s *Store) read(ctx context.Context, about int, which string, arguments ...any) ([]eventlog.Raw, error) {
 	if !s.use() {
 		return nil, errClosed
 	}
 	defer s.using.Done()
-	return query(ctx, s.readers, which, arguments...)
+	return query(ctx, s.readers, about, which, arguments...)
 }
 
 // ReadStream implements eventlog.Store.
 func (s *Store) ReadStream(ctx context.Context, stream event.Stream, from event.Revision) iter.Seq2[eventlog.Raw, error] {
 	return func(yield func(eventlog.Raw, error) bool) {
 		for {
-			events, err := s.read(ctx, "WHERE stream = ? AND rev >= ? ORDER BY rev LIMIT ?", string(stream), int64(from), int64(page))
+			events, err := s.read(ctx, 1, "WHERE stream = ? AND rev >= ? ORDER BY rev LIMIT ?", string(stream), int64(from), int64(page))
 			if err != nil {
 				yield(eventlog.Raw{}, fmt.Errorf("read %s: %w", stream, err))
 				return
@@ -577,7 +577,7 @@ func (s *Store) ReadAt(ctx context.Context, positions []event.Position) ([]event
 		for i, at := range part {
 			arguments[i] = int64(at)
 		}
-		events, err := s.read(ctx, "WHERE pos IN (?"+strings.Repeat(", ?", len(part)-1)+")", arguments...)
+		events, err := s.read(ctx, len(part), "WHERE pos IN (?"+strings.Repeat(", ?", len(part)-1)+")", arguments...)
 		if err != nil {
 			return nil, fmt.Errorf("read %d positions: %w", len(part), err)
 		}
