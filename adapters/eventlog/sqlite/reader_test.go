@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -117,7 +118,7 @@ func TestGapsOfAnySizeArePassedOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = reader.Close() }()
-	var want, got []event.Position
+	var want []event.Position
 	for at := event.Position(1); at <= 4990; at++ {
 		switch {
 		case at >= 700 && at <= 3100 || at%3 == 0:
@@ -127,18 +128,43 @@ func TestGapsOfAnySizeArePassedOver(t *testing.T) {
 			want = append(want, at)
 		}
 	}
-	for batch, err := range reader.Follow(t.Context(), 0) {
-		if err != nil {
-			t.Fatal(err)
+	store = open(t, dir)
+	defer closing(t, store)
+	for _, feed := range []eventlog.Feed{reader, store} {
+		var got []event.Position
+		for batch, err := range feed.Follow(t.Context(), 0) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(batch) == 0 {
+				break
+			}
+			for _, e := range batch {
+				got = append(got, e.Position)
+			}
 		}
-		if len(batch) == 0 {
-			break
-		}
-		for _, e := range batch {
-			got = append(got, e.Position)
+		if !slices.Equal(got, want) {
+			t.Errorf("%T: %d events, want %d", feed, len(got), len(want))
 		}
 	}
-	if !slices.Equal(got, want) {
-		t.Errorf("%d events, want %d", len(got), len(want))
+}
+
+func TestAStoreSaysWhenItsLastEventsAreGone(t *testing.T) {
+	dir := t.TempDir()
+	store := open(t, dir)
+	defer closing(t, store)
+	for i := range 5 {
+		if _, err := store.Append(t.Context(), "s", event.Revision(i-1), one("{}")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	execute(t, dir, "DELETE FROM events WHERE pos > 3")
+	n := 0
+	var failure error
+	for batch, err := range store.Follow(t.Context(), 0) {
+		n, failure = n+len(batch), err
+	}
+	if n != 3 || failure == nil || !strings.Contains(failure.Error(), "up to 5 are gone") {
+		t.Errorf("%d events, then %v", n, failure)
 	}
 }
