@@ -24,6 +24,8 @@ func (s *Server) Read(request *streams.ReadReq, call streams.Streams_ReadServer)
 	if options.GetSubscription() != nil {
 		return s.subscribe(options, wanted, call)
 	}
+	s.reads.Add(1)
+	defer s.reads.Add(-1)
 	events, gone := s.source(options)
 	if name := options.GetStream().GetStreamIdentifier(); name != nil {
 		if gone {

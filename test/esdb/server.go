@@ -121,6 +121,7 @@ type Server struct {
 	accepted    atomic.Int64
 	scanned     atomic.Int64
 	calls       atomic.Int64
+	reads       atomic.Int64
 
 	mu       sync.Mutex
 	running  *grpc.Server
@@ -207,6 +208,10 @@ func (s *Server) Accepted() int { return int(s.accepted.Load()) }
 
 // Scanned is how many events reads and subscriptions have looked at.
 func (s *Server) Scanned() int { return int(s.scanned.Load()) }
+
+// Reads is how many reads are under way: one that its client has left goes on for a
+// moment.
+func (s *Server) Reads() int { return int(s.reads.Load()) }
 
 // Calls is how many appends, reads and subscriptions there were.
 func (s *Server) Calls() int { return int(s.calls.Load()) }

@@ -59,6 +59,7 @@ func TestTheHeadIsFoundWithoutReadingWhatOthersRecorded(t *testing.T) {
 		if err != nil || head != want {
 			t.Errorf("the head is %d, %v, want %d", head, err, want)
 		}
+		eventually(t, "what was left is read no more", func() bool { return server.Reads() == 0 })
 		if n := server.Scanned() - before; n > most {
 			t.Errorf("the server looked at %d events, want %d at the most", n, most)
 		}
