@@ -74,7 +74,8 @@ type rebuilding struct {
 	cancel    context.CancelFunc // nil: it has to come to its end
 	cancelled bool
 	folded    atomic.Uint64
-	ended     chan struct{} // closed when it has
+	joined    atomic.Pointer[time.Time] // when all was folded; what follows is the comparison
+	ended     chan struct{}             // closed when it has
 }
 
 // Last is the one that runs, or ran last; nil where none did since the start.
@@ -93,6 +94,9 @@ func (r *Rebuilds) show() *Rebuild {
 	until := r.config.Now()
 	if shown.FinishedAt != nil {
 		until = shown.FinishedAt.Time
+	}
+	if joined := r.last.joined.Load(); joined != nil {
+		until = *joined
 	}
 	if took := until.Sub(shown.StartedAt.Time).Seconds(); took > 0 && shown.Events > 0 {
 		shown.PerSecond = float64(shown.Events) / took
@@ -151,7 +155,14 @@ func (r *Rebuilds) begin(kind, actor string, cancel context.CancelFunc) *rebuild
 
 // fold is called with the slot, and gives it back.
 func (r *Rebuilds) fold(ctx context.Context, now *rebuilding, how Refold) error {
-	folded := how.Folded
+	folded, joined := how.Folded, how.Joined
+	how.Joined = func() {
+		at := r.config.Now()
+		now.joined.Store(&at)
+		if joined != nil {
+			joined()
+		}
+	}
 	how.Folded = func(batch []event.Recorded) {
 		now.folded.Add(uint64(len(batch)))
 		if folded != nil {
