@@ -97,8 +97,17 @@ func (s *Snapshot) entries() iter.Seq[entry] {
 			each(ofOperations, s.operations, yield, (*Operation).head) &&
 			each(ofTurns, s.operations, yield, (*Operation).turns) &&
 			each(ofLatest, s.latest, yield, asIs) &&
-			each(ofHistory, s.history, yield, asIs)
+			s.eachHistory(yield)
 	}
+}
+
+func (s *Snapshot) eachHistory(yield func(entry) bool) bool {
+	for of, positions := range s.history.all(s.Position) {
+		if !yield(entry{ofHistory, of, positions}) {
+			return false
+		}
+	}
+	return true
 }
 
 func each[K cmp.Ordered, V any](view string, all *btree.Map[K, V], yield func(entry) bool, kept func(V) any) bool {
@@ -334,7 +343,7 @@ func parseEntry(view, key string, value []byte) (set func(*Snapshot), err error)
 	case ofHistory:
 		var positions []event.Position
 		err = fast.Unmarshal(value, &positions)
-		set = func(s *Snapshot) { s.history.Set(key, positions) }
+		set = func(s *Snapshot) { s.history.set(key, positions) }
 	default:
 		err = errors.New("there is no such view")
 	}

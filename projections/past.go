@@ -53,8 +53,6 @@ func (v *Views) keep() {
 type Read func(ctx context.Context, after event.Position) iter.Seq2[[]event.Recorded, error]
 
 // AsOf is what the views were at a bound. One that is not reached yet is refused.
-//
-// The lists of History are not part of it.
 func (v *Views) AsOf(ctx context.Context, read Read, at Bound, now time.Time) (*Snapshot, error) {
 	present := v.Snapshot()
 	if err := at.Reached(present.Position, now); err != nil {
@@ -92,7 +90,7 @@ func (v *Views) before(ctx context.Context, read Read, present *Snapshot, reache
 // that reaches.
 func (v *Views) fork(reaches func(*Snapshot) bool) *Snapshot {
 	v.mu.Lock()
-	p, from := v.past, New().state
+	p, from, history := v.past, New().state, v.state.history
 	if i := sort.Search(len(p.snapshots), func(i int) bool { return !reaches(p.snapshots[i]) }); i > 0 {
 		from = p.snapshots[i-1]
 	}
@@ -101,6 +99,6 @@ func (v *Views) fork(reaches func(*Snapshot) bool) *Snapshot {
 	defer p.copying.Unlock()
 	s := from.copy()
 	p.forks++
-	s.generation, s.forked = -p.forks, true // no other has that number
+	s.generation, s.history, s.forked = -p.forks, history, true // no other has that number
 	return s
 }

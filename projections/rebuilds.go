@@ -255,6 +255,6 @@ func (s *Snapshot) Views() []View {
 		{ofNetworks, s.networks.Len()},
 		{ofManagers, s.managers.Len()},
 		{ofOperations, s.operations.Len()},
-		{ofHistory, s.history.Len()},
+		{ofHistory, s.history.len(s.Position)},
 	}
 }

@@ -68,7 +68,7 @@ type Snapshot struct {
 	operations *btree.Map[uint64, *Operation] // by the position of their start
 	started    *btree.Map[domain.OperationID, uint64]
 	latest     *btree.Map[string, domain.OperationID] // cluster id, space, kind
-	history    *btree.Map[string, []event.Position]
+	history    *histories
 	sweep      time.Time
 	leader     Leader
 
@@ -134,7 +134,7 @@ func New() *Views {
 		clusters: &btree.Map[domain.ClusterName, *clusterState]{}, byID: &btree.Map[domain.ClusterID, domain.ClusterName]{},
 		members: &btree.Map[string, domain.HostID]{}, networks: &btree.Map[string, *Answer]{}, managers: &btree.Map[string, *Answer]{},
 		operations: &btree.Map[uint64, *Operation]{}, started: &btree.Map[domain.OperationID, uint64]{},
-		latest: &btree.Map[string, domain.OperationID]{}, history: &btree.Map[string, []event.Position]{},
+		latest: &btree.Map[string, domain.OperationID]{}, history: newHistories(),
 	}}
 	v.state.define(v.state.networks, "default", "flannel_etcd", json.RawMessage("{}"))
 	return v
@@ -165,7 +165,7 @@ func (s *Snapshot) copy() *Snapshot {
 	c := *s
 	c.hosts, c.addresses, c.clusters, c.byID = s.hosts.Copy(), s.addresses.Copy(), s.clusters.Copy(), s.byID.Copy()
 	c.members, c.networks, c.managers = s.members.Copy(), s.networks.Copy(), s.managers.Copy()
-	c.operations, c.started, c.latest, c.history = s.operations.Copy(), s.started.Copy(), s.latest.Copy(), s.history.Copy()
+	c.operations, c.started, c.latest = s.operations.Copy(), s.started.Copy(), s.latest.Copy()
 	return &c
 }
 
@@ -220,7 +220,7 @@ func (s *Snapshot) apply(r event.Recorded) {
 	if r.Meta.Time.After(s.newest) {
 		s.newest = r.Meta.Time
 	}
-	if !s.forked { // the lists of the past are part of those of the present
+	if !s.forked { // the histories of the past are part of those of the present
 		s.remember(r)
 	}
 	switch e := r.Event.(type) {
