@@ -250,6 +250,7 @@ func (s *service) catchUp(ctx context.Context) error {
 	if err := s.resume(ctx); err != nil {
 		return err
 	}
+	defer projections.Hurry()()
 	for batch, err := range s.log.Follow(ctx, s.position()) {
 		if err != nil {
 			return fmt.Errorf("read the event log: %w", err)

@@ -22,13 +22,20 @@ func (b *bench) rebuild(ctx context.Context) error {
 	if err := b.write(ctx, "rebuild", hosts, b.events); err != nil {
 		return err
 	}
-	quiet := map[string]any{"watch": map[string]any{"interval": "1h"}}
+	quiet := map[string]any{"watch": map[string]any{"interval": "1h", "concurrency": 1}} // the hosts are not there
 	s, err := b.service(ctx, "rebuild", quiet)
 	if err != nil {
 		return err
 	}
 	defer func() { s.stop() }()
 	b.row(fmt.Sprintf("start with %d events, no snapshot", b.events), s.took.Round(10*time.Millisecond).String(), memory(s))
+	for leads := false; !leads; time.Sleep(200 * time.Millisecond) { // until then it reads the roster
+		text, err := once(ctx, s.address, request(http.MethodGet, "/api/v0/status", ""))
+		if err != nil {
+			return err
+		}
+		leads = strings.Contains(string(text), `"leads":true`)
+	}
 	if _, err := once(ctx, s.address, request(http.MethodPut, "/api/v0/projections/all/rebuild", "")); err != nil {
 		return err
 	}
@@ -80,7 +87,7 @@ func rebuilt(ctx context.Context, address string) (projections.Rebuild, error) {
 		}
 		switch {
 		case all.Rebuild == nil || all.Rebuild.State == projections.Folding:
-			time.Sleep(20 * time.Millisecond)
+			time.Sleep(200 * time.Millisecond)
 		case all.Rebuild.State != projections.Done || all.Rebuild.Different != "":
 			return projections.Rebuild{}, fmt.Errorf("a rebuild came to %s", text)
 		default:
