@@ -88,14 +88,15 @@ func TestARebuildDisturbsNobody(t *testing.T) {
 	}
 	s.start()
 	c.look()
-	t.Logf("%d rebuilds of %d events in %s: %d cancelled, %d killed, %d let be; %d reads, %d writes, %d of them unanswered as it was killed; %s",
-		*rebuilds, *longLog, time.Since(began).Round(time.Second), did[0], did[1], did[2], c.reads.Load(), c.writes.Load(), c.lost.Load(), verified)
+	t.Logf("%d rebuilds of %d events in %s: %d cancelled, %d killed, %d let be; %d reads and %d writes in %s, %d of them unanswered as it was killed; %s",
+		*rebuilds, *longLog, time.Since(began).Round(time.Second), did[0], did[1], did[2], c.reads.Load(), c.writes.Load(), c.busy.Round(time.Second), c.lost.Load(), verified)
 }
 
 // lookers are clients that read, and clients that write and remember it.
 type lookers struct {
 	*service
 	down                atomic.Bool
+	busy                time.Duration // that clients asked for
 	reads, writes, lost atomic.Int64
 
 	mu   sync.Mutex
@@ -127,24 +128,29 @@ func (c *lookers) quiet() {
 	c.await(func() bool { return c.rebuild() == nil || c.rebuild()["state"] != "folding" }, "/projections")
 }
 
-// load has 4 clients write and 8 read, 200 and 2,000 times a second where the
-// machine can, until what it returns is called.
+// load has clients write and read, with a log of a million events more than 200
+// and 2,000 times a second where the machine can, until what it returns is called.
 func (c *lookers) load(hosts int) (stop func()) {
 	ctx, cancel := context.WithCancel(c.t.Context())
+	writers, readers := 2, 4
+	if *longLog >= 1_000_000 {
+		writers, readers = 16, 52
+	}
+	began := time.Now()
 	var all sync.WaitGroup
-	for range 4 {
+	for range writers {
 		all.Go(func() {
-			for pause(ctx, 40*time.Millisecond) {
+			for pause(ctx, 60*time.Millisecond) {
 				n := c.writes.Add(2) / 2
 				c.write(http.MethodPut, n)
 				c.write(http.MethodDelete, n-100)
 			}
 		})
 	}
-	for range 8 {
+	for range readers {
 		all.Go(func() {
 			last := uint64(0)
-			for n := rand.IntN(hosts); pause(ctx, 4*time.Millisecond); n++ {
+			for n := rand.IntN(hosts); pause(ctx, 12*time.Millisecond); n++ {
 				last = c.read([]string{
 					"/host/" + longlog.Address(n%hosts), fmt.Sprintf("/cluster/cluster-%d", n%hosts/50), "/networks", "/operations?limit=2", "/cluster/cluster-0/upgrade",
 				}[n%5], last)
@@ -152,6 +158,7 @@ func (c *lookers) load(hosts int) (stop func()) {
 		})
 	}
 	return func() {
+		c.busy += time.Since(began)
 		cancel()
 		all.Wait()
 	}
