@@ -71,7 +71,7 @@ func (s *service) resume(ctx context.Context) error {
 // foldWhole brings the process, which is in no snapshot, up to what is served, and
 // folds the views afresh on the way. It comes to its end, or ctx does.
 func (s *service) foldWhole(ctx context.Context) {
-	for !s.acts.Load() {
+	for wait := redeliverAfter; !s.acts.Load(); wait = min(2*wait, time.Minute) { // what cannot be read stays so for long
 		err := s.rebuilds.Run(ctx, func(batch []event.Recorded) {
 			for _, r := range batch {
 				s.process.Apply(r)
@@ -81,7 +81,7 @@ func (s *service) foldWhole(ctx context.Context) {
 			return
 		}
 		select {
-		case <-time.After(redeliverAfter):
+		case <-time.After(wait):
 		case <-ctx.Done():
 		}
 	}
