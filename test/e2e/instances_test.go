@@ -443,9 +443,10 @@ func (u *upset) fault(ctx context.Context, kind string) {
 		return
 	}
 	one, leads := u.whom()
-	if one == nil {
-		u.rising.Wait()
-		return
+	for ; one == nil; one, leads = u.whom() {
+		if u.rising.Wait(); ctx.Err() != nil {
+			return
+		}
 	}
 	led := ""
 	if leads && !u.isAway.Load() {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -248,7 +249,8 @@ func (s *service) clientFile() string {
 // before.
 func TestAServiceGoesOnFromASnapshot(t *testing.T) {
 	f, body := startFleet(t, fleet.Config{Hosts: atomics(71, 3)})
-	s := newService(t, map[string]any{"bootstrap.profile": "none", "watch.interval": "1h", "snapshots.events": 10, "snapshots.dir": filepath.Join(t.TempDir(), "snapshots")})
+	kept := filepath.Join(t.TempDir(), "snapshots")
+	s := newService(t, map[string]any{"bootstrap.profile": "none", "watch.interval": "1h", "snapshots.events": 10, "snapshots.dir": kept})
 	s.join(f, body)
 	for _, h := range f.Hosts() {
 		h.Release("41.9")
@@ -267,7 +269,7 @@ func TestAServiceGoesOnFromASnapshot(t *testing.T) {
 	}
 	s.stop(syscall.SIGTERM)
 	s.start()
-	if kept := s.get("/projections").object()["snapshots"].([]any); len(kept) == 0 {
+	if all := s.get("/projections").object()["snapshots"].([]any); len(all) == 0 {
 		t.Fatal("no snapshot was kept")
 	}
 	for _, path := range paths {
@@ -289,4 +291,29 @@ func TestAServiceGoesOnFromASnapshot(t *testing.T) {
 		r, ok := o["rebuild"].(map[string]any)
 		return ok && r["state"] == "done" && r["different"] == "" && r["actor"] == "commissaire"
 	})
+
+	hosts := s.get("/hosts").is(200).body
+	s.stop(syscall.SIGKILL)
+	files, err := filepath.Glob(filepath.Join(kept, "*"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text[len(text)/2] ^= 1
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.start()
+	log, err := os.ReadFile(filepath.Join(s.dir, "log"))
+	if err != nil || strings.Count(string(log), "a snapshot of views is thrown away") != len(files) {
+		t.Errorf("of %d damaged snapshots it says %s, %v", len(files), log, err)
+	}
+	if got := s.get("/hosts").is(200).body; string(got) != string(hosts) {
+		t.Errorf("without a snapshot: %s\nwas: %s", got, hosts)
+	}
 }
