@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,8 +21,8 @@ import (
 // against each other, restarts it, and changes its store.
 func TestTheLogIsVouchedFor(t *testing.T) {
 	outside := t.TempDir()
-	key, file := filepath.Join(outside, "key"), filepath.Join(outside, "checkpoints")
-	s := unstarted(t, map[string]any{"log.signing-key": "file:" + key, "log.checkpoint-file": file, "log.checkpoint-interval": "50ms"})
+	key, file, tree := filepath.Join(outside, "key"), filepath.Join(outside, "checkpoints"), filepath.Join(outside, "tree")
+	s := unstarted(t, map[string]any{"log.signing-key": "file:" + key, "log.checkpoint-file": file, "log.checkpoint-interval": "50ms", "log.tree-dir": tree})
 	verifierKey, err := s.run("", "events", "key", key, "--name", "commissaire.example/e2e")
 	if err != nil {
 		t.Fatal(err)
@@ -104,11 +106,11 @@ func TestTheLogIsVouchedFor(t *testing.T) {
 	if last := checkpoint(string(text[strings.LastIndex(string(text), "commissaire.example/e2e\n"):])); err != nil || last.Size < 8 || strings.Contains(out, " 0 of ") {
 		t.Errorf("the last checkpoint is of %d events: %s, %v", last.Size, out, err)
 	}
-	in(t, filepath.Join(s.dir, "store", "events.db"), "UPDATE events SET meta = replace(meta, '\"admin\"', '\"nobody\"') WHERE pos = "+positions[2])
+	s.forge(positions[2])
 	if out, err := verify(); err == nil || !strings.Contains(out, "position "+positions[2]+" ") {
 		t.Errorf("after the change: %s, %v", out, err)
 	}
-	if err := os.RemoveAll(filepath.Join(s.dir, "store", "tree")); err != nil {
+	if err := os.RemoveAll(tree); err != nil {
 		t.Fatal(err)
 	}
 	s.start()
@@ -118,4 +120,18 @@ func TestTheLogIsVouchedFor(t *testing.T) {
 	if again, err := os.ReadFile(file); err != nil || string(again) != string(text) {
 		t.Errorf("a checkpoint of what was changed was added: %v", err)
 	}
+}
+
+// forge has an event say that somebody else asked for it.
+func (s *service) forge(position string) {
+	s.t.Helper()
+	if s.esdb == nil {
+		in(s.t, filepath.Join(s.dir, "store", "events.db"), "UPDATE events SET meta = replace(meta, '\"admin\"', '\"nobody\"') WHERE pos = "+position)
+		return
+	}
+	at, err := strconv.ParseUint(position, 10, 64)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.esdb.Edit(at, func(meta []byte) []byte { return bytes.Replace(meta, []byte(`"admin"`), []byte(`"nobody"`), 1) })
 }

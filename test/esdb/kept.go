@@ -17,6 +17,16 @@ func (s *Server) Kept() iter.Seq2[string, []byte] {
 	}
 }
 
+// Edit changes the metadata of the event at a position, as somebody may who has the
+// server's files.
+func (s *Server) Edit(at uint64, change func(metadata []byte) []byte) {
+	l := s.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.all[after(l.all, at-1)]
+	e.custom = change(e.custom)
+}
+
 // Cut drops all that was recorded from a position on, as if it never had been.
 // Nothing may be reading or appending.
 func (s *Server) Cut(from uint64) {
