@@ -658,6 +658,24 @@ func TestAStreamThatWasDeletedForGoodTakesNothing(t *testing.T) {
 	}
 }
 
+// The server knows when the time of a call is over, and may be the first to say so.
+func TestAFollowerWhoseTimeIsOverSeesNoFailure(t *testing.T) {
+	store := opened(t, esdb.Start(t).ConnectionString(), Options{}, usual)
+	var all sync.WaitGroup
+	for i := range 200 {
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(50+i)*time.Millisecond)
+			defer cancel()
+			for _, err := range store.Follow(ctx, 0) {
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
 // The client pings where there are no calls, every ten seconds at the most.
 func TestAConnectionIsKeptWithoutCalls(t *testing.T) {
 	if testing.Short() {
