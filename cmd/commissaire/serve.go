@@ -60,8 +60,7 @@ type service struct {
 	process   *process.Process
 	instance  string                // this one's name
 	leads     atomic.Bool           // this instance acts
-	acts      atomic.Bool           // the process has all that the views have
-	whole     chan struct{}         // closed when acts
+	whole     chan struct{}         // closed when the process has all that the views have
 	resumed   bool                  // the views began with a snapshot, so that the process has to be brought up
 	snapshot  atomic.Uint64         // events that the latest snapshot has
 	due       chan struct{}         // has one when a snapshot may be due
@@ -149,10 +148,11 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 	if err := name.there(ctx, logger, func() error { return s.catchUp(ctx) }); err != nil {
 		return s, err
 	}
-	s.snapshot.Store(s.views.Snapshot().Events)
-	if !s.resumed {
-		s.snapshot.Store(0)
-		s.actsFromNow()
+	if s.resumed {
+		s.snapshot.Store(s.views.Snapshot().Events)
+	} else {
+		close(s.whole)
+		s.due <- struct{}{} // a long log is not folded from its beginning again, whatever comes
 	}
 	s.rebuilds = projections.NewRebuilds(projections.RebuildsConfig{
 		Views: s.views, Read: s.log.Follow, Kept: s.keepSnapshot, Now: time.Now, Logger: logger,
@@ -291,7 +291,7 @@ func (s *service) follow(ctx context.Context) error {
 		}
 		s.views.Apply(r)
 		s.events.Publish(shown(eventlog.Entry{Recorded: r, Type: m.Metadata.Get("name"), Data: json.RawMessage(m.Payload)}))
-		if s.acts.Load() { // else who brings the process up hands it over
+		if s.acts() { // else who brings the process up hands it over
 			s.process.Apply(r)
 		}
 		if followed++; followed%s.config.Snapshots.Events == 0 {
@@ -331,7 +331,7 @@ func (s *service) close() error {
 
 // nodeStatus asks the container manager of a name about a host.
 func (s *service) nodeStatus(ctx context.Context, name domain.ManagerName, host domain.Address) (json.RawMessage, error) {
-	if !s.acts.Load() {
+	if !s.acts() {
 		return nil, errFolding
 	}
 	manager, err := s.process.Manager(name)

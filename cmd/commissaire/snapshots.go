@@ -71,12 +71,12 @@ func (s *service) resume(ctx context.Context) error {
 // foldWhole brings the process, which is in no snapshot, up to what is served, and
 // folds the views afresh on the way. It comes to its end, or ctx does.
 func (s *service) foldWhole(ctx context.Context) {
-	for wait := redeliverAfter; !s.acts.Load(); wait = min(2*wait, time.Minute) { // what cannot be read stays so for long
+	for wait := redeliverAfter; !s.acts(); wait = min(2*wait, time.Minute) { // what cannot be read stays so for long
 		err := s.rebuilds.Run(ctx, func(batch []event.Recorded) {
 			for _, r := range batch {
 				s.process.Apply(r)
 			}
-		}, s.actsFromNow)
+		}, func() { close(s.whole) })
 		if err == nil || ctx.Err() != nil {
 			return
 		}
@@ -87,10 +87,14 @@ func (s *service) foldWhole(ctx context.Context) {
 	}
 }
 
-// actsFromNow is called when the process has all that the views have.
-func (s *service) actsFromNow() {
-	s.acts.Store(true)
-	close(s.whole)
+// acts tells whether the process has all that the views have.
+func (s *service) acts() bool {
+	select {
+	case <-s.whole:
+		return true
+	default:
+		return false
+	}
 }
 
 // errFolding says what a service that went on from a snapshot cannot do yet.
