@@ -269,10 +269,9 @@ func find(ctx context.Context, api kubernetes.Interface, host domain.Address) (*
 	return found, nil
 }
 
-// reported tells whether a kubelet stands behind the node.
-func reported(node *corev1.Node) bool {
-	return len(node.Status.Conditions) > 0 || node.Status.NodeInfo.KubeletVersion != ""
-}
+// reported tells whether a kubelet stands behind the node. A condition does not say
+// so: a controller adds them to a node that no kubelet reports within a minute.
+func reported(node *corev1.Node) bool { return node.Status.NodeInfo.KubeletVersion != "" }
 
 func hasAddress(node *corev1.Node, host domain.Address) bool {
 	ip, isIP := host.IP()
