@@ -23,8 +23,14 @@ e2e: test-host ## the whole-service tests alone
 e2e-esdb: test-host ## the whole-service tests on a double of EventStoreDB
 	go test -race -shuffle=on -timeout 20m -v ./test/e2e/... -args -store=esdb
 
-e2e-kubernetes: ## against the real API server of COMMISSAIRE_TEST_KUBECONFIG
-	go test -count=1 -timeout 9m -v -run TestARealAPIServer ./adapters/containermanager
+e2e-kubernetes: test-host ## container managers against a real API server: that of COMMISSAIRE_TEST_KUBECONFIG, or one that is built here, which takes 10 minutes once
+ifdef COMMISSAIRE_TEST_KUBECONFIG
+	go test -race -count=1 -parallel 1 -timeout 9m -v ./adapters/containermanager
+	go test -race -count=1 -timeout 9m -v ./test/e2e -run '^TestManaged'
+else
+	cd test/apiserver && go mod verify && go build -o ../../bin/apiserver . && go vet .
+	bin/apiserver $(MAKE) e2e-kubernetes
+endif
 
 bench: ## what the service does a second, in one table
 	go run ./test/bench

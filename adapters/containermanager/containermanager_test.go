@@ -1,6 +1,7 @@
 package containermanager
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -62,11 +63,7 @@ type setting struct {
 // serve starts a server, and is how it is asked.
 func serve(t *testing.T) (*kube.Server, *setting) {
 	t.Helper()
-	server, err := kube.Start(token)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(server.Close)
+	server := kube.Start(t, token)
 	s := &setting{dir: t.TempDir()}
 	s.config = Config{Credentials: kept{"C": commands.Secret(token)}, CertificateDir: s.dir, Timeout: 5 * time.Second}
 	s.definition = event.ContainerManagerDefined{ManagerID: "M", Manager: "m", Type: roster.Kubernetes, Credential: "C"}
@@ -188,6 +185,14 @@ func TestTheNodeThatAKubeletReportsIsTheOneThatCounts(t *testing.T) {
 	if ready, why, err := m.Ready(t.Context(), web1, ""); ready || err != nil || why != "the node has not reported yet" {
 		t.Errorf("nobody stands behind the node: %t, %q, %v", ready, why, err)
 	}
+	server.Change("10.0.0.1", func(n *corev1.Node) { // which a controller does after a minute
+		n.Status.Conditions = []corev1.NodeCondition{{
+			Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: "NodeStatusNeverUpdated", Message: "Kubelet never posted node status.",
+		}}
+	})
+	if ready, why, err := m.Ready(t.Context(), web1, ""); ready || err != nil || why != "the node is not ready: NodeStatusNeverUpdated: Kubelet never posted node status." {
+		t.Errorf("nobody stands behind the node still: %t, %q, %v", ready, why, err)
+	}
 	server.AddNode("web1.example", "10.0.0.1")
 	if err := m.Cordon(t.Context(), web1); err != nil {
 		t.Fatal(err)
@@ -284,7 +289,7 @@ func TestAPodThatNobodyWouldMakeAgainIsNotDeleted(t *testing.T) {
 	server.AddNode("10.0.0.1", "10.0.0.1")
 	server.AddPod(kube.Pod{Node: "10.0.0.1", Name: "pet", Owner: "-"})
 	server.AddPod(kube.Pod{Node: "10.0.0.1", Name: "one"})
-	fails(t, m.Drain(t.Context(), web1, -1), "work/pet")
+	fails(t, m.Drain(t.Context(), web1, -1), server.Namespace+"/pet")
 	if evictions := server.Asked("/eviction"); len(evictions) > 0 {
 		t.Errorf("evictions: %v", evictions)
 	}
@@ -302,7 +307,7 @@ func TestDrainingEndsWithItsTime(t *testing.T) {
 		cancel()
 	}()
 	err := m.Drain(ctx, web1, -1)
-	fails(t, err, "1 pods are left: work/guarded: Cannot evict pod as it would violate the pod's disruption budget.")
+	fails(t, err, "1 pods are left: "+server.Namespace+"/guarded: Cannot evict pod as it would violate the pod's disruption budget.")
 	server.Allow("guarded")
 	server.Fail("/eviction", 1, 500)
 	fails(t, m.Drain(t.Context(), web1, -1), "as it was told to")
@@ -346,7 +351,9 @@ func TestTheNodeIsShownAsTheServerHasIt(t *testing.T) {
 	if err != nil || json.Unmarshal(status, &node) != nil || node.Kind != "Node" || node.Name != "node-1" || len(node.Status.Conditions) == 0 {
 		t.Errorf("shown is %s, %v", status, err)
 	}
-	server.Change("node-1", func(n *corev1.Node) { n.Annotations = map[string]string{"large": strings.Repeat("x", maxNode)} })
+	server.Change("node-1", func(n *corev1.Node) {
+		n.Status.Images = []corev1.ContainerImage{{Names: []string{strings.Repeat("x", maxNode)}}}
+	})
 	_, err = m.NodeStatus(t.Context(), web1)
 	fails(t, err, "at most")
 }
@@ -383,16 +390,8 @@ func TestEveryCallHasATimeLimit(t *testing.T) {
 func TestOnlyAServerThatProvesWhoItIsIsTold(t *testing.T) {
 	t.Parallel()
 	server, s := serve(t)
-	other, err := kube.Start(token)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(other.Close)
-	s.write(t, "other.crt", other.CA())
-	certificate, key, err := server.ClientCertificate()
-	if err != nil {
-		t.Fatal(err)
-	}
+	s.write(t, "other.crt", kube.Start(t, token).CA())
+	certificate, key := server.ClientCertificate()
 	s.write(t, "client.crt", certificate)
 	s.write(t, "client.key", key)
 	outside := filepath.Join(t.TempDir(), "ca.crt")
@@ -528,11 +527,23 @@ func TestNoOtherRightsAreNeededThanThoseDocumented(t *testing.T) {
 		}
 		used[verb+" "+resource] = true
 	}
-	want := map[string]bool{
-		"get nodes": true, "list nodes": true, "create nodes": true, "patch nodes": true, "delete nodes": true,
-		"get pods": true, "list pods": true, "create pods/eviction": true, "get daemonsets": true,
+	want := map[string]bool{}
+	for _, rule := range kube.Rights {
+		for _, verb := range rule.Verbs {
+			want[verb+" "+rule.Resources[0]] = true
+		}
 	}
 	if fmt.Sprint(used) != fmt.Sprint(want) {
 		t.Errorf("used are %v, documented %v", used, want)
+	}
+	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rule := range kube.Rights {
+		line := fmt.Sprintf("- {apiGroups: [%s], resources: [%s], verbs: [%s]}", cmp.Or(rule.APIGroups[0], `""`), rule.Resources[0], strings.Join(rule.Verbs, ", "))
+		if !strings.Contains(string(readme), line) {
+			t.Errorf("the README does not say: %s", line)
+		}
 	}
 }

@@ -28,11 +28,7 @@ type managed struct {
 func newManaged(t *testing.T, specs ...fleet.Spec) managed {
 	t.Helper()
 	f, body := hosts(t, specs...)
-	server, err := kube.Start(managerToken)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(server.Close)
+	server := kube.Start(t, managerToken)
 	certificates := t.TempDir()
 	authority := filepath.Join(certificates, "ca.crt")
 	if err := os.WriteFile(authority, server.CA(), 0o600); err != nil {
@@ -110,7 +106,7 @@ func (m managed) atAsked(from time.Time, match, body string) time.Time {
 	return time.Time{}
 }
 
-func TestAHostIsEmptiedWorkedOnCheckedAndGivenBack(t *testing.T) {
+func TestManagedHostIsEmptiedWorkedOnCheckedAndGivenBack(t *testing.T) {
 	m := newManaged(t, atomics(41, 1)...)
 	h := m.fleet.Hosts()[0]
 	m.pod(h, kube.Pod{Name: "one", Refusals: 1})
@@ -139,13 +135,13 @@ func TestAHostIsEmptiedWorkedOnCheckedAndGivenBack(t *testing.T) {
 	}
 }
 
-func TestABudgetThatDoesNotLetGoEndsTheDrain(t *testing.T) {
+func TestManagedHostThatABudgetKeepsIsLeftAlone(t *testing.T) {
 	m := newManaged(t, atomics(42, 1)...)
 	h := m.fleet.Hosts()[0]
 	m.pod(h, kube.Pod{Name: "one", Refusals: -1})
 	at := m.roll("upgrade", `{"drain":{"timeout":1}}`)
 	m.until(at, status("failed"))
-	want := "the host was not drained within 1 s, and nothing was done to it: 1 pods are left: work/one: Cannot evict"
+	want := "the host was not drained within 1 s, and nothing was done to it: 1 pods are left: " + m.kube.Namespace + "/one: Cannot evict"
 	if got := m.reason(at); !strings.HasPrefix(got, want) {
 		t.Errorf("the reason: %s", got)
 	}
@@ -160,7 +156,7 @@ func TestABudgetThatDoesNotLetGoEndsTheDrain(t *testing.T) {
 	}
 }
 
-func TestAKilledServiceGivesBackWhatItCordoned(t *testing.T) {
+func TestManagedHostIsGivenBackAfterAKill(t *testing.T) {
 	m := newManaged(t, atomics(43, 1)...)
 	h := m.fleet.Hosts()[0]
 	at := m.during("upgrade", `{}`, h, "rpm-ostree upgrade")
@@ -176,7 +172,7 @@ func TestAKilledServiceGivesBackWhatItCordoned(t *testing.T) {
 	}
 }
 
-func TestANodeThatCannotBeGivenBackNowIsLater(t *testing.T) {
+func TestManagedHostThatCannotBeGivenBackNowIsLater(t *testing.T) {
 	m := newManaged(t, atomics(44, 1)...)
 	h := m.fleet.Hosts()[0]
 	at := m.during("upgrade", `{}`, h, "rpm-ostree upgrade")
@@ -189,9 +185,7 @@ func TestANodeThatCannotBeGivenBackNowIsLater(t *testing.T) {
 		t.Error("who uncordoned it?")
 	}
 	m.stop(syscall.SIGTERM)
-	if err := m.kube.Return(); err != nil {
-		t.Fatal(err)
-	}
+	m.kube.Return()
 	m.start()
 	m.await(func() bool {
 		return strings.Contains(string(m.get("/host/"+h.Address()+"/history").body), "HostUncordoned")
@@ -215,7 +209,7 @@ func TestANodeThatCannotBeGivenBackNowIsLater(t *testing.T) {
 	m.given(h)
 }
 
-func TestWhatCameBackIsEvictedBeforeTheReboot(t *testing.T) {
+func TestManagedHostIsEmptiedAgainBeforeItsReboot(t *testing.T) {
 	m := newManaged(t, atomics(45, 1)...)
 	h := m.fleet.Hosts()[0]
 	m.kube.Change(h.Address(), func(n *corev1.Node) { n.Spec.Unschedulable = true })
@@ -237,7 +231,7 @@ func TestWhatCameBackIsEvictedBeforeTheReboot(t *testing.T) {
 	}
 }
 
-func TestCancelledOrPausedAHostInHandIsGivenBack(t *testing.T) {
+func TestManagedHostInHandIsGivenBackAfterAPauseOrCancel(t *testing.T) {
 	m := newManaged(t, atomics(46, 2)...)
 	first, second := m.fleet.Hosts()[0], m.fleet.Hosts()[1]
 	at := m.during("upgrade", `{}`, first, "rpm-ostree upgrade")
@@ -253,7 +247,7 @@ func TestCancelledOrPausedAHostInHandIsGivenBack(t *testing.T) {
 	}
 }
 
-func TestAManagerKnowsTheMembersOfItsCluster(t *testing.T) {
+func TestManagedHostsAreKnownToTheirManager(t *testing.T) {
 	m := newManaged(t, atomics(47, 3)...)
 	one, two, three := "127.0.47.1", "127.0.47.2", "127.0.47.3"
 	node := m.get("/host/" + one + "/status").is(200).object()["container_manager"].(map[string]any)
@@ -283,9 +277,7 @@ func TestAManagerKnowsTheMembersOfItsCluster(t *testing.T) {
 	m.delete("/host/" + three).is(200)
 	m.delete("/containermanager/k").is(200)
 	m.stop(syscall.SIGKILL)
-	if err := m.kube.Return(); err != nil {
-		t.Fatal(err)
-	}
+	m.kube.Return()
 	m.start()
 	gone(three)
 }

@@ -1,53 +1,70 @@
 // Package kube is an API server of Kubernetes for tests: over HTTP/2 and TLS it
-// speaks the part of the API that concerns nodes, the pods on them and their
-// eviction, asks for a token or a client certificate, and keeps a record of what
-// it was asked. It can be told to misbehave.
+// answers what concerns nodes, the pods on them and their eviction, asks for a token
+// or a client certificate, and keeps a record of what it was asked. It can be told to
+// misbehave. The objects are its own, or those of a real server that it hands every
+// request on to.
 package kube
 
 import (
 	"context"
+	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
+
+// KubeconfigVariable names the file of an administrator of a real server. A server
+// that is started while it is set is in front of that one, and in place of a kubelet
+// and of those who change budgets there. What it makes there goes with it: nodes, as
+// many as a test has hosts, a namespace, a ClusterRole and its binding.
+const KubeconfigVariable = "COMMISSAIRE_TEST_KUBECONFIG"
 
 // Server is an API server on loopback.
 type Server struct {
+	Namespace string // the one that all pods are in
+
+	t         testing.TB
 	token     string
 	address   string
 	authority *authority
 	tls       *tls.Config
+	cluster   cluster
 
 	mu       sync.Mutex
 	changed  chan struct{} // closed at each change
 	http     *http.Server  // nil: it is away
 	served   chan struct{} // closed when http has ended
-	nodes    map[string]*corev1.Node
-	pods     map[string]*pod // by namespace/name
-	sets     map[string]*appsv1.DaemonSet
 	requests []Request
 	faults   []*fault
-	uids     int
 	page     int // objects in an answer at most
 }
 
-type pod struct {
-	corev1.Pod
-	refusals int // evictions that its disruption budget still refuses
-	lingers  int // looks at it that it survives after its eviction
+// cluster is what there is behind a server.
+type cluster interface {
+	ask(r *http.Request, known bool, body []byte) (status int, answer []byte)
+	addNode(node *corev1.Node)
+	change(name string, f func(*corev1.Node)) // nothing where there is no such node
+	node(name string) *corev1.Node            // nil: there is none
+	deleteNode(name string)
+	addPod(p Pod)
+	allow(pod string)
+	pods(node string) []string
 }
 
 // Request is one that the server was asked.
@@ -67,32 +84,40 @@ type fault struct {
 	status int // 0: it stalls
 }
 
-// Start starts a server that takes a token, at 127.0.0.1.
-func Start(token string) (*Server, error) {
-	s := &Server{
-		token: token, changed: make(chan struct{}), page: 1 << 20,
-		nodes: map[string]*corev1.Node{}, pods: map[string]*pod{}, sets: map[string]*appsv1.DaemonSet{},
+// Start starts a server that takes a token, at 127.0.0.1. It ends with the test.
+func Start(t testing.TB, token string) *Server {
+	t.Helper()
+	s := &Server{t: t, token: token, changed: make(chan struct{}), page: 500}
+	if path := os.Getenv(KubeconfigVariable); path != "" {
+		far := newFar(t, path)
+		s.Namespace, s.cluster = far.namespace, far
+	} else {
+		near := newNear()
+		s.Namespace, s.cluster = near.namespace, near
 	}
 	var err error
 	if s.authority, err = newAuthority(); err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
 	certificate, err := s.authority.issue("kube", x509.ExtKeyUsageServerAuth)
 	if err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
 	known := x509.NewCertPool()
 	known.AddCert(s.authority.certificate)
 	s.tls = &tls.Config{Certificates: []tls.Certificate{certificate}, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: known, MinVersion: tls.VersionTLS12}
 	s.address = "127.0.0.1:0"
-	return s, s.Return()
+	s.Return()
+	t.Cleanup(s.Leave)
+	return s
 }
 
 // Return makes a server that is away listen again, where it did.
-func (s *Server) Return() error {
+func (s *Server) Return() {
+	s.t.Helper()
 	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", s.address)
 	if err != nil {
-		return fmt.Errorf("start the API server: %w", err)
+		s.t.Fatalf("start the API server: %v", err)
 	}
 	server := &http.Server{Handler: s, TLSConfig: s.tls.Clone(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: quiet}
 	served := make(chan struct{})
@@ -103,7 +128,6 @@ func (s *Server) Return() error {
 		defer close(served)
 		_ = server.ServeTLS(listener, "", "") // it ends when it is closed
 	}()
-	return nil
 }
 
 // Leave breaks all connections and takes no more.
@@ -118,9 +142,6 @@ func (s *Server) Leave() {
 	}
 }
 
-// Close ends the server.
-func (s *Server) Close() { s.Leave() }
-
 // URL is where the server is.
 func (s *Server) URL() string { return "https://" + s.address }
 
@@ -131,17 +152,18 @@ func (s *Server) CA() []byte {
 
 // ClientCertificate makes a certificate that the server takes in place of a
 // token, and its key, as PEM.
-func (s *Server) ClientCertificate() (certificate, key []byte, err error) {
+func (s *Server) ClientCertificate() (certificate, key []byte) {
+	s.t.Helper()
 	made, err := s.authority.issue("client", x509.ExtKeyUsageClientAuth)
 	if err != nil {
-		return nil, nil, err
+		s.t.Fatal(err)
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(made.PrivateKey)
 	if err != nil {
-		return nil, nil, err
+		s.t.Fatal(err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: made.Certificate[0]}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
 // Fail answers the next requests (times; -1: all) that contain match, as
@@ -179,10 +201,8 @@ func (s *Server) AddNode(name string, addresses ...string) {
 		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: address})
 	}
 	report(node)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.nodes[name] = s.made(node)
-	s.notify()
+	s.cluster.addNode(node)
+	s.happened()
 }
 
 // Report has a kubelet report a node ready.
@@ -195,23 +215,17 @@ func report(node *corev1.Node) {
 
 // Change changes a node.
 func (s *Server) Change(name string, f func(*corev1.Node)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if node, ok := s.nodes[name]; ok {
-		f(node)
-		s.notify()
-	}
+	s.cluster.change(name, f)
+	s.happened()
 }
 
 // Node is a node as it is; false where there is none.
 func (s *Server) Node(name string) (corev1.Node, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	node, ok := s.nodes[name]
-	if !ok {
+	node := s.cluster.node(name)
+	if node == nil {
 		return corev1.Node{}, false
 	}
-	return *node.DeepCopy(), true
+	return *node, true
 }
 
 // Cordoned tells whether there is such a node and it is unschedulable.
@@ -222,16 +236,14 @@ func (s *Server) Cordoned(name string) bool {
 
 // DeleteNode removes a node behind everybody's back.
 func (s *Server) DeleteNode(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.nodes, name)
-	s.notify()
+	s.cluster.deleteNode(name)
+	s.happened()
 }
 
 // Pod is how a pod is made.
 type Pod struct {
 	Node, Name string
-	Owner      string // kind of its controller: ReplicaSet unless it is said; "-": it has none
+	Owner      string // kind of its controller: DaemonSet; "-": it has none; "": some other
 	EmptyDir   bool
 	Mirror     bool
 	Finished   bool
@@ -239,23 +251,20 @@ type Pod struct {
 	Lingers    int // looks that it takes until it is gone after its eviction
 }
 
-// Namespace is the one that all pods are in.
-const Namespace = "work"
-
-// AddPod puts a pod on a node.
-func (s *Server) AddPod(p Pod) {
-	made := &pod{refusals: p.Refusals, lingers: p.Lingers, Pod: corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: p.Name},
+// object is the pod, with an owner of this id.
+func (p Pod) object(namespace string, owner metav1.OwnerReference) *corev1.Pod {
+	made := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: p.Name, Labels: map[string]string{"pod": p.Name}},
 		Spec:       corev1.PodSpec{NodeName: p.Node, Containers: []corev1.Container{{Name: "c", Image: "i"}}},
-		Status:     corev1.PodStatus{Phase: corev1.PodRunning},
-	}}
-	owner := p.Owner
-	if owner == "" {
-		owner = "ReplicaSet"
+		Status: corev1.PodStatus{
+			Phase:      corev1.PodRunning,
+			Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
+		},
 	}
-	if owner != "-" {
+	if owner.Kind != "" {
 		yes := true
-		made.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: owner, Name: "of-" + p.Name, UID: "1", Controller: &yes}}
+		owner.Controller = &yes
+		made.OwnerReferences = []metav1.OwnerReference{owner}
 	}
 	if p.EmptyDir {
 		made.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
@@ -264,37 +273,23 @@ func (s *Server) AddPod(p Pod) {
 		made.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "1"}
 	}
 	if p.Finished {
-		made.Status.Phase = corev1.PodSucceeded
+		made.Status = corev1.PodStatus{Phase: corev1.PodSucceeded}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.uids++
-	made.UID = types.UID(fmt.Sprint("pod-", s.uids))
-	s.pods[Namespace+"/"+p.Name] = made
-	if owner == "DaemonSet" {
-		s.sets[Namespace+"/of-"+p.Name] = &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: "of-" + p.Name}}
-	}
-	s.notify()
+	return made
+}
+
+// AddPod puts a pod on a node.
+func (s *Server) AddPod(p Pod) {
+	s.cluster.addPod(p)
+	s.happened()
 }
 
 // Allow has the disruption budget let a pod go.
-func (s *Server) Allow(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p, ok := s.pods[Namespace+"/"+name]; ok {
-		p.refusals = 0
-	}
-}
+func (s *Server) Allow(name string) { s.cluster.allow(name) }
 
 // Pods are the names of the pods on a node.
-func (s *Server) Pods(node string) (names []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, p := range s.pods {
-		if p.Spec.NodeName == node {
-			names = append(names, p.Name)
-		}
-	}
+func (s *Server) Pods(node string) []string {
+	names := s.cluster.pods(node)
 	slices.Sort(names)
 	return names
 }
@@ -329,17 +324,85 @@ func (s *Server) Await(ctx context.Context, condition func() bool) error {
 	}
 }
 
+func (s *Server) happened() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.notify()
+}
+
 // notify tells those that wait; the lock is held.
 func (s *Server) notify() {
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
 
-// made gives an object what the server gives each; the lock is held.
-func (s *Server) made(node *corev1.Node) *corev1.Node {
-	s.uids++
-	node.UID = types.UID(fmt.Sprint("node-", s.uids))
-	node.ResourceVersion = fmt.Sprint(s.uids)
-	node.CreationTimestamp = metav1.Now()
-	return node
+// quiet takes what net/http says of connections that clients give up.
+var quiet = log.New(io.Discard, "", 0)
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+	if err != nil {
+		return
+	}
+	asked := Request{Time: time.Now(), Method: r.Method, Path: r.URL.RequestURI(), Body: string(body)}
+	if s.stalls(asked) {
+		s.record(asked)
+		<-r.Context().Done()
+		return
+	}
+	var answer []byte
+	if asked.Status = s.fails(asked); asked.Status != 0 {
+		answer = refusal(apierrors.NewGenericServerResponse(asked.Status, r.Method, nodes, "", "as it was told to", 0, true))
+	} else {
+		s.paged(r)
+		asked.Status, answer = s.cluster.ask(r, s.known(r), body)
+	}
+	s.record(asked)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(asked.Status)
+	_, _ = w.Write(answer) // whoever asked may have gone
+}
+
+func (s *Server) record(asked Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.requests = append(s.requests, asked)
+	s.notify()
+}
+
+func (s *Server) stalls(asked Request) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.faults, func(f *fault) bool { return f.status == 0 && strings.Contains(asked.String(), f.match) })
+}
+
+// fails is the status that a request fails with; 0: it does not.
+func (s *Server) fails(asked Request) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.faults {
+		if f.times != 0 && strings.Contains(asked.String(), f.match) {
+			f.times = max(f.times-1, -1)
+			return f.status
+		}
+	}
+	return 0
+}
+
+// paged limits a list that is asked for.
+func (s *Server) paged(r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	query := r.URL.Query()
+	if limit, err := strconv.Atoi(query.Get("limit")); err == nil && limit > s.page {
+		query.Set("limit", strconv.Itoa(s.page))
+		r.URL.RawQuery = query.Encode()
+	}
+}
+
+// known tells whether who asks may.
+func (s *Server) known(r *http.Request) bool {
+	given, isToken := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	return isToken && subtle.ConstantTimeCompare([]byte(given), []byte(s.token)) == 1 || len(r.TLS.VerifiedChains) > 0
 }

@@ -2,19 +2,17 @@ package kube
 
 import (
 	"bytes"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log"
 	"maps"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
+	"sync"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -25,74 +23,137 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 )
 
-// quiet takes what net/http says of connections that clients give up.
-var quiet = log.New(io.Discard, "", 0)
+// near is a cluster in memory.
+type near struct {
+	namespace string
 
-// ServeHTTP answers one request.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
-	if err != nil {
-		return
+	mu      sync.Mutex
+	nodes   map[string]*corev1.Node
+	objects map[string]*pod // by namespace/name
+	sets    map[string]*appsv1.DaemonSet
+	uids    int
+}
+
+type pod struct {
+	corev1.Pod
+	refusals int // evictions that its disruption budget still refuses
+	lingers  int // looks at it that it survives after its eviction
+}
+
+func newNear() *near {
+	return &near{namespace: "work", nodes: map[string]*corev1.Node{}, objects: map[string]*pod{}, sets: map[string]*appsv1.DaemonSet{}}
+}
+
+func (n *near) addNode(node *corev1.Node) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.nodes[node.Name] = n.made(node)
+}
+
+func (n *near) change(name string, f func(*corev1.Node)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if node, ok := n.nodes[name]; ok {
+		f(node)
 	}
-	asked := Request{Time: time.Now(), Method: r.Method, Path: r.URL.RequestURI(), Body: string(body)}
-	if s.stalls(asked) {
-		s.record(asked)
-		<-r.Context().Done()
-		return
+}
+
+func (n *near) node(name string) *corev1.Node {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.nodes[name].DeepCopy()
+}
+
+func (n *near) deleteNode(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.nodes, name)
+}
+
+func (n *near) addPod(p Pod) {
+	owner := metav1.OwnerReference{APIVersion: "apps/v1", Kind: p.Owner, Name: "of-" + p.Name, UID: "1"}
+	switch p.Owner {
+	case "":
+		owner.Kind = "ReplicaSet"
+	case "-":
+		owner = metav1.OwnerReference{}
 	}
-	s.mu.Lock()
-	answer, err := s.answer(r, body, asked)
-	s.mu.Unlock()
-	asked.Status = http.StatusOK
-	if err != nil {
-		status, known := errors.AsType[*apierrors.StatusError](err)
-		if !known {
-			status = apierrors.NewInternalError(err)
+	made := &pod{refusals: p.Refusals, lingers: p.Lingers, Pod: *p.object(n.namespace, owner)}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.uids++
+	made.UID = types.UID(fmt.Sprint("pod-", n.uids))
+	n.objects[n.namespace+"/"+p.Name] = made
+	if p.Owner == "DaemonSet" {
+		n.sets[n.namespace+"/"+owner.Name] = &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: n.namespace, Name: owner.Name}}
+	}
+}
+
+func (n *near) allow(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if p, ok := n.objects[n.namespace+"/"+name]; ok {
+		p.refusals = 0
+	}
+}
+
+func (n *near) pods(node string) (names []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, p := range n.objects {
+		if p.Spec.NodeName == node {
+			names = append(names, p.Name)
 		}
-		said := status.Status()
-		said.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
-		answer, asked.Status = said, int(said.Code)
-	} else if r.Method == http.MethodPost {
-		asked.Status = http.StatusCreated
 	}
-	s.record(asked)
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(asked.Status)
-	_ = json.NewEncoder(w).Encode(answer) // whoever asked may have gone
+	return names
 }
 
-func (s *Server) record(asked Request) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.requests = append(s.requests, asked)
-	s.notify()
-}
-
-func (s *Server) stalls(asked Request) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.ContainsFunc(s.faults, func(f *fault) bool { return f.status == 0 && strings.Contains(asked.String(), f.match) })
-}
-
-// known tells whether who asks may; the lock is held.
-func (s *Server) known(r *http.Request) bool {
-	given, isToken := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	return isToken && subtle.ConstantTimeCompare([]byte(given), []byte(s.token)) == 1 || len(r.TLS.VerifiedChains) > 0
+// made gives an object what the server gives each; the lock is held.
+func (n *near) made(node *corev1.Node) *corev1.Node {
+	n.uids++
+	node.UID = types.UID(fmt.Sprint("node-", n.uids))
+	node.ResourceVersion = fmt.Sprint(n.uids)
+	node.CreationTimestamp = metav1.Now()
+	return node
 }
 
 var nodes, pods = schema.GroupResource{Resource: "nodes"}, schema.GroupResource{Resource: "pods"}
 
-// answer does what is asked for; the lock is held.
-func (s *Server) answer(r *http.Request, body []byte, asked Request) (any, error) {
-	if !s.known(r) {
-		return nil, apierrors.NewUnauthorized("Unauthorized")
+func (n *near) ask(r *http.Request, known bool, body []byte) (int, []byte) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var answer any
+	err := error(apierrors.NewUnauthorized("Unauthorized"))
+	if known {
+		answer, err = n.answer(r, body)
 	}
-	for _, f := range s.faults {
-		if f.times != 0 && strings.Contains(asked.String(), f.match) {
-			f.times = max(f.times-1, -1)
-			return nil, apierrors.NewGenericServerResponse(f.status, r.Method, nodes, "", "as it was told to", 0, true)
+	text := []byte(nil)
+	if err == nil {
+		text, err = json.Marshal(answer)
+	}
+	if err != nil {
+		status, ok := errors.AsType[*apierrors.StatusError](err)
+		if !ok {
+			status = apierrors.NewInternalError(err)
 		}
+		return int(status.Status().Code), refusal(status)
 	}
+	if r.Method == http.MethodPost {
+		return http.StatusCreated, text
+	}
+	return http.StatusOK, text
+}
+
+// refusal is an error as a server sends it.
+func refusal(err *apierrors.StatusError) []byte {
+	said := err.Status()
+	said.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
+	text, _ := json.Marshal(said) // it is of plain fields
+	return text
+}
+
+// answer does what is asked for; the lock is held.
+func (n *near) answer(r *http.Request, body []byte) (any, error) {
 	path := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	on := func(method string, pattern ...string) bool {
 		if r.Method != method || len(path) != len(pattern) {
@@ -116,23 +177,23 @@ func (s *Server) answer(r *http.Request, body []byte, asked Request) (any, error
 			},
 		}, nil
 	case on("GET", "api", "v1", "nodes"):
-		return s.listNodes(r)
+		return n.listNodes(r)
 	case on("POST", "api", "v1", "nodes"):
-		return s.createNode(body)
+		return n.createNode(body)
 	case on("GET", "api", "v1", "nodes", "*"):
-		return s.node(path[3])
+		return n.getNode(path[3])
 	case on("PATCH", "api", "v1", "nodes", "*"):
-		return s.patchNode(path[3], r.Header.Get("Content-Type"), body)
+		return n.patchNode(path[3], r.Header.Get("Content-Type"), body)
 	case on("DELETE", "api", "v1", "nodes", "*"):
-		return s.deleteNode(path[3], body)
+		return n.dropNode(path[3], body)
 	case on("GET", "api", "v1", "pods"):
-		return s.listPods(r)
+		return n.listPods(r)
 	case on("GET", "api", "v1", "namespaces", "*", "pods", "*"):
-		return s.pod(path[3] + "/" + path[5])
+		return n.pod(path[3] + "/" + path[5])
 	case on("POST", "api", "v1", "namespaces", "*", "pods", "*", "eviction"):
-		return s.evict(path[3]+"/"+path[5], body)
+		return n.evict(path[3]+"/"+path[5], body)
 	case on("GET", "apis", "apps", "v1", "namespaces", "*", "daemonsets", "*"):
-		if set, ok := s.sets[path[4]+"/"+path[6]]; ok {
+		if set, ok := n.sets[path[4]+"/"+path[6]]; ok {
 			return set, nil
 		}
 		return nil, apierrors.NewNotFound(schema.GroupResource{Group: "apps", Resource: "daemonsets"}, path[6])
@@ -141,11 +202,11 @@ func (s *Server) answer(r *http.Request, body []byte, asked Request) (any, error
 }
 
 // pageOf is the part of a list that is asked for, and what continues it.
-func pageOf(r *http.Request, page int, names []string) (part []string, rest string) {
+func pageOf(r *http.Request, names []string) (part []string, rest string) {
 	from, _ := strconv.Atoi(r.URL.Query().Get("continue"))
 	limit, _ := strconv.Atoi(r.URL.Query().Get("limit"))
-	if limit == 0 || limit > page {
-		limit = page
+	if limit == 0 {
+		limit = len(names)
 	}
 	from = min(from, len(names))
 	until := min(from+limit, len(names))
@@ -161,38 +222,38 @@ func typed(node *corev1.Node) *corev1.Node {
 	return of
 }
 
-func (s *Server) listNodes(r *http.Request) (any, error) {
+func (n *near) listNodes(r *http.Request) (any, error) {
 	list := corev1.NodeList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "NodeList"}}
-	names, rest := pageOf(r, s.page, slices.Sorted(maps.Keys(s.nodes)))
+	names, rest := pageOf(r, slices.Sorted(maps.Keys(n.nodes)))
 	list.Continue = rest
 	for _, name := range names {
-		list.Items = append(list.Items, *s.nodes[name].DeepCopy())
+		list.Items = append(list.Items, *n.nodes[name].DeepCopy())
 	}
 	return list, nil
 }
 
-func (s *Server) createNode(body []byte) (any, error) {
+func (n *near) createNode(body []byte) (any, error) {
 	var node corev1.Node
 	if err := json.Unmarshal(body, &node); err != nil || node.Name == "" || strings.ContainsAny(node.Name, ":_/") {
 		return nil, apierrors.NewBadRequest("no node")
 	}
-	if _, there := s.nodes[node.Name]; there {
+	if _, there := n.nodes[node.Name]; there {
 		return nil, apierrors.NewAlreadyExists(nodes, node.Name)
 	}
-	s.nodes[node.Name] = s.made(&node)
+	n.nodes[node.Name] = n.made(&node)
 	return typed(&node), nil
 }
 
-func (s *Server) node(name string) (*corev1.Node, error) {
-	node, ok := s.nodes[name]
+func (n *near) getNode(name string) (*corev1.Node, error) {
+	node, ok := n.nodes[name]
 	if !ok {
 		return nil, apierrors.NewNotFound(nodes, name)
 	}
 	return typed(node), nil
 }
 
-func (s *Server) patchNode(name, kind string, body []byte) (any, error) {
-	node, err := s.node(name)
+func (n *near) patchNode(name, kind string, body []byte) (any, error) {
+	node, err := n.getNode(name)
 	if err != nil {
 		return nil, err
 	}
@@ -211,14 +272,14 @@ func (s *Server) patchNode(name, kind string, body []byte) (any, error) {
 	if err := json.Unmarshal(after, &patched); err != nil {
 		return nil, err
 	}
-	s.uids++
-	patched.ResourceVersion = fmt.Sprint(s.uids)
-	s.nodes[name] = &patched
+	n.uids++
+	patched.ResourceVersion = fmt.Sprint(n.uids)
+	n.nodes[name] = &patched
 	return typed(&patched), nil
 }
 
-func (s *Server) deleteNode(name string, body []byte) (any, error) {
-	node, err := s.node(name)
+func (n *near) dropNode(name string, body []byte) (any, error) {
+	node, err := n.getNode(name)
 	if err != nil {
 		return nil, err
 	}
@@ -231,38 +292,38 @@ func (s *Server) deleteNode(name string, body []byte) (any, error) {
 	if p := options.Preconditions; p != nil && p.UID != nil && *p.UID != node.UID {
 		return nil, apierrors.NewConflict(nodes, name, fmt.Errorf("the UID is another"))
 	}
-	delete(s.nodes, name)
+	delete(n.nodes, name)
 	return metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusSuccess}, nil
 }
 
-func (s *Server) listPods(r *http.Request) (any, error) {
+func (n *near) listPods(r *http.Request) (any, error) {
 	selector, err := fields.ParseSelector(r.URL.Query().Get("fieldSelector"))
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	var names []string
-	for name, p := range s.pods {
+	for name, p := range n.objects {
 		if selector.Matches(fields.Set{"spec.nodeName": p.Spec.NodeName}) {
 			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
 	list := corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}}
-	names, list.Continue = pageOf(r, s.page, names)
+	names, list.Continue = pageOf(r, names)
 	for _, name := range names {
-		list.Items = append(list.Items, *s.pods[name].DeepCopy())
+		list.Items = append(list.Items, *n.objects[name].DeepCopy())
 	}
 	return list, nil
 }
 
-func (s *Server) pod(name string) (any, error) {
-	p, ok := s.pods[name]
+func (n *near) pod(name string) (any, error) {
+	p, ok := n.objects[name]
 	if !ok {
 		return nil, apierrors.NewNotFound(pods, name)
 	}
 	if p.DeletionTimestamp != nil {
 		if p.lingers--; p.lingers < 0 {
-			delete(s.pods, name)
+			delete(n.objects, name)
 			return nil, apierrors.NewNotFound(pods, name)
 		}
 	}
@@ -271,12 +332,12 @@ func (s *Server) pod(name string) (any, error) {
 	return of, nil
 }
 
-func (s *Server) evict(name string, body []byte) (any, error) {
+func (n *near) evict(name string, body []byte) (any, error) {
 	var eviction policyv1.Eviction
 	if err := json.Unmarshal(body, &eviction); err != nil || eviction.APIVersion != "policy/v1" {
 		return nil, apierrors.NewBadRequest("no eviction")
 	}
-	p, ok := s.pods[name]
+	p, ok := n.objects[name]
 	if !ok {
 		return nil, apierrors.NewNotFound(pods, name)
 	}
@@ -286,7 +347,7 @@ func (s *Server) evict(name string, body []byte) (any, error) {
 	}
 	now := metav1.Now()
 	if p.DeletionTimestamp = &now; p.lingers == 0 {
-		delete(s.pods, name)
+		delete(n.objects, name)
 	}
 	return metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusSuccess}, nil
 }

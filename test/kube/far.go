@@ -1,0 +1,364 @@
+package kube
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/util/retry"
+)
+
+// Rights are those that the README asks for, and all that who asks a real server has.
+var Rights = []rbacv1.PolicyRule{
+	{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get", "list", "create", "patch", "delete"}},
+	{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get", "list"}},
+	{APIGroups: []string{""}, Resources: []string{"pods/eviction"}, Verbs: []string{"create"}},
+	{APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, Verbs: []string{"get"}},
+}
+
+// far is the cluster of a real server. Requests are made there as a service account;
+// nodes and pods are made, and their kubelets played, as an administrator.
+type far struct {
+	t           testing.TB
+	namespace   string
+	api         kubernetes.Interface
+	url         string
+	account, no http.RoundTripper // as the service account, and as nobody
+
+	mu    sync.Mutex
+	made  map[string]bool // nodes
+	asked map[string]*asked
+}
+
+// asked is what is known of a pod beyond what the server has.
+type asked struct {
+	refusals, lingers int
+	evicted           bool
+}
+
+// newFar makes what it needs on the server of a kubeconfig. It goes with the test.
+func newFar(t testing.TB, kubeconfig string) *far {
+	t.Helper()
+	f := &far{t: t, made: map[string]bool{}, asked: map[string]*asked{}}
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	f.check("read "+kubeconfig, err)
+	config.QPS = -1 // as fast as it goes
+	f.api, err = kubernetes.NewForConfig(config)
+	f.check("use "+kubeconfig, err)
+	f.url = strings.TrimSuffix(config.Host, "/")
+	ctx, new := t.Context(), metav1.CreateOptions{}
+	space, err := f.api.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "commissaire-test-"}}, new)
+	f.check("make a namespace", err)
+	f.namespace = space.Name
+	t.Cleanup(f.remove)
+	name := metav1.ObjectMeta{Name: f.namespace}
+	_, err = f.api.CoreV1().ServiceAccounts(f.namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: name}, new)
+	f.check("make an account", err)
+	_, err = f.api.RbacV1().ClusterRoles().Create(ctx, &rbacv1.ClusterRole{ObjectMeta: name, Rules: Rights}, new)
+	f.check("make a role", err)
+	_, err = f.api.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: name, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name.Name},
+		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: f.namespace, Name: name.Name}},
+	}, new)
+	f.check("bind the role", err)
+	token, err := f.api.CoreV1().ServiceAccounts(f.namespace).CreateToken(ctx, name.Name, &authenticationv1.TokenRequest{}, new)
+	f.check("make a token", err)
+	f.account, f.no = f.as(config, token.Status.Token), f.as(config, "of-nobody")
+	return f
+}
+
+func (f *far) as(config *rest.Config, token string) http.RoundTripper {
+	f.t.Helper()
+	of := rest.AnonymousClientConfig(config)
+	of.BearerToken = token
+	transport, err := rest.TransportFor(of)
+	f.check("use a token", err)
+	return transport
+}
+
+// check fails the test where something did not work that it has to build on.
+func (f *far) check(what string, err error) {
+	f.t.Helper()
+	if err != nil {
+		f.t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// remove removes all that was made, also by who asked.
+func (f *far) remove() {
+	ctx := context.WithoutCancel(f.t.Context())
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err := f.api.CoreV1().Pods(f.namespace).DeleteCollection(ctx, *metav1.NewDeleteOptions(0), metav1.ListOptions{})
+	for name := range f.made {
+		err = errors.Join(err, gone(f.api.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{})))
+	}
+	err = errors.Join(err,
+		gone(f.api.RbacV1().ClusterRoleBindings().Delete(ctx, f.namespace, metav1.DeleteOptions{})),
+		gone(f.api.RbacV1().ClusterRoles().Delete(ctx, f.namespace, metav1.DeleteOptions{})),
+		f.api.CoreV1().Namespaces().Delete(ctx, f.namespace, metav1.DeleteOptions{}), // and all that is in it
+	)
+	if err != nil {
+		f.t.Errorf("remove what the test made: %v", err)
+	}
+}
+
+// gone is the error of a removal, where what was to be removed is there still.
+func gone(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+func (f *far) addNode(node *corev1.Node) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, err := f.api.CoreV1().Nodes().Create(f.t.Context(), node, metav1.CreateOptions{})
+	f.check("make a node", err)
+	f.made[node.Name] = true
+}
+
+func (f *far) change(name string, change func(*corev1.Node)) {
+	f.check("change node "+name, gone(retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		node, err := f.api.CoreV1().Nodes().Get(f.t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		change(node)
+		status := node.Status
+		if node, err = f.api.CoreV1().Nodes().Update(f.t.Context(), node, metav1.UpdateOptions{}); err != nil {
+			return err
+		}
+		node.Status = status
+		_, err = f.api.CoreV1().Nodes().UpdateStatus(f.t.Context(), node, metav1.UpdateOptions{})
+		return err
+	})))
+}
+
+func (f *far) node(name string) *corev1.Node {
+	node, err := f.api.CoreV1().Nodes().Get(f.t.Context(), name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	f.check("look at node "+name, err)
+	return node
+}
+
+func (f *far) deleteNode(name string) {
+	f.check("delete node "+name, gone(f.api.CoreV1().Nodes().Delete(f.t.Context(), name, metav1.DeleteOptions{})))
+}
+
+func (f *far) addPod(p Pod) {
+	ctx := f.t.Context()
+	made := p.object(f.namespace, f.owner(p))
+	if !p.Mirror { // which may have none
+		made.Spec.ServiceAccountName = f.namespace
+	}
+	status := made.Status
+	made, err := f.api.CoreV1().Pods(f.namespace).Create(ctx, made, metav1.CreateOptions{})
+	f.check("make a pod", err)
+	made.Status = status
+	_, err = f.api.CoreV1().Pods(f.namespace).UpdateStatus(ctx, made, metav1.UpdateOptions{})
+	f.check("start a pod", err)
+	f.mu.Lock()
+	f.asked[p.Name] = &asked{refusals: p.Refusals, lingers: p.Lingers}
+	f.mu.Unlock()
+	if p.Refusals == 0 {
+		return
+	}
+	budgets, one := f.api.PolicyV1().PodDisruptionBudgets(f.namespace), intstr.FromInt32(1)
+	_, err = budgets.Create(ctx, &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Name: p.Name},
+		Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: &one, Selector: &metav1.LabelSelector{MatchLabels: made.Labels}},
+	}, metav1.CreateOptions{})
+	f.check("make a budget", err)
+	f.check("have a budget counted", wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		budget, err := budgets.Get(ctx, p.Name, metav1.GetOptions{})
+		return err == nil && budget.Status.ObservedGeneration == budget.Generation && budget.Status.CurrentHealthy == 1, err
+	}))
+}
+
+// owner makes the owner of a pod. One that makes no pods of its own does as well as a
+// ReplicaSet.
+func (f *far) owner(p Pod) metav1.OwnerReference {
+	f.t.Helper()
+	meta := metav1.ObjectMeta{Name: "of-" + p.Name}
+	switch p.Owner {
+	case "-":
+		return metav1.OwnerReference{}
+	case "":
+		made, err := f.api.CoreV1().ConfigMaps(f.namespace).Create(f.t.Context(), &corev1.ConfigMap{ObjectMeta: meta}, metav1.CreateOptions{})
+		f.check("make an owner", err)
+		return metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: made.Name, UID: made.UID}
+	}
+	f.change(p.Node, func(node *corev1.Node) { // so that the daemon set makes no pod of its own, and leaves this one
+		node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: "commissaire-test", Effect: corev1.TaintEffectNoSchedule})
+	})
+	labels := map[string]string{"pod": p.Name}
+	made, err := f.api.AppsV1().DaemonSets(f.namespace).Create(f.t.Context(), &appsv1.DaemonSet{
+		ObjectMeta: meta,
+		Spec: appsv1.DaemonSetSpec{
+			Selector:       &metav1.LabelSelector{MatchLabels: labels},
+			UpdateStrategy: appsv1.DaemonSetUpdateStrategy{Type: appsv1.OnDeleteDaemonSetStrategyType},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+			},
+		},
+	}, metav1.CreateOptions{})
+	f.check("make a daemon set", err)
+	return metav1.OwnerReference{APIVersion: "apps/v1", Kind: "DaemonSet", Name: made.Name, UID: made.UID}
+}
+
+func (f *far) allow(pod string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked[pod].refusals = 0
+	f.drop(pod)
+}
+
+func (f *far) pods(node string) (names []string) {
+	list, err := f.api.CoreV1().Pods(f.namespace).List(f.t.Context(), metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node).String(),
+	})
+	f.check("list the pods on "+node, err)
+	for _, p := range list.Items {
+		names = append(names, p.Name)
+	}
+	return names
+}
+
+func (f *far) ask(r *http.Request, known bool, body []byte) (int, []byte) {
+	as := f.no
+	if known {
+		as = f.account
+	}
+	name, eviction := f.pod(r.URL.Path)
+	if r.Method == http.MethodGet && name != "" {
+		f.looked(name)
+	}
+	status, answer, err := f.hand(as, r, body)
+	if err != nil {
+		return http.StatusBadGateway, refusal(apierrors.NewGenericServerResponse(http.StatusBadGateway, r.Method, nodes, "", err.Error(), 0, true))
+	}
+	switch {
+	case r.Method == http.MethodPost && r.URL.Path == "/api/v1/nodes" && status == http.StatusCreated:
+		f.registered(answer)
+	case eviction && status == http.StatusCreated:
+		f.evicted(name)
+	case eviction && status == http.StatusTooManyRequests:
+		f.refused(name)
+	}
+	return status, answer
+}
+
+// hand hands a request on.
+func (f *far) hand(as http.RoundTripper, r *http.Request, body []byte) (status int, answer []byte, err error) {
+	on, err := http.NewRequestWithContext(r.Context(), r.Method, f.url+r.URL.RequestURI(), bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, header := range []string{"Content-Type", "Accept"} {
+		if value := r.Header.Get(header); value != "" {
+			on.Header.Set(header, value)
+		}
+	}
+	response, err := as.RoundTrip(on)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer func() { err = errors.Join(err, response.Body.Close()) }()
+	answer, err = io.ReadAll(response.Body)
+	return response.StatusCode, answer, err
+}
+
+// pod is the name of the pod that a path is of; "": it is of none.
+func (f *far) pod(path string) (name string, eviction bool) {
+	rest, ok := strings.CutPrefix(path, "/api/v1/namespaces/"+f.namespace+"/pods/")
+	if !ok {
+		return "", false
+	}
+	name, eviction = strings.CutSuffix(rest, "/eviction")
+	return name, eviction
+}
+
+// registered remembers a node that who asked has made.
+func (f *far) registered(answer []byte) {
+	var node corev1.Node
+	if err := json.Unmarshal(answer, &node); err != nil {
+		f.t.Errorf("a node was made that cannot be read: %v", err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.made[node.Name] = true
+}
+
+// evicted has a pod end as its kubelet would, or linger.
+func (f *far) evicted(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p := f.asked[name]; p.lingers == 0 {
+		f.end(name)
+	} else {
+		p.evicted = true
+	}
+}
+
+// looked has a pod that lingers end when it was looked at often enough.
+func (f *far) looked(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p := f.asked[name]; p != nil && p.evicted {
+		if p.lingers--; p.lingers < 0 {
+			f.end(name)
+		}
+	}
+}
+
+// refused has a budget let go after as many refusals as it is good for.
+func (f *far) refused(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p := f.asked[name]; p.refusals > 0 {
+		if p.refusals--; p.refusals == 0 {
+			f.drop(name)
+		}
+	}
+}
+
+// end removes a pod, as its kubelet does once it has ended.
+func (f *far) end(name string) {
+	err := f.api.CoreV1().Pods(f.namespace).Delete(context.WithoutCancel(f.t.Context()), name, *metav1.NewDeleteOptions(0))
+	if gone(err) != nil {
+		f.t.Errorf("end pod %s: %v", name, err)
+	}
+}
+
+// drop removes the budget of a pod.
+func (f *far) drop(name string) {
+	err := f.api.PolicyV1().PodDisruptionBudgets(f.namespace).Delete(context.WithoutCancel(f.t.Context()), name, metav1.DeleteOptions{})
+	if gone(err) != nil {
+		f.t.Errorf("drop the budget of pod %s: %v", name, err)
+	}
+}
