@@ -316,4 +316,5 @@ func TestAServiceGoesOnFromASnapshot(t *testing.T) {
 	if got := s.get("/hosts").is(200).body; string(got) != string(hosts) {
 		t.Errorf("without a snapshot: %s\nwas: %s", got, hosts)
 	}
+	s.until("/projections", func(o map[string]any) bool { return len(o["snapshots"].([]any)) > 0 }) // of what was folded, though nothing happens
 }
