@@ -66,22 +66,22 @@ func newFar(t testing.TB, kubeconfig string) *far {
 	f.api, err = kubernetes.NewForConfig(config)
 	f.check("use "+kubeconfig, err)
 	f.url = strings.TrimSuffix(config.Host, "/")
-	ctx, new := t.Context(), metav1.CreateOptions{}
-	space, err := f.api.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "commissaire-test-"}}, new)
+	ctx, options := t.Context(), metav1.CreateOptions{}
+	space, err := f.api.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "commissaire-test-"}}, options)
 	f.check("make a namespace", err)
 	f.namespace = space.Name
 	t.Cleanup(f.remove)
 	name := metav1.ObjectMeta{Name: f.namespace}
-	_, err = f.api.CoreV1().ServiceAccounts(f.namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: name}, new)
+	_, err = f.api.CoreV1().ServiceAccounts(f.namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: name}, options)
 	f.check("make an account", err)
-	_, err = f.api.RbacV1().ClusterRoles().Create(ctx, &rbacv1.ClusterRole{ObjectMeta: name, Rules: Rights}, new)
+	_, err = f.api.RbacV1().ClusterRoles().Create(ctx, &rbacv1.ClusterRole{ObjectMeta: name, Rules: Rights}, options)
 	f.check("make a role", err)
 	_, err = f.api.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
 		ObjectMeta: name, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name.Name},
 		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: f.namespace, Name: name.Name}},
-	}, new)
+	}, options)
 	f.check("bind the role", err)
-	token, err := f.api.CoreV1().ServiceAccounts(f.namespace).CreateToken(ctx, name.Name, &authenticationv1.TokenRequest{}, new)
+	token, err := f.api.CoreV1().ServiceAccounts(f.namespace).CreateToken(ctx, name.Name, &authenticationv1.TokenRequest{}, options)
 	f.check("make a token", err)
 	f.account, f.no = f.as(config, token.Status.Token), f.as(config, "of-nobody")
 	return f
