@@ -124,7 +124,7 @@ func startKubernetes(ctx context.Context, dir, etcd string) (kubeconfig string, 
 	if err := os.WriteFile(tokens, []byte(token+",admin,admin,system:masters\n"), 0o600); err != nil {
 		return "", nil, err
 	}
-	server, err := start(ctx, "kube-apiserver",
+	server, err := start("kube-apiserver",
 		"--etcd-servers=http://"+etcd, "--bind-address=127.0.0.1", "--secure-port="+strconv.Itoa(port),
 		"--cert-dir="+dir, "--service-cluster-ip-range=10.0.0.0/24", "--authorization-mode=RBAC", "--token-auth-file="+tokens,
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+key, "--service-account-signing-key-file="+key,
@@ -164,7 +164,7 @@ func startKubernetes(ctx context.Context, dir, etcd string) (kubeconfig string, 
 	}); err != nil {
 		return "", nil, err
 	}
-	manager, err := start(ctx, "kube-controller-manager",
+	manager, err := start("kube-controller-manager",
 		"--kubeconfig="+kubeconfig, "--bind-address=127.0.0.1", "--secure-port=0", "--cert-dir="+dir, "--leader-elect=false",
 		"--use-service-account-credentials", "--service-account-private-key-file="+key,
 	)
@@ -183,7 +183,7 @@ func startKubernetes(ctx context.Context, dir, etcd string) (kubeconfig string, 
 
 // start starts a component, which ends with stop or with this process. What it says is
 // shown only if it ends by itself.
-func start(ctx context.Context, component string, arguments ...string) (stop func(), err error) {
+func start(component string, arguments ...string) (stop func(), err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err

@@ -165,10 +165,6 @@ func (f *far) node(name string) *corev1.Node {
 	return node
 }
 
-func (f *far) deleteNode(name string) {
-	f.check("delete node "+name, gone(f.api.CoreV1().Nodes().Delete(f.t.Context(), name, metav1.DeleteOptions{})))
-}
-
 func (f *far) addPod(p Pod) {
 	ctx := f.t.Context()
 	made := p.object(f.namespace, f.owner(p))

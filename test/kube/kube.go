@@ -61,7 +61,6 @@ type cluster interface {
 	addNode(node *corev1.Node)
 	change(name string, f func(*corev1.Node)) // nothing where there is no such node
 	node(name string) *corev1.Node            // nil: there is none
-	deleteNode(name string)
 	addPod(p Pod)
 	allow(pod string)
 	pods(node string) []string
@@ -234,12 +233,6 @@ func (s *Server) Cordoned(name string) bool {
 	return node.Spec.Unschedulable
 }
 
-// DeleteNode removes a node behind everybody's back.
-func (s *Server) DeleteNode(name string) {
-	s.cluster.deleteNode(name)
-	s.happened()
-}
-
 // Pod is how a pod is made.
 type Pod struct {
 	Node, Name string
@@ -251,7 +244,7 @@ type Pod struct {
 	Lingers    int // looks that it takes until it is gone after its eviction
 }
 
-// object is the pod, with an owner of this id.
+// object is the pod as an API server has it; the owner may be none.
 func (p Pod) object(namespace string, owner metav1.OwnerReference) *corev1.Pod {
 	made := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: p.Name, Labels: map[string]string{"pod": p.Name}},

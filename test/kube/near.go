@@ -64,12 +64,6 @@ func (n *near) node(name string) *corev1.Node {
 	return n.nodes[name].DeepCopy()
 }
 
-func (n *near) deleteNode(name string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	delete(n.nodes, name)
-}
-
 func (n *near) addPod(p Pod) {
 	owner := metav1.OwnerReference{APIVersion: "apps/v1", Kind: p.Owner, Name: "of-" + p.Name, UID: "1"}
 	switch p.Owner {
@@ -185,7 +179,7 @@ func (n *near) answer(r *http.Request, body []byte) (any, error) {
 	case on("PATCH", "api", "v1", "nodes", "*"):
 		return n.patchNode(path[3], r.Header.Get("Content-Type"), body)
 	case on("DELETE", "api", "v1", "nodes", "*"):
-		return n.dropNode(path[3], body)
+		return n.deleteNode(path[3], body)
 	case on("GET", "api", "v1", "pods"):
 		return n.listPods(r)
 	case on("GET", "api", "v1", "namespaces", "*", "pods", "*"):
@@ -278,7 +272,7 @@ func (n *near) patchNode(name, kind string, body []byte) (any, error) {
 	return typed(&patched), nil
 }
 
-func (n *near) dropNode(name string, body []byte) (any, error) {
+func (n *near) deleteNode(name string, body []byte) (any, error) {
 	node, err := n.getNode(name)
 	if err != nil {
 		return nil, err
