@@ -180,12 +180,19 @@ func look(ctx context.Context, path string) (err error) {
 	if head[18] != wal {
 		return errNoLog
 	}
+	logged, err := os.Stat(path + "-wal")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	db, err := sql.Open("sqlite", address(path)+"?mode=ro&immutable=1")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	_, err = recognise(ctx, db)
+	if logged != nil && logged.Size() > 0 && codeOf(err)&0xff == sqlite3.SQLITE_CORRUPT {
+		return nil // a checkpoint is under way, or was when a process was killed: with the write-ahead log it may be whole
+	}
 	return err
 }
 
@@ -314,17 +321,22 @@ func (s *Store) commit(batch []*appending) {
 	}
 }
 
-// coded is an error of SQLite.
-type coded interface {
-	error
-	Code() int
+// codeOf is what SQLite says of an error (sqlite.org/rescode.html), 0 where it is not
+// of SQLite.
+func codeOf(err error) int {
+	if failure, ok := errors.AsType[interface {
+		error
+		Code() int
+	}](err); ok {
+		return failure.Code()
+	}
+	return 0
 }
 
 // ofOne tells whether an error is about the row that was to be recorded, and not
 // about the disk or the database.
 func ofOne(err error) bool {
-	failure, ok := errors.AsType[coded](err)
-	return ok && slices.Contains([]int{sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH}, failure.Code()&0xff)
+	return slices.Contains([]int{sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH}, codeOf(err)&0xff)
 }
 
 // uncommitted says what the failure of a COMMIT leaves open. SQLite has rolled
@@ -333,7 +345,7 @@ func ofOne(err error) bool {
 // could not grow) all of it is in the file: a process that is killed now finds
 // it recorded when it recovers, one that goes on writes over it.
 func uncommitted(err error) error {
-	if failure, ok := errors.AsType[coded](err); ok && (failure.Code() == sqlite3.SQLITE_FULL || failure.Code() == sqlite3.SQLITE_IOERR_WRITE) {
+	if code := codeOf(err); code == sqlite3.SQLITE_FULL || code == sqlite3.SQLITE_IOERR_WRITE {
 		return fmt.Errorf("%w: %w", commands.ErrUnavailable, err)
 	}
 	return fmt.Errorf("%w: %w", commands.ErrOutcomeUnknown, err)

@@ -321,6 +321,41 @@ func TestATornLastWriteIsRecovered(t *testing.T) {
 	}
 }
 
+// A checkpoint writes the first page, which says how many there are, before the
+// others: who looks at the file meanwhile, or after a kill, finds too few of them.
+func TestAFileInTheMiddleOfACheckpointIsALog(t *testing.T) {
+	live, whole := t.TempDir(), t.TempDir()
+	store := open(t, live)
+	for i := range 500 { // less than makes SQLite write a checkpoint
+		if _, err := store.Append(t.Context(), "s", event.Revision(i-1), one("{}")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	killed := content(t, live)
+	closing(t, store)
+	write(t, filepath.Join(whole, sqlite.File), content(t, live)[sqlite.File])
+	const pageSize = 4096
+	before, after := killed[sqlite.File], content(t, whole)[sqlite.File]
+	if len(before) >= len(after) {
+		t.Fatalf("the file has %d bytes before the checkpoint, %d after", len(before), len(after))
+	}
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, sqlite.File), after[:pageSize]+before[min(pageSize, len(before)):])
+	write(t, filepath.Join(dir, sqlite.File+"-wal"), killed[sqlite.File+"-wal"])
+	reader, err := sqlite.OpenReader(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := reader.Close(); err != nil {
+		t.Error(err)
+	}
+	store = open(t, dir)
+	defer closing(t, store)
+	if n := count(t, store, "s"); n != 500 {
+		t.Errorf("there are %d events, want 500", n)
+	}
+}
+
 func TestAFullDiskRefusesAppendsAndNothingElse(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("commissaire", dir, "tmpfs", 0, "size=1m"); err != nil {
