@@ -62,7 +62,7 @@ func (s *Store) append(ctx context.Context, stream string, expected event.Revisi
 	pauses := newPauses()
 	doubt, hidden := false, 0 // an earlier try may have been recorded; answers that were hidden
 	for {
-		try, cancel := context.WithTimeout(ctx, attempt)
+		try, cancel := context.WithTimeoutCause(ctx, attempt, errNoAnswer)
 		defer cancel() // there are few
 		result, err := call(try, s.links, func(ctx context.Context, k *link) (*esdb.WriteResult, error) {
 			return k.client.AppendToStream(ctx, stream, options, proposed...)

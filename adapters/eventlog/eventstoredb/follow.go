@@ -183,8 +183,7 @@ func (s *Store) follow(ctx context.Context, cancel context.CancelCauseFunc, afte
 			if len(batch) > 0 && !yield(batch, nil) {
 				return nil
 			}
-			if until, ok := ctx.Deadline(); ok && time.Until(until) < 100*time.Millisecond {
-				<-ctx.Done() // the server knows when that is, and was faster
+			if over(ctx) {
 				return ctx.Err()
 			}
 			return fmt.Errorf("the subscription was dropped: %w", e.SubscriptionDropped.Error)

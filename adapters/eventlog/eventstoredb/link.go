@@ -254,10 +254,11 @@ func (l *links) enter(ctx context.Context) (*visit, error) {
 // answered takes down how a call ended; only the first counts.
 func (v *visit) answered(ctx context.Context, err error) {
 	v.once.Do(func() {
+		late := is(err, esdb.ErrorCodeDeadlineExceeded)
 		switch {
-		case isUnavailable(err), is(err, esdb.ErrorCodeDeadlineExceeded, esdb.ErrorAborted):
+		case isUnavailable(err), is(err, esdb.ErrorAborted), late && (!over(ctx) || errors.Is(context.Cause(ctx), errNoAnswer)):
 			v.done(false)
-		case ctx.Err() != nil: // its caller left: that closes no breaker
+		case ctx.Err() != nil: // its caller left: that opens and closes no breaker
 			v.done(v.of.breaker.State() != gobreaker.StateHalfOpen)
 		default:
 			v.done(true)
@@ -266,6 +267,15 @@ func (v *visit) answered(ctx context.Context, err error) {
 	if isUnavailable(err) {
 		v.retire()
 	}
+}
+
+// over tells whether a context has ended. The server knows when its time is over,
+// and may be the first to say so.
+func over(ctx context.Context) bool {
+	if until, ok := ctx.Deadline(); ok && time.Until(until) < 100*time.Millisecond {
+		<-ctx.Done()
+	}
+	return ctx.Err() != nil
 }
 
 // unanswered takes down that a call was not answered.
