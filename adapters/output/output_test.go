@@ -96,7 +96,7 @@ func TestWhatWasPrintedIsKeptAcrossRestarts(t *testing.T) {
 	if got, want := read(t, s), header+"one\ntwo\nthree\n"+header+"four\n"; got != want {
 		t.Errorf("kept %q\nwant %q", got, want)
 	}
-	if got, err := s.Last(operation, host, 2, 100); got != "two\nthreefour" && got != "threefour" && err != nil {
+	if got, err := s.Last(operation, host, 2, 100); err != nil || got != "two\nthreefour" {
 		t.Errorf("the last lines: %q, %v", got, err)
 	}
 	filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
@@ -155,6 +155,37 @@ func TestReadingGoesOnWhereItStopped(t *testing.T) {
 			w.Close(true)
 			if got, want := read(t, s), header+"ä€\U0001F600 \n?ü\n"; got != want {
 				t.Errorf("stopped at %d, less %d: kept %q", stop, torn, got)
+			}
+		}
+	}
+}
+
+// TestAPowerCutTakesTheEndOfWhatWasBefore cuts a file shorter than where the next
+// piece of work begins: what was written is not synced, and the names are there
+// before it.
+func TestAPowerCutTakesTheEndOfWhatWasBefore(t *testing.T) {
+	for _, left := range []int64{0, 4} {
+		for _, again := range []string{"b", "c"} {
+			dir := t.TempDir()
+			s := open(t, dir, 1<<20)
+			w := begin(t, s, "a")
+			w.Write(0, []byte("one\ntwo\n"))
+			w.Close(true)
+			begin(t, s, "b").Close(false)
+			if err := os.Truncate(filepath.Join(dir, string(operation), string(host), pieceName(0)), left); err != nil {
+				t.Fatal(err)
+			}
+			s = open(t, dir, 1<<20)
+			w = begin(t, s, again)
+			w.Write(wantedFrom(w), []byte("three\n"))
+			w.Write(wantedFrom(w), []byte("four\n"))
+			w.Close(true)
+			want := header + "one\ntwo\n"[:left] + fmt.Sprintf("[... %d bytes are left out here ...]\n", 8-left) + header
+			if again == "c" {
+				want += header
+			}
+			if got := read(t, s); got != want+"three\nfour\n" {
+				t.Errorf("%d bytes were left: kept %q\nwant %q", left, got, want+"three\nfour\n")
 			}
 		}
 	}

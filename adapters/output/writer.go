@@ -49,6 +49,11 @@ func (s *Store) begin(dir, name, command string) (_ *writer, err error) {
 	for _, known := range works {
 		w.begin = max(w.begin, known.at)
 	}
+	if w.end() < w.begin { // a power cut took what was written last, and not the names
+		if err := w.skip(w.begin); err != nil {
+			return nil, err
+		}
+	}
 	if len(works) > 0 && works[len(works)-1].name == numbered(len(works), name) {
 		return w, nil
 	}
