@@ -192,11 +192,20 @@ func TestDestroyingSaysWhenItCouldNotWipe(t *testing.T) {
 	if err := s.Destroy(t.Context(), "host"); err == nil || !strings.Contains(err.Error(), "another program") {
 		t.Errorf("destroyed under a reader: %v", err)
 	}
+	if kept, err := s.List(t.Context()); err != nil || !kept["host"].Equal(noon) { // else nobody would repeat it
+		t.Errorf("listed %v, %v", kept, err)
+	}
+	if _, err := s.Read(t.Context(), "host"); !errors.Is(err, commands.ErrNoCredential) {
+		t.Errorf("read what is destroyed but for the file: %v", err)
+	}
 	if err := reading.Rollback(); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Destroy(t.Context(), "host"); err != nil {
 		t.Errorf("repeated: %v", err)
+	}
+	if kept, err := s.List(t.Context()); err != nil || len(kept) > 0 {
+		t.Errorf("listed %v, %v", kept, err)
 	}
 }
 

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"commissaire/domain"
@@ -17,7 +19,12 @@ import (
 )
 
 // database is a keeper: a SQLite file of its own, or memory.
-type database struct{ db *sql.DB }
+type database struct {
+	db *sql.DB
+
+	mu      sync.Mutex
+	unwiped map[domain.CredentialID]time.Time // what was deleted here, and may be in the write-ahead log still
+}
 
 // Open opens DIR/credentials.db, made where there is none; with dir "" all is
 // kept in memory. A master key other than the one it was made with is refused.
@@ -40,7 +47,7 @@ func Open(ctx context.Context, dir string, master []byte, now func() time.Time) 
 	}
 	db.SetMaxOpenConns(1) // none reads while the write-ahead log is emptied
 	db.SetMaxIdleConns(1)
-	d := database{db}
+	d := &database{db: db, unwiped: map[domain.CredentialID]time.Time{}}
 	if err := d.prepare(ctx, dir != ""); err != nil {
 		return nil, errors.Join(fmt.Errorf("open credentials: %w", err), db.Close())
 	}
@@ -63,7 +70,7 @@ func makePrivate(path string) error {
 	return errors.Join(file.Chmod(0o600), file.Close())
 }
 
-func (d database) prepare(ctx context.Context, durable bool) error {
+func (d *database) prepare(ctx context.Context, durable bool) error {
 	var secure, synchronous int
 	var journal string
 	for pragma, value := range map[string]any{"secure_delete": &secure, "synchronous": &synchronous, "journal_mode": &journal} {
@@ -84,7 +91,7 @@ func (d database) prepare(ctx context.Context, durable bool) error {
 }
 
 // keep implements keeper.
-func (d database) keep(ctx context.Context, id domain.CredentialID, r record) error {
+func (d *database) keep(ctx context.Context, id domain.CredentialID, r record) error {
 	_, err := d.db.ExecContext(ctx, "INSERT INTO credentials (id, wrapped_key, sealed, made_at) VALUES (?, ?, ?, ?)",
 		string(id), r.key, r.sealed, r.made.UTC().Format(time.RFC3339Nano))
 	if failure, ok := errors.AsType[*sqlite.Error](err); ok && failure.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY {
@@ -94,7 +101,7 @@ func (d database) keep(ctx context.Context, id domain.CredentialID, r record) er
 }
 
 // read implements keeper.
-func (d database) read(ctx context.Context, id domain.CredentialID) (r record, err error) {
+func (d *database) read(ctx context.Context, id domain.CredentialID) (r record, err error) {
 	err = d.db.QueryRowContext(ctx, "SELECT wrapped_key, sealed FROM credentials WHERE id = ?", string(id)).Scan(&r.key, &r.sealed)
 	if errors.Is(err, sql.ErrNoRows) {
 		return record{}, fs.ErrNotExist
@@ -103,15 +110,30 @@ func (d database) read(ctx context.Context, id domain.CredentialID) (r record, e
 }
 
 // destroy implements keeper.
-func (d database) destroy(ctx context.Context, id domain.CredentialID) error {
+func (d *database) destroy(ctx context.Context, id domain.CredentialID) error {
+	var made string
+	err := d.db.QueryRowContext(ctx, "SELECT made_at FROM credentials WHERE id = ?", string(id)).Scan(&made)
+	if errors.Is(err, sql.ErrNoRows) {
+		return d.wipe(ctx)
+	}
+	if err != nil {
+		return err
+	}
 	if _, err := d.db.ExecContext(ctx, "DELETE FROM credentials WHERE id = ?", string(id)); err != nil {
 		return err
 	}
+	since, _ := time.Parse(time.RFC3339Nano, made) // else it is older than any
+	d.mu.Lock()
+	d.unwiped[id] = since
+	d.mu.Unlock()
 	return d.wipe(ctx)
 }
 
 // wipe empties the write-ahead log, in which older pages are, into the file.
-func (d database) wipe(ctx context.Context) error {
+func (d *database) wipe(ctx context.Context) error {
+	d.mu.Lock()
+	deleted := maps.Clone(d.unwiped)
+	d.mu.Unlock()
 	var busy, pages, moved int
 	if err := d.db.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &pages, &moved); err != nil {
 		return fmt.Errorf("empty the write-ahead log: %w", err)
@@ -119,17 +141,24 @@ func (d database) wipe(ctx context.Context) error {
 	if busy != 0 {
 		return errors.New("empty the write-ahead log: another program has credentials.db open; end it")
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id := range deleted {
+		delete(d.unwiped, id)
+	}
 	return nil
 }
 
 // list implements keeper.
-func (d database) list(ctx context.Context) (all map[domain.CredentialID]time.Time, err error) {
+func (d *database) list(ctx context.Context) (all map[domain.CredentialID]time.Time, err error) {
 	rows, err := d.db.QueryContext(ctx, "SELECT id, made_at FROM credentials")
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
-	all = map[domain.CredentialID]time.Time{}
+	d.mu.Lock()
+	all = maps.Clone(d.unwiped)
+	d.mu.Unlock()
 	for rows.Next() {
 		var id, made string
 		if err := rows.Scan(&id, &made); err != nil {
@@ -143,4 +172,4 @@ func (d database) list(ctx context.Context) (all map[domain.CredentialID]time.Ti
 }
 
 // close implements keeper.
-func (d database) close() error { return d.db.Close() }
+func (d *database) close() error { return d.db.Close() }
