@@ -159,18 +159,20 @@ func (s *Store) sweep() error {
 
 // Load reads the latest snapshot that is of use; false where none is. One that is
 // not, also by read's word, which is ErrBad, is thrown away, and said so, as is
-// what an interrupted Save left. It is for who starts, before anything is saved.
+// what an interrupted Save left. What cannot be read or removed stops nobody: it is
+// said. It is for who starts, before anything is saved.
 func (s *Store) Load(read func(Cut, io.Reader) error) (Kept, bool, error) {
+	all, err := s.List()
+	if err != nil {
+		s.logger.Warn("no snapshot of views is read", "error", err)
+		return Kept{}, false, nil
+	}
 	left, err := filepath.Glob(filepath.Join(s.dir, "*"+unfinished))
 	for _, path := range left {
 		err = errors.Join(err, os.Remove(path))
 	}
 	if err != nil {
-		return Kept{}, false, fmt.Errorf("throw unfinished snapshots of views away: %w", err)
-	}
-	all, err := s.List()
-	if err != nil {
-		return Kept{}, false, err
+		s.logger.Warn("unfinished snapshots of views are not thrown away", "error", err)
 	}
 	for _, k := range all {
 		err := s.Read(k, read)
@@ -182,7 +184,7 @@ func (s *Store) Load(read func(Cut, io.Reader) error) (Kept, bool, error) {
 		}
 		s.logger.Warn("a snapshot of views is thrown away", "path", k.path, "why", err)
 		if err := os.Remove(k.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return Kept{}, false, fmt.Errorf("throw a snapshot of views away: %w", err)
+			s.logger.Warn("a snapshot of views is not thrown away", "error", err)
 		}
 	}
 	return Kept{}, false, nil
@@ -197,7 +199,7 @@ func (s *Store) Read(k Kept, read func(Cut, io.Reader) error) (err error) {
 	}()
 	file, err := os.Open(k.path)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrBad, err)
 	}
 	defer func() { _ = file.Close() }() // it was only read
 	packed, err := zstd.NewReader(file)

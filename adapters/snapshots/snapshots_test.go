@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -169,6 +171,63 @@ func TestWhatCannotBeJudgedIsKept(t *testing.T) {
 	}
 }
 
+// TestWhatCannotBeReadStopsNoStart has another program remove a snapshot in the
+// middle, and another user make one: a service that starts does without.
+func TestWhatCannotBeReadStopsNoStart(t *testing.T) {
+	r := newRig(t)
+	s := r.open("a")
+	r.save(s, 8, "eight")
+	r.save(s, 9, "nine")
+	r.save(s, 10, "ten")
+	taken := func(_ Cut, in io.Reader) error {
+		_, err := io.Copy(io.Discard, in)
+		return err
+	}
+	kept, ok, err := s.Load(func(cut Cut, in io.Reader) error {
+		if cut.Position == 10 {
+			return errors.Join(ErrBad, os.Remove(r.files()[1])) // that of 9
+		}
+		return taken(cut, in)
+	})
+	if err != nil || !ok || kept.Position != 8 {
+		t.Errorf("one vanished: %v, %v, %v", kept.Position, ok, err)
+	}
+	r.save(s, 9, "nine")
+	user := os.Geteuid()
+	if user == 0 {
+		user = 12345
+		for _, path := range []string{filepath.Dir(filepath.Dir(r.dir)), filepath.Dir(r.dir), r.dir} {
+			if err := os.Chown(path, user, -1); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	shut := func(path string, mode os.FileMode) {
+		t.Helper()
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load := func() (kept Kept, ok bool, err error) {
+		asUser(t, user, func() { kept, ok, err = s.Load(taken) })
+		return kept, ok, err
+	}
+	shut(r.files()[0], 0)
+	shut(r.files()[1], 0)
+	shut(r.dir, 0o500)
+	if _, ok, err := load(); ok || err != nil || len(r.files()) != 2 {
+		t.Errorf("others' and in a directory that cannot be written: %v, %v", ok, err)
+	}
+	shut(r.dir, 0)
+	if _, ok, err := load(); ok || err != nil {
+		t.Errorf("in a directory that cannot be read: %v, %v", ok, err)
+	}
+	shut(r.dir, 0o700)
+	if _, ok, err := load(); ok || err != nil || len(r.files()) != 0 {
+		t.Errorf("others': %v, %v, and %v are left", ok, err, r.files())
+	}
+}
+
 func TestOldOnesAreDropped(t *testing.T) {
 	r := newRig(t)
 	s := r.open("a")
@@ -202,4 +261,20 @@ func TestWhatIsNotWrittenWholeIsNotThere(t *testing.T) {
 	if got, files := r.loaded(r.open("a")), r.files(); len(files) != 0 || got != "" {
 		t.Errorf("after an interruption there are %v, and %q is loaded", files, got)
 	}
+}
+
+// asUser does something as another user, who has nothing that root may do.
+func asUser(t *testing.T, id int, do func()) {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := syscall.Setfsuid(id); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := syscall.Setfsuid(os.Geteuid()); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	do()
 }
