@@ -129,3 +129,18 @@ func Split(file []byte) (signed [][]byte) {
 	}
 	return signed
 }
+
+// Whole is Split, without the last where that is being written, or a crash cut it
+// off meanwhile.
+func Whole(file []byte) (signed [][]byte) {
+	signed = Split(file)
+	if n := len(signed); n > 0 && torn(signed[n-1]) {
+		return signed[:n-1]
+	}
+	return signed
+}
+
+// torn tells whether a checkpoint has no end.
+func torn(signed []byte) bool {
+	return !bytes.HasSuffix(signed, []byte("\n")) || !bytes.Contains(signed, []byte("\n— "))
+}

@@ -141,13 +141,9 @@ func (l *Log) hold() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read the checkpoints that were signed before: %w", err)
 	}
-	all := Split(text)
-	for i, signed := range all {
+	for i, signed := range Whole(text) {
 		checkpoint, err := ParseCheckpoint(signed, l.verifier)
 		if err != nil {
-			if i == len(all)-1 && torn(signed) {
-				continue // a crash cut it off while it was written
-			}
 			if _, other := errors.AsType[*note.UnverifiedNoteError](err); other {
 				continue // of an earlier key: verify looks at it
 			}
@@ -167,11 +163,6 @@ func (l *Log) hold() error {
 	}
 	l.held = true
 	return nil
-}
-
-// torn tells whether a checkpoint has no end.
-func torn(signed []byte) bool {
-	return !bytes.HasSuffix(signed, []byte("\n")) || !bytes.Contains(signed, []byte("\n— "))
 }
 
 // Checkpoint is a signed checkpoint of all that is recorded.

@@ -194,7 +194,7 @@ func (v *verification) known(cmd *cobra.Command) (checkpoints []transparency.Che
 		if err != nil {
 			return nil, nil, fmt.Errorf("--checkpoint: %w", err)
 		}
-		all := transparency.Split(text)
+		all := transparency.Whole(text)
 		if len(all) == 0 {
 			forged = append(forged, name+" has no checkpoint")
 		}

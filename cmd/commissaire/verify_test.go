@@ -178,6 +178,37 @@ func TestForgedCheckpointsAreFound(t *testing.T) {
 	}
 }
 
+// TestACheckpointThatIsBeingWrittenIsNoForgedOne cuts off what is written last, as
+// who reads it meanwhile finds it, and a crash leaves it.
+func TestACheckpointThatIsBeingWrittenIsNoForgedOne(t *testing.T) {
+	dir, checkpoints, verifier, _ := sealed(t, 400)
+	text, err := os.ReadFile(checkpoints)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := transparency.Split(text)
+	first, last := len(all[0]), len(all[2])
+	for cut, want := range map[int]string{
+		1: "2 of 2 checkpoints hold", last / 2: "2 of 2 checkpoints hold", last - 1: "2 of 2 checkpoints hold", last: "2 of 2 checkpoints hold",
+		len(text) - first + 1: "",
+	} {
+		if err := os.WriteFile(checkpoints, text[:len(text)-cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := commissaire(t, "", "verify", "--store", "sqlite:"+dir, "--checkpoint", checkpoints, "--key", verifier)
+		if (err == nil) != (want != "") || !strings.Contains(out, want) {
+			t.Errorf("without the last %d bytes: %s, %v", cut, out, err)
+		}
+	}
+	damaged := append(append([]byte{}, text[:first-20]...), text[first-1:]...) // and not at the end
+	if err := os.WriteFile(checkpoints, damaged, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := commissaire(t, "", "verify", "--store", "sqlite:"+dir, "--checkpoint", checkpoints, "--key", verifier); err == nil {
+		t.Errorf("a damaged one: %s", out)
+	}
+}
+
 // TestEveryStoreOfAHistoryHasItsRoot moves events into a store that has other
 // positions.
 func TestEveryStoreOfAHistoryHasItsRoot(t *testing.T) {
