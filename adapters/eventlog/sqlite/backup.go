@@ -120,7 +120,7 @@ func Restore(dir string, fill func(dir string) error) (err error) {
 	if err := vacant(dir); err != nil { // a service may have been faster
 		return err
 	}
-	filling, err := os.MkdirTemp(dir, "restoring-")
+	filling, err := os.MkdirTemp(dir, restoring)
 	if err != nil {
 		return err
 	}
@@ -166,10 +166,35 @@ func vacant(dir string) error {
 	for _, entry := range entries {
 		switch name := entry.Name(); {
 		case name == lockFile:
-		case strings.HasPrefix(name, "restoring-"):
-			return fmt.Errorf("it has %s, which a restore left that is under way or was killed: if none is, remove the directory", name)
+		case strings.HasPrefix(name, restoring):
+			return unrestored(name)
 		default:
 			return fmt.Errorf("it has %s: give a directory that is empty, or none yet", name)
+		}
+	}
+	return nil
+}
+
+// restoring begins the name of a directory that a restore fills.
+const restoring = "restoring-"
+
+func unrestored(name string) error {
+	return fmt.Errorf("it has %s, which a restore left that is under way or was killed: if none is, remove the directory", name)
+}
+
+// restored refuses a directory that has no log and what a restore left that was
+// killed: a log that is begun there would know of nothing that was restored.
+func restored(dir string) error {
+	if _, err := os.Lstat(filepath.Join(dir, File)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), restoring) {
+			return unrestored(entry.Name())
 		}
 	}
 	return nil

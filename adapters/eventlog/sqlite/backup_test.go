@@ -3,8 +3,10 @@ package sqlite_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -200,6 +202,30 @@ func TestARestoreIsWholeOrLeavesNothing(t *testing.T) {
 	if err := sqlite.Restore(used, fill); err == nil || !strings.Contains(err.Error(), "another process is using it") {
 		t.Errorf("into a directory in use: %v", err)
 	}
+}
+
+// TestWhereARestoreWasKilledNoLogIsBegun opens what a restore left that was killed
+// before the log was there.
+func TestWhereARestoreWasKilledNoLogIsBegun(t *testing.T) {
+	dir := t.TempDir()
+	filling := filepath.Join(dir, "restoring-123")
+	if err := os.Mkdir(filling, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{filepath.Join(dir, "lock"), filepath.Join(dir, "credentials.db"), filepath.Join(filling, sqlite.File)} {
+		write(t, path, "")
+	}
+	before := content(t, dir)
+	if _, err := sqlite.Open(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "restoring-123") {
+		t.Errorf("a log was begun over what is half restored: %v", err)
+	}
+	if after := content(t, dir); !maps.Equal(after, before) {
+		t.Errorf("the directory was changed: it has %v", slices.Sorted(maps.Keys(after)))
+	}
+	if err := os.Rename(filepath.Join(filling, sqlite.File), filepath.Join(dir, sqlite.File)); err != nil { // that comes last
+		t.Fatal(err)
+	}
+	closing(t, open(t, dir))
 }
 
 func TestTermsBeginLater(t *testing.T) {

@@ -118,6 +118,9 @@ func Open(ctx context.Context, dir string) (*Store, error) {
 }
 
 func (s *Store) open(ctx context.Context, path string) error {
+	if err := restored(filepath.Dir(path)); err != nil {
+		return err
+	}
 	created, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	switch {
 	case err == nil:
