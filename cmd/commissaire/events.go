@@ -395,13 +395,19 @@ file is whole up to the position that is printed.`,
 func (s *selected) export(cmd *cobra.Command, from eventlog.Feed, name string, how cloudevents.Compression) (err error) {
 	out := cmd.OutOrStdout()
 	settled := func() error { return nil }
+	n, last := 0, event.Position(0)
 	if name != "-" {
-		file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if err != nil {
-			return fmt.Errorf("export: %w", err)
+		file, openErr := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if openErr != nil {
+			return fmt.Errorf("export: %w", openErr)
 		}
 		out, settled = file, file.Sync
-		defer func() { _ = file.Close() }() // it was synced
+		defer func() {
+			_ = file.Close() // it was synced
+			if err != nil && n == 0 && cmd.Context().Err() == nil {
+				_ = os.Remove(name) // else it would be in the way of the next
+			}
+		}()
 	}
 	buffered := bufio.NewWriterSize(out, 256<<10)
 	w, err := cloudevents.NewWriter(buffered, how)
@@ -410,7 +416,6 @@ func (s *selected) export(cmd *cobra.Command, from eventlog.Feed, name string, h
 	}
 	shown := newProgress(cmd.ErrOrStderr())
 	count := shown.count("events")
-	n, last := 0, event.Position(0)
 	err = s.each(cmd.Context(), from, func(events []eventlog.Raw) error {
 		if len(events) == 0 { // who follows sees all there is
 			return errors.Join(w.Flush(), buffered.Flush())

@@ -139,6 +139,20 @@ func TestWhatWasExportedIsImportedByteForByte(t *testing.T) {
 	}
 }
 
+func TestAnExportThatIsRefusedLeavesNoFile(t *testing.T) {
+	dir, _ := aStore(t, 5)
+	file := filepath.Join(t.TempDir(), "events.ndjson.zst")
+	for _, wrong := range [][]string{{"--type", "HostJoint"}, {"--after", "yesterday"}, {"--compress", "rar"}} {
+		if _, err := commissaire(t, "", append([]string{"export", "--store", "sqlite:" + dir, file}, wrong...)...); err == nil {
+			t.Errorf("%v is exported", wrong)
+		}
+		must(t, "export", "--store", "sqlite:"+dir, file)
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestAnImportGoesOnWhereItStoppedAndWithWhatWasExportedLater(t *testing.T) {
 	dir, _ := aStore(t, 400)
 	tmp := t.TempDir()
