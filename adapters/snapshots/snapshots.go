@@ -21,6 +21,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/google/uuid"
@@ -114,11 +115,16 @@ func (s *Store) Save(at event.Position, id uuid.UUID, write func(io.Writer) erro
 	if err != nil {
 		return fail(err)
 	}
-	if err := errors.Join(s.fill(file, Cut{at, id, s.config.Build}, write), file.Sync(), file.Close()); err != nil {
-		return fail(errors.Join(err, os.Remove(file.Name())))
+	_ = syscall.Flock(int(file.Fd()), syscall.LOCK_EX) // until it has its name; a file system may have no locks
+	err = errors.Join(s.fill(file, Cut{at, id, s.config.Build}, write), file.Sync())
+	if err == nil {
+		err = os.Rename(file.Name(), filepath.Join(s.dir, name))
 	}
-	if err := os.Rename(file.Name(), filepath.Join(s.dir, name)); err != nil {
-		return fail(errors.Join(err, os.Remove(file.Name())))
+	if err != nil {
+		return fail(errors.Join(err, file.Close(), os.Remove(file.Name())))
+	}
+	if err := file.Close(); err != nil {
+		return fail(err)
 	}
 	if err := s.sweep(); err != nil {
 		return fail(err)
@@ -169,7 +175,12 @@ func (s *Store) Load(read func(Cut, io.Reader) error) (Kept, bool, error) {
 	}
 	left, err := filepath.Glob(filepath.Join(s.dir, "*"+unfinished))
 	for _, path := range left {
-		err = errors.Join(err, os.Remove(path))
+		if written(path) {
+			continue
+		}
+		if failure := os.Remove(path); !errors.Is(failure, fs.ErrNotExist) {
+			err = errors.Join(err, failure)
+		}
 	}
 	if err != nil {
 		s.logger.Warn("unfinished snapshots of views are not thrown away", "error", err)
@@ -188,6 +199,16 @@ func (s *Store) Load(read func(Cut, io.Reader) error) (Kept, bool, error) {
 		}
 	}
 	return Kept{}, false, nil
+}
+
+// written tells whether another program is writing a file.
+func written(path string) bool {
+	file, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = file.Close() }() // it was not even read
+	return errors.Is(syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK)
 }
 
 // Read reads a snapshot. ErrBad says that it is of no use.

@@ -263,6 +263,22 @@ func TestWhatIsNotWrittenWholeIsNotThere(t *testing.T) {
 	}
 }
 
+func TestWhatAnotherProgramIsWritingIsNoLeftover(t *testing.T) {
+	r := newRig(t)
+	s, starting := r.open("a"), r.open("a")
+	err := s.Save(1, id, func(w io.Writer) error {
+		r.loaded(starting)
+		_, err := io.WriteString(w, "one")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := r.loaded(starting); got != "1 one" {
+		t.Errorf("%q is loaded", got)
+	}
+}
+
 // asUser does something as another user, who has nothing that root may do.
 func asUser(t *testing.T, id int, do func()) {
 	t.Helper()
