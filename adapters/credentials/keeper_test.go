@@ -503,12 +503,18 @@ func fifo(t *testing.T) string {
 
 func TestAKeyCommandThatHangsIsLeft(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	keys := openKeys(t, "exec:read forever <'"+fifo(t)+"' #")
+	path := fifo(t)
+	keys := openKeys(t, "exec:read forever <'"+path+"' #")
 	done := make(chan error)
 	go func() {
 		_, err := keys.Get(ctx, "name")
 		done <- err
 	}()
+	waits, err := os.OpenFile(path, os.O_WRONLY, 0) // it is opened when the command has begun to read
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = waits.Close() }()
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)

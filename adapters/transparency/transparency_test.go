@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"log/slog"
 	"net/http"
@@ -253,8 +254,7 @@ func TestCheckpointsArePublishedAndNoneOfAnotherHistory(t *testing.T) {
 	log, key := aLog(900), aKey(t)
 	var put [][]byte
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		body := make([]byte, r.ContentLength)
-		if _, err := r.Body.Read(body); r.Method == http.MethodPut && err != nil {
+		if body, err := io.ReadAll(r.Body); r.Method == http.MethodPut && err == nil {
 			put = append(put, body)
 		}
 	}))
