@@ -126,7 +126,7 @@ func OpenBackup(ctx context.Context, dir string, master []byte) (*Store, error) 
 	if err != nil {
 		return nil, fmt.Errorf("open credentials: %w", err)
 	}
-	return newStore(ctx, &database{db: db, unwiped: map[domain.CredentialID]time.Time{}}, master, time.Now)
+	return newStore(ctx, &database{db: db}, master, time.Now)
 }
 
 func address(path string) string { return "file:" + (&url.URL{Path: path}).EscapedPath() }

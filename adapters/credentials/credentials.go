@@ -53,7 +53,8 @@ type keeper interface {
 	keep(ctx context.Context, id domain.CredentialID, r record) error
 	// read fails with fs.ErrNotExist where there is none, or only a part of it.
 	read(ctx context.Context, id domain.CredentialID) (record, error)
-	// destroy may be repeated. Until it succeeds, what is left is listed.
+	// destroy may be repeated. Until it succeeds, what is left is listed; or list
+	// completes it, or fails.
 	destroy(ctx context.Context, id domain.CredentialID) error
 	// list names all that is there, parts too, and since when.
 	list(ctx context.Context) (map[domain.CredentialID]time.Time, error)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -23,7 +22,7 @@ type database struct {
 	db *sql.DB
 
 	mu      sync.Mutex
-	unwiped map[domain.CredentialID]time.Time // what was deleted here, and may be in the write-ahead log still
+	unwiped bool // what was deleted may be in the write-ahead log still
 }
 
 // Open opens DIR/credentials.db, made where there is none; with dir "" all is
@@ -47,7 +46,7 @@ func Open(ctx context.Context, dir string, master []byte, now func() time.Time) 
 	}
 	db.SetMaxOpenConns(1) // none reads while the write-ahead log is emptied
 	db.SetMaxIdleConns(1)
-	d := &database{db: db, unwiped: map[domain.CredentialID]time.Time{}}
+	d := &database{db: db}
 	if err := d.prepare(ctx, dir != ""); err != nil {
 		return nil, errors.Join(fmt.Errorf("open credentials: %w", err), db.Close())
 	}
@@ -111,29 +110,17 @@ func (d *database) read(ctx context.Context, id domain.CredentialID) (r record, 
 
 // destroy implements keeper.
 func (d *database) destroy(ctx context.Context, id domain.CredentialID) error {
-	var made string
-	err := d.db.QueryRowContext(ctx, "SELECT made_at FROM credentials WHERE id = ?", string(id)).Scan(&made)
-	if errors.Is(err, sql.ErrNoRows) {
-		return d.wipe(ctx)
-	}
-	if err != nil {
-		return err
-	}
 	if _, err := d.db.ExecContext(ctx, "DELETE FROM credentials WHERE id = ?", string(id)); err != nil {
 		return err
 	}
-	since, _ := time.Parse(time.RFC3339Nano, made) // else it is older than any
-	d.mu.Lock()
-	d.unwiped[id] = since
-	d.mu.Unlock()
 	return d.wipe(ctx)
 }
 
 // wipe empties the write-ahead log, in which older pages are, into the file.
 func (d *database) wipe(ctx context.Context) error {
 	d.mu.Lock()
-	deleted := maps.Clone(d.unwiped)
-	d.mu.Unlock()
+	defer d.mu.Unlock()
+	d.unwiped = true
 	var busy, pages, moved int
 	if err := d.db.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &pages, &moved); err != nil {
 		return fmt.Errorf("empty the write-ahead log: %w", err)
@@ -141,24 +128,26 @@ func (d *database) wipe(ctx context.Context) error {
 	if busy != 0 {
 		return errors.New("empty the write-ahead log: another program has credentials.db open; end it")
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for id := range deleted {
-		delete(d.unwiped, id)
-	}
+	d.unwiped = false
 	return nil
 }
 
 // list implements keeper.
 func (d *database) list(ctx context.Context) (all map[domain.CredentialID]time.Time, err error) {
+	d.mu.Lock()
+	unwiped := d.unwiped
+	d.mu.Unlock()
+	if unwiped {
+		if err := d.wipe(ctx); err != nil {
+			return nil, err
+		}
+	}
 	rows, err := d.db.QueryContext(ctx, "SELECT id, made_at FROM credentials")
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
-	d.mu.Lock()
-	all = maps.Clone(d.unwiped)
-	d.mu.Unlock()
+	all = map[domain.CredentialID]time.Time{}
 	for rows.Next() {
 		var id, made string
 		if err := rows.Scan(&id, &made); err != nil {

@@ -124,7 +124,7 @@ func (s *Store) open(ctx context.Context, path string) error {
 	created, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	switch {
 	case err == nil:
-		if err := created.Close(); err != nil {
+		if err := errors.Join(created.Close(), syncDir(filepath.Dir(path)), syncDir(filepath.Dir(filepath.Dir(path)))); err != nil {
 			return err
 		}
 	case !errors.Is(err, fs.ErrExist):
