@@ -271,6 +271,8 @@ func TestAWindowOpensAndCloses(t *testing.T) {
 	}
 	nights := &event.Window{Days: []string{"sat"}, From: "22:00", To: "04:30", Zone: "Europe/Berlin"}
 	daily := &event.Window{From: "02:30", To: "03:30", Zone: "Europe/Berlin"} // what the clocks skip in March
+	midnight := &event.Window{From: "00:30", To: "04:00", Zone: "America/Santiago"} // what the clocks skip in September
+	evenings := &event.Window{From: "22:00", To: "00:30", Zone: "America/Santiago"}
 	for _, c := range []struct {
 		window *event.Window
 		now    string
@@ -285,6 +287,11 @@ func TestAWindowOpensAndCloses(t *testing.T) {
 		{nights, "2026-03-29T02:30:00Z", "2026-04-04T20:00:00Z"},
 		{daily, "2026-03-29T01:29:00Z", ""}, // 03:29, the hour before was skipped
 		{daily, "2026-03-29T01:30:00Z", "2026-03-30T00:30:00Z"},
+		{midnight, "2026-09-05T16:00:00Z", "2026-09-06T04:00:00Z"}, // 01:00, which comes after 23:59
+		{midnight, "2026-09-06T04:00:00Z", ""},
+		{midnight, "2026-09-06T07:00:00Z", "2026-09-07T03:30:00Z"},
+		{evenings, "2026-09-06T02:00:00Z", ""},
+		{evenings, "2026-09-06T04:00:00Z", "2026-09-07T01:00:00Z"},
 	} {
 		open, opens := opening(c.window, at(c.now))
 		if open != (c.opens == "") || !open && !opens.Equal(at(c.opens)) {

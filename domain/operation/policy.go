@@ -288,11 +288,12 @@ func opening(w *event.Window, now time.Time) (open bool, opens time.Time) {
 func clock(date, day time.Time) time.Time {
 	t := time.Date(date.Year(), date.Month(), date.Day(), day.Hour(), day.Minute(), 0, 0, date.Location())
 	begins, ends := t.ZoneBounds()
-	shown, wanted := t.Hour()*60+t.Minute(), day.Hour()*60+day.Minute()
+	shown := time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), 0, 0, time.UTC) // it may be of the day before
+	wanted := time.Date(date.Year(), date.Month(), date.Day(), day.Hour(), day.Minute(), 0, 0, time.UTC)
 	switch {
-	case shown > wanted:
+	case shown.After(wanted):
 		return begins
-	case shown < wanted:
+	case shown.Before(wanted):
 		return ends
 	}
 	return t
