@@ -239,6 +239,22 @@ func TestOfMuchTheBeginningAndTheEndAreKept(t *testing.T) {
 	}
 }
 
+func TestLessIsKeptThanBefore(t *testing.T) {
+	dir := t.TempDir()
+	w := begin(t, open(t, dir, 64<<10), "a")
+	w.Write(0, []byte(strings.Repeat("x", 20<<10)))
+	w.Close(false)
+
+	s := open(t, dir, 4<<10)
+	w = begin(t, s, "a")
+	w.Write(20<<10, []byte(strings.Repeat("y", 5<<10)))
+	w.Close(true)
+	got := read(t, s)
+	if !strings.HasPrefix(got, header+strings.Repeat("x", 20<<10)) || !strings.HasSuffix(got, "y") || len(got) > 20<<10+2<<10+200 {
+		t.Errorf("kept are %d bytes", len(got))
+	}
+}
+
 func TestWhatTheHostLeavesOutIsSaid(t *testing.T) {
 	s := open(t, t.TempDir(), 4096)
 	w := begin(t, s, "a")

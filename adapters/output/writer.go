@@ -169,7 +169,7 @@ func (w *writer) put(n int) error {
 		if err != nil {
 			return err
 		}
-		part := text[:min(size, int64(len(text)))]
+		part := text[:min(max(size, 0), int64(len(text)))]
 		if len(part) < len(text) {
 			part = part[:whole(part)]
 		}
@@ -193,7 +193,8 @@ func (w *writer) put(n int) error {
 	return nil
 }
 
-// room opens the last piece and tells how much may be added to it.
+// room opens the last piece and tells how much may be added to it; less than
+// nothing where more was kept before.
 func (w *writer) room() (int64, error) {
 	if len(w.pieces) == 0 {
 		if err := w.skip(w.begin); err != nil {
