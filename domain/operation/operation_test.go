@@ -1,6 +1,7 @@
 package operation
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"testing"
@@ -301,6 +302,23 @@ func TestAWindowOpensAndCloses(t *testing.T) {
 	o := operationOf(1, policy(func(p *event.Policy) { p.Window = nights }))
 	if next := o.Next(at("2026-03-08T03:30:00Z"), free); len(next.Begin) != 0 || next.Wait != "its window is closed" || !next.Until.Equal(at("2026-03-14T21:00:00Z")) {
 		t.Errorf("got %+v", next)
+	}
+}
+
+func TestAPolicyIsTheSameWhenItIsReadFromHistory(t *testing.T) {
+	asked, err := ParsePolicy(domain.Upgrade, map[string]json.RawMessage{
+		"order": json.RawMessage(`[]`), "window": json.RawMessage(`{"days": [], "from": "22:00", "to": "04:30", "zone": "UTC"}`),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(asked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var recorded event.Policy
+	if err := json.Unmarshal(text, &recorded); err != nil || !recorded.Equal(asked) {
+		t.Errorf("%+v, %v, asked for as %+v", recorded.Window, err, asked.Window)
 	}
 }
 

@@ -245,6 +245,9 @@ func window(p *event.Policy, raw json.RawMessage) error {
 	if _, err := time.LoadLocation(w.Zone); err != nil || w.Zone == "" || w.Zone == "Local" {
 		return errors.New("zone must be a time zone of the IANA database, such as Europe/Berlin or UTC")
 	}
+	if len(w.Days) == 0 {
+		w.Days = nil // as it is when it is read from history
+	}
 	p.Window = &w
 	return nil
 }
