@@ -393,7 +393,7 @@ func (w *working) rebooted(ctx context.Context, worked event.Facts) (after event
 // was asked for.
 func (w *working) back(ctx context.Context, from string) error {
 	deadline := w.p.config.Now().Add(w.p.config.RebootTimeout)
-	asked, wait := false, time.Duration(0)
+	tried, asked, wait := false, false, time.Duration(0)
 	for pause(ctx, wait) {
 		bootID, err := w.bootID(ctx)
 		switch {
@@ -404,7 +404,9 @@ func (w *working) back(ctx context.Context, from string) error {
 			if err := w.drain(ctx); err != nil { // somebody may have let work in again
 				return err
 			}
-			deadline = w.p.config.Now().Add(w.p.config.RebootTimeout)
+			if !tried {
+				tried, deadline = true, w.p.config.Now().Add(w.p.config.RebootTimeout)
+			}
 			err = w.session.Reboot(ctx, w.rebootName(), from)
 			asked = err == nil // else it may have gone down before it answered
 		}

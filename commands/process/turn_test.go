@@ -1,0 +1,209 @@
+package process
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"commissaire/adapters/eventlog"
+	"commissaire/adapters/eventlog/memory"
+	"commissaire/commands"
+	"commissaire/domain"
+	"commissaire/domain/event"
+
+	"github.com/google/uuid"
+)
+
+// fakeHost is one that does what a test says, and else all at once and well.
+type fakeHost struct {
+	dial   func() error
+	run    func(context.Context) error
+	reboot func() error
+	check  func() error
+	boot   int
+	dials  int
+}
+
+var (
+	_ Remote  = (*fakeHost)(nil)
+	_ Session = (*fakeHost)(nil)
+)
+
+func (h *fakeHost) Dial(context.Context, Target) (Session, error) {
+	h.dials++
+	if h.dial != nil {
+		if err := h.dial(); err != nil {
+			return nil, err
+		}
+	}
+	return h, nil
+}
+
+func (h *fakeHost) HostKey() HostKey { return HostKey{Type: "ssh-ed25519", Fingerprint: "SHA256:x"} }
+
+func (h *fakeHost) BootID(context.Context) (string, error) { return fmt.Sprint("boot ", h.boot), nil }
+
+func (h *fakeHost) Facts(context.Context) (event.Facts, error) {
+	return event.Facts{OS: "fedora", Version: "41", BootID: fmt.Sprint("boot ", h.boot)}, nil
+}
+
+func (h *fakeHost) Bootstrap(context.Context, Turn, Bootstrap) error { return nil }
+
+func (h *fakeHost) Run(ctx context.Context, _ Turn, _ Work) (Result, error) {
+	if h.run != nil {
+		if err := h.run(ctx); err != nil {
+			return Result{}, err
+		}
+	}
+	return Result{Exit: new(int)}, nil
+}
+
+func (h *fakeHost) Reboot(context.Context, Turn, string) error {
+	if h.reboot != nil {
+		return h.reboot()
+	}
+	h.boot++
+	return nil
+}
+
+func (h *fakeHost) Check(context.Context, string) (int, string, error) {
+	if h.check != nil {
+		return 0, "", h.check()
+	}
+	return 0, "", nil
+}
+
+func (h *fakeHost) Close() error { return nil }
+
+// roll is an operation over the hosts 1 to n, which are all the same host.
+type roll struct {
+	*Process
+	t       *testing.T
+	log     *eventlog.Log
+	started event.Started
+}
+
+func newRoll(t *testing.T, remote Remote, start func(event.Started) event.RosterEvent, n int, change func(*event.Policy)) *roll {
+	t.Helper()
+	log := eventlog.NewLog(memory.New())
+	r := &roll{t: t, log: log, Process: New(Config{
+		Commands:   commands.New(commands.Config{Log: log, Now: time.Now, NewID: uuid.New, Shared: true}),
+		Remote:     remote,
+		RetryDelay: time.Second, Attempts: 3, RebootFirstLook: time.Second, RebootTimeout: time.Minute, HealthInterval: time.Second,
+		NewID: uuid.New, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
+	})}
+	r.term = 1
+	r.started = event.Started{Operation: "o", ClusterID: "i", Cluster: "c", Policy: event.DefaultPolicy()}
+	change(&r.started.Policy)
+	facts := []event.Event{event.TermBegun{Term: 1}, event.ClusterCreated{ClusterID: "i", Cluster: "c"}}
+	for i := range n {
+		m := event.Member{HostID: domain.HostID(fmt.Sprint(i + 1)), Host: domain.Address(fmt.Sprintf("10.0.0.%d", i+1))}
+		r.started.Hosts = append(r.started.Hosts, m)
+		facts = append(facts, event.HostAdded{HostID: m.HostID, Host: m.Host}, event.HostJoined{HostID: m.HostID, Host: m.Host, ClusterID: "i", Cluster: "c"})
+		r.record(event.HostStream(m.HostID), event.HostInvestigated{Host: m.Host}, event.HostBootstrapped{Host: m.Host})
+	}
+	r.record(event.RosterStream, append(facts, start(r.started))...)
+	r.applied()
+	return r
+}
+
+func restart(s event.Started) event.RosterEvent { return event.RestartStarted{Started: s} }
+func upgrade(s event.Started) event.RosterEvent { return event.UpgradeStarted{Started: s} }
+
+// record records what others did.
+func (r *roll) record(stream event.Stream, facts ...event.Event) {
+	r.t.Helper()
+	revision := event.NoRevision
+	for e, err := range r.log.ReadStream(r.t.Context(), stream, 0) {
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		revision = e.Revision
+	}
+	var decided []event.Decided
+	for _, e := range facts {
+		decided = append(decided, event.Decided{ID: uuid.New(), Event: e, Meta: event.Meta{Time: time.Now().UTC(), Schema: 1}})
+	}
+	if _, err := r.log.Append(r.t.Context(), stream, revision, decided); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// applied brings the process up to all that is recorded.
+func (r *roll) applied() {
+	r.t.Helper()
+	head, err := r.log.Head(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for events, err := range r.log.Read(r.t.Context(), r.position) {
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		for _, e := range events {
+			r.Apply(e)
+		}
+		if r.position >= head {
+			return
+		}
+	}
+}
+
+// turn is that of a host.
+func (r *roll) turn(i int) *turn {
+	o := r.operations["o"]
+	m := o.Hosts[i-1]
+	return &turn{p: r.Process, operation: "o", kind: o.Kind, policy: o.Policy, member: m, state: o.Turn(m.HostID)}
+}
+
+// history is what is recorded on a stream.
+func (r *roll) history(stream event.Stream) (all []event.Event) {
+	r.t.Helper()
+	for e, err := range r.log.ReadStream(r.t.Context(), stream, 0) {
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		all = append(all, e.Event)
+	}
+	return all
+}
+
+// types are those of events, as words.
+func types(events []event.Event) string {
+	var all []string
+	for _, e := range events {
+		all = append(all, e.EventType())
+	}
+	return strings.Join(all, " ")
+}
+
+// last is the last event of a type.
+func last[E event.Event](t *testing.T, events []event.Event) E {
+	t.Helper()
+	for _, e := range slices.Backward(events) {
+		if one, ok := e.(E); ok {
+			return one
+		}
+	}
+	var none E
+	t.Fatalf("there is no %T in %s", none, types(events))
+	return none
+}
+
+func TestARebootThatIsNeverAnsweredEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		host := &fakeHost{reboot: func() error { return &Unreachable{Reason: "it gave no answer"} }}
+		r := newRoll(t, host, restart, 1, func(*event.Policy) {})
+		r.turn(1).carryOut(ctx)
+		if failed := last[event.HostTurnFailed](t, r.history(event.OperationStream("o"))); !strings.Contains(failed.Reason, "it gave no answer") {
+			t.Errorf("it failed: %s", failed.Reason)
+		}
+	})
+}
