@@ -266,7 +266,7 @@ func (w *working) connected(ctx context.Context, deadline time.Time, f func(Sess
 			return err
 		}
 		w.hangUp()
-		if attempt >= w.p.config.Attempts && !w.p.config.Now().Before(deadline) {
+		if attempt >= w.p.config.Attempts && (!w.p.config.Now().Before(deadline) || !pause(ctx, w.p.config.RetryDelay)) {
 			return err
 		}
 	}

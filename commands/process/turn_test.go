@@ -207,3 +207,22 @@ func TestARebootThatIsNeverAnsweredEnds(t *testing.T) {
 		}
 	})
 }
+
+func TestAConnectionThatBreaksAgainAndAgainIsMadeAnewAfterAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host := &fakeHost{}
+		host.dial = func() error { time.Sleep(time.Millisecond); return nil }
+		host.run = func(ctx context.Context) error {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return &Unreachable{Reason: "the connection broke"}
+		}
+		r := newRoll(t, host, upgrade, 1, func(p *event.Policy) { p.Timeout = 60 })
+		r.turn(1).carryOut(t.Context())
+		last[event.HostTurnFailed](t, r.history(event.OperationStream("o")))
+		if host.dials > 100 {
+			t.Errorf("it was connected to %d times in a minute", host.dials)
+		}
+	})
+}
