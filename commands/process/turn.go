@@ -193,14 +193,15 @@ func (w *working) steps(ctx context.Context) (event.OperationEvent, error) {
 			return outcome, err
 		}
 	}
-	if after, outcome, err = w.rebooted(ctx, after); outcome != nil || err != nil {
+	if after, outcome, err = w.rebooted(ctx, after); err != nil {
+		return nil, err
+	}
+	// Whatever becomes of the turn, so that its reboot is not taken for another.
+	if err := w.recordFacts(ctx, after); err != nil || outcome != nil {
 		return outcome, err
 	}
 	if outcome, err := w.gate(ctx, after.BootID); outcome != nil || err != nil {
 		return outcome, err
-	}
-	if err := w.recordFacts(ctx, after); err != nil {
-		return nil, err
 	}
 	return event.HostTurnSucceeded{
 		Turn: w.at, Version: after.Version, Pending: after.Pending, OSTree: after.OSTree, BootID: after.BootID, Output: w.state.Worked.Output,
@@ -378,9 +379,6 @@ func (w *working) rebooted(ctx context.Context, worked event.Facts) (after event
 	}
 	if want == "" || after.Version == want {
 		return after, nil, nil
-	}
-	if err := w.recordFacts(ctx, after); err != nil {
-		return after, nil, err
 	}
 	return after, event.HostTurnFailed{
 		Turn: w.at, Version: after.Version, Output: w.state.Worked.Output,

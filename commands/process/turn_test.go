@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -226,3 +227,27 @@ func TestAConnectionThatBreaksAgainAndAgainIsMadeAnewAfterAWhile(t *testing.T) {
 		}
 	})
 }
+
+func TestOurOwnRebootIsNoneThatNobodyExpected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host := &fakeHost{}
+		r := newRoll(t, host, restart, 1, func(p *event.Policy) { p.Health = &event.Health{TCP: 80, Timeout: 5} })
+		r.config.Probe = closed{}
+		r.turn(1).carryOut(t.Context())
+		r.applied()
+		last[event.HostTurnFailed](t, r.history(event.OperationStream("o")))
+		h, _ := r.roster.Host("1")
+		r.look(t.Context(), h)
+		if got := types(r.history(event.HostStream("1"))); strings.Contains(got, "HostRebooted") {
+			t.Errorf("recorded are %s", got)
+		}
+	})
+}
+
+// closed is a host on which nothing listens.
+type closed struct{}
+
+var errClosed = errors.New("nothing listens")
+
+func (closed) TCP(context.Context, domain.Address, int) error     { return errClosed }
+func (closed) HTTP(context.Context, domain.Address, string) error { return errClosed }
