@@ -86,7 +86,7 @@ func (w *working) check(ctx context.Context, h event.Health, bootID string) (why
 	switch {
 	case ctx.Err() != nil:
 		return "", ctx.Err()
-	case errors.As(err, &fenced), errors.As(err, &changed):
+	case errors.As(err, &fenced), errors.As(err, &changed), ofStore(err):
 		return "", err
 	case err != nil:
 		return reason(err), nil

@@ -251,3 +251,18 @@ var errClosed = errors.New("nothing listens")
 
 func (closed) TCP(context.Context, domain.Address, int) error     { return errClosed }
 func (closed) HTTP(context.Context, domain.Address, string) error { return errClosed }
+
+func TestAnOutageOfTheStoreIsNoIllHealth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host := &fakeHost{}
+		host.check = func() error {
+			host.dial = func() error { return fmt.Errorf("read the private key: %w", commands.ErrUnavailable) }
+			return &Unreachable{Reason: "the connection broke"}
+		}
+		r := newRoll(t, host, restart, 1, func(p *event.Policy) { p.Health = &event.Health{Command: "true", Timeout: 5} })
+		r.turn(1).carryOut(t.Context())
+		if got := types(r.history(event.OperationStream("o"))); got != "HostTurnBegun HostTurnExamined" {
+			t.Errorf("recorded are %s", got)
+		}
+	})
+}
