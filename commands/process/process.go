@@ -478,7 +478,7 @@ func (p *Process) advance(ctx context.Context, o *operation.Operation) time.Dura
 			}
 			p.busy[m.HostID] = 0
 			p.turning[m.HostID] = o.Operation
-			t := &turn{p: p, operation: o.Operation, kind: o.Kind, version: o.Version, policy: o.Policy, member: m, state: o.Turn(m.HostID)}
+			t := &turn{p: p, operation: o.Operation, kind: o.Kind, version: o.Version, policy: o.Policy, tolerated: o.Tolerated(), member: m, state: o.Turn(m.HostID)}
 			p.jobs.Go(func() { settle(ctx, p, p.busy, m.HostID, call.what(t, ctx)) })
 		}
 	}

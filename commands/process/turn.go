@@ -26,11 +26,13 @@ type turn struct {
 	kind      domain.OperationKind
 	version   string
 	policy    event.Policy
+	tolerated int // failed hosts
 	member    event.Member
 	state     operation.Turn // as it is recorded
 }
 
-// errNotBegun says that the operation was paused or cancelled meanwhile.
+// errNotBegun says that the operation was paused or cancelled meanwhile, or that
+// too many hosts have failed.
 var errNotBegun = errors.New("the turn was not begun")
 
 // carryOut returns the position of the last thing recorded; 0 when nothing was.
@@ -134,7 +136,7 @@ func (t *turn) on(at event.Turn) *working {
 // work does the turn's work and says how it ended. An error says nothing about
 // the host: the turn stays open.
 func (t *turn) work(ctx context.Context, at event.Turn) (event.OperationEvent, error) {
-	if err := t.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.Begin(at, t.p.term) }); err != nil {
+	if err := t.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.Begin(at, t.p.term, t.tolerated) }); err != nil {
 		return nil, err
 	}
 	if t.state.State == operation.Waiting {

@@ -159,7 +159,7 @@ func (r *roll) applied() {
 func (r *roll) turn(i int) *turn {
 	o := r.operations["o"]
 	m := o.Hosts[i-1]
-	return &turn{p: r.Process, operation: "o", kind: o.Kind, policy: o.Policy, member: m, state: o.Turn(m.HostID)}
+	return &turn{p: r.Process, operation: "o", kind: o.Kind, policy: o.Policy, tolerated: o.Tolerated(), member: m, state: o.Turn(m.HostID)}
 }
 
 // history is what is recorded on a stream.
@@ -262,6 +262,24 @@ func TestAnOutageOfTheStoreIsNoIllHealth(t *testing.T) {
 		r := newRoll(t, host, restart, 1, func(p *event.Policy) { p.Health = &event.Health{Command: "true", Timeout: 5} })
 		r.turn(1).carryOut(t.Context())
 		if got := types(r.history(event.OperationStream("o"))); got != "HostTurnBegun HostTurnExamined" {
+			t.Errorf("recorded are %s", got)
+		}
+	})
+}
+
+func TestNoTurnBeginsAfterTooManyFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host := &fakeHost{}
+		r := newRoll(t, host, restart, 3, func(p *event.Policy) { p.MaxUnavailable = event.Amount{N: 2} })
+		second := r.turn(2) // about to be taken
+		r.record(event.OperationStream("o"),
+			event.HostTurnBegun{Turn: event.Turn{Operation: "o", HostID: "1", Claim: "x"}, Term: 1},
+			event.HostTurnFailed{Turn: event.Turn{Operation: "o", HostID: "1", Claim: "x"}})
+		second.carryOut(t.Context())
+		if got := types(r.history(event.OperationStream("o"))); got != "HostTurnBegun HostTurnFailed" {
+			t.Errorf("recorded are %s", got)
+		}
+		if got := types(r.history(event.RosterStream)); !strings.HasSuffix(got, "HostTaken HostReleased") {
 			t.Errorf("recorded are %s", got)
 		}
 	})

@@ -3,12 +3,13 @@
 //
 // Which hosts are begun, and when, follows from what is recorded and from the
 // time alone (Next), so a crash or a pause needs no code of its own. That nothing
-// begins while an operation is paused or after it was cancelled is decided in the
-// very stream that says so (Begin).
+// begins while an operation is paused, after it was cancelled or after too many
+// hosts failed is decided in the very stream that says so (Begin).
 package operation
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"commissaire/domain"
@@ -76,15 +77,18 @@ func (o *Operation) Next(now time.Time, situation func(event.Member) Situation) 
 			failed = append(failed, m)
 		}
 	}
+	still := func() bool { // no host is in hand, or about to be
+		return len(next.InHand) == 0 && !slices.ContainsFunc(waiting, func(m event.Member) bool { return situation(m).Availability == Taken })
+	}
 	switch {
 	case o.Cancelled != "":
-		if len(next.InHand) == 0 {
+		if still() {
 			next.Drop = o.dropped()
 			next.Ended, next.Cause = len(next.Drop) == 0, o.Cancelled
 		}
 		return next
-	case len(failed) > o.Policy.MaxFailures.Of(len(o.Hosts)):
-		if len(next.InHand) == 0 {
+	case len(failed) > o.Tolerated():
+		if still() {
 			next.Ended, next.Cause = true, fmt.Sprintf("host %s: %s", failed[0].Host, o.Turn(failed[0].HostID).Reason)
 		}
 		return next
@@ -139,6 +143,9 @@ func (o *Operation) Next(now time.Time, situation func(event.Member) Situation) 
 	}
 	return next
 }
+
+// Tolerated is how many hosts may fail before no further one is begun.
+func (o *Operation) Tolerated() int { return o.Policy.MaxFailures.Of(len(o.Hosts)) }
 
 // begin is which of the free hosts are begun now, with so many in hand and so
 // many that are being taken; or until when none is.

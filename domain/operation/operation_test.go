@@ -31,7 +31,7 @@ func decide(f func(*Progress) []event.OperationEvent) decision {
 }
 
 var (
-	begin  = decide(func(p *Progress) []event.OperationEvent { return p.Begin(turn, 1) })
+	begin  = decide(func(p *Progress) []event.OperationEvent { return p.Begin(turn, 1, 0) })
 	pause  = decide(func(p *Progress) []event.OperationEvent { return p.Pause("op", false) })
 	resume = decide(func(p *Progress) []event.OperationEvent { return p.Resume("op") })
 	cancel = decide(func(p *Progress) []event.OperationEvent { return p.Cancel("op", "cancelled by ann") })
@@ -63,11 +63,19 @@ func TestNothingBeginsWhilePausedOrOnceCancelled(t *testing.T) {
 	given(t, cancelled).When(pause).Then()
 }
 
+func TestNothingBeginsAfterTooManyFailed(t *testing.T) {
+	begin := func(tolerated int) decision {
+		return decide(func(p *Progress) []event.OperationEvent { return p.Begin(turn, 1, tolerated) })
+	}
+	given(t, begun(2), failed(2)).When(begin(0)).Then()
+	given(t, begun(2), failed(2)).When(begin(1)).Then(event.HostTurnBegun{Turn: turn, Term: 1})
+}
+
 func TestNothingBeginsInATermThatIsOver(t *testing.T) {
 	takeUp := func(term domain.Term) decision {
 		return decide(func(p *Progress) []event.OperationEvent { return p.TakeUp("op", term) })
 	}
-	begin := decide(func(p *Progress) []event.OperationEvent { return p.Begin(turn, 1) })
+	begin := decide(func(p *Progress) []event.OperationEvent { return p.Begin(turn, 1, 0) })
 	taken := event.OperationTakenUp{Operation: "op", Term: 2}
 	given(t).When(takeUp(2)).Then(taken)
 	given(t, taken).When(takeUp(2)).Then()
@@ -232,6 +240,16 @@ func TestAHostThatIsBeingTakenCountsAsInHand(t *testing.T) {
 	if len(next.Begin) != 0 || next.Ended {
 		t.Errorf("got %+v", next)
 	}
+	for _, e := range []event.OperationEvent{failed(0), event.OperationCancelled{Cause: "enough"}} {
+		o := operationOf(2, event.DefaultPolicy()).on(noon, e)
+		taken := func(event.Member) Situation { return Situation{Availability: Taken} }
+		if next := o.Next(noon, taken); next.Ended {
+			t.Errorf("after %s it ends while a host is being taken", e.EventType())
+		}
+		if next := o.Next(noon, free); !next.Ended {
+			t.Errorf("after %s it does not end", e.EventType())
+		}
+	}
 }
 
 func TestOSTreeHostsDownloadBeforeAnyIsBegun(t *testing.T) {
@@ -271,7 +289,7 @@ func TestAWindowOpensAndCloses(t *testing.T) {
 		return when
 	}
 	nights := &event.Window{Days: []string{"sat"}, From: "22:00", To: "04:30", Zone: "Europe/Berlin"}
-	daily := &event.Window{From: "02:30", To: "03:30", Zone: "Europe/Berlin"} // what the clocks skip in March
+	daily := &event.Window{From: "02:30", To: "03:30", Zone: "Europe/Berlin"}       // what the clocks skip in March
 	midnight := &event.Window{From: "00:30", To: "04:00", Zone: "America/Santiago"} // what the clocks skip in September
 	evenings := &event.Window{From: "22:00", To: "00:30", Zone: "America/Santiago"}
 	for _, c := range []struct {

@@ -82,6 +82,16 @@ type Progress struct {
 // Turn is a host's turn.
 func (p *Progress) Turn(id domain.HostID) Turn { return p.turns[id] }
 
+// failed counts the hosts that failed.
+func (p *Progress) failed() (n int) {
+	for _, t := range p.turns {
+		if t.State == Failed {
+			n++
+		}
+	}
+	return n
+}
+
 // Done are the hosts that have what the operation wanted for them.
 func (p *Progress) Done() map[domain.HostID]bool {
 	done := map[domain.HostID]bool{}
@@ -188,10 +198,10 @@ func (p *Progress) TakeUp(id domain.OperationID, term domain.Term) []event.Opera
 }
 
 // Begin begins a host's turn. A turn that was begun stays as it is, and none
-// begins while the operation is paused, after it was cancelled, or in a term that
-// is over.
-func (p *Progress) Begin(turn event.Turn, term domain.Term) []event.OperationEvent {
-	if p.Turn(turn.HostID).State != Waiting || p.Paused || p.Cancelled != "" || term < p.term {
+// begins while the operation is paused, after more than the tolerated number of
+// hosts failed, after it was cancelled, or in a term that is over.
+func (p *Progress) Begin(turn event.Turn, term domain.Term, tolerated int) []event.OperationEvent {
+	if p.Turn(turn.HostID).State != Waiting || p.Paused || p.Cancelled != "" || p.failed() > tolerated || term < p.term {
 		return nil
 	}
 	return []event.OperationEvent{event.HostTurnBegun{Turn: turn, Term: term}}
