@@ -35,6 +35,9 @@ type turn struct {
 // too many hosts have failed.
 var errNotBegun = errors.New("the turn was not begun")
 
+// errOvertaken says that a later leader carries the operation out.
+var errOvertaken = errors.New("a later leader carries the operation out")
+
 // carryOut returns the position of the last thing recorded; 0 when nothing was.
 func (t *turn) carryOut(ctx context.Context) event.Position {
 	return t.claimed(ctx, t.skip, func(at event.Turn) (event.OperationEvent, error) { return t.work(ctx, at) })
@@ -99,23 +102,40 @@ func (t *turn) release(ctx context.Context) event.Position {
 }
 
 func (t *turn) skip(ctx context.Context, why string) event.Position {
-	receipt, _, err := t.p.config.Commands.RecordTurn(ctx, t.operation, t.member.HostID, func(p *operation.Progress) []event.OperationEvent {
+	at, err := t.recorded(ctx, func(p *operation.Progress) []event.OperationEvent {
 		return p.End(t.member.HostID, event.HostTurnSkipped{
 			Turn:   event.Turn{Operation: t.operation, HostID: t.member.HostID, Host: t.member.Host},
 			Reason: why,
 		})
 	})
 	t.p.report(ctx, "skipping a host failed", err, "host", t.member.Host, "operation", t.operation)
-	return receipt.Position
+	return at
 }
 
-// record records what f decides, and keeps what the turn is then.
+// record records what f decides, and keeps what the turn is then. A leader that
+// was overtaken, suspended perhaps, records nothing: the turn is another's now.
 func (t *turn) record(ctx context.Context, f func(*operation.Progress) []event.OperationEvent) error {
-	_, state, err := t.p.config.Commands.RecordTurn(ctx, t.operation, t.member.HostID, f)
-	if err == nil {
-		t.state = state
-	}
+	_, err := t.recorded(ctx, f)
 	return err
+}
+
+// recorded is record, and says where.
+func (t *turn) recorded(ctx context.Context, f func(*operation.Progress) []event.OperationEvent) (event.Position, error) {
+	overtaken := false
+	receipt, state, err := t.p.config.Commands.RecordTurn(ctx, t.operation, t.member.HostID, func(p *operation.Progress) []event.OperationEvent {
+		if overtaken = p.Overtaken(t.p.term); overtaken {
+			return nil
+		}
+		return f(p)
+	})
+	switch {
+	case err != nil:
+		return 0, err
+	case overtaken:
+		return 0, errOvertaken
+	}
+	t.state = state
+	return receipt.Position, nil
 }
 
 // on is the work of the turn on its host.

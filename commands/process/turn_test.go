@@ -284,3 +284,18 @@ func TestNoTurnBeginsAfterTooManyFailed(t *testing.T) {
 		}
 	})
 }
+
+func TestAnEarlierLeaderEndsNoTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host := &fakeHost{}
+		r := newRoll(t, host, upgrade, 1, func(p *event.Policy) {})
+		host.run = func(context.Context) error { // suspended, while another one begins to lead
+			r.record(event.OperationStream("o"), event.OperationTakenUp{Operation: "o", Term: 2})
+			return &Refused{Reason: "the upgrade did not end in time"}
+		}
+		r.turn(1).carryOut(t.Context())
+		if got := types(r.history(event.OperationStream("o"))); got != "HostTurnBegun HostTurnExamined OperationTakenUp" {
+			t.Errorf("recorded are %s", got)
+		}
+	})
+}

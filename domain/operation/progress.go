@@ -197,11 +197,15 @@ func (p *Progress) TakeUp(id domain.OperationID, term domain.Term) []event.Opera
 	return []event.OperationEvent{event.OperationTakenUp{Operation: id, Term: term}}
 }
 
+// Overtaken tells whether the leader of a later term carries the operation out:
+// what one of this term makes of it is no matter any more.
+func (p *Progress) Overtaken(term domain.Term) bool { return term < p.term }
+
 // Begin begins a host's turn. A turn that was begun stays as it is, and none
 // begins while the operation is paused, after more than the tolerated number of
 // hosts failed, after it was cancelled, or in a term that is over.
 func (p *Progress) Begin(turn event.Turn, term domain.Term, tolerated int) []event.OperationEvent {
-	if p.Turn(turn.HostID).State != Waiting || p.Paused || p.Cancelled != "" || p.failed() > tolerated || term < p.term {
+	if p.Turn(turn.HostID).State != Waiting || p.Paused || p.Cancelled != "" || p.failed() > tolerated || p.Overtaken(term) {
 		return nil
 	}
 	return []event.OperationEvent{event.HostTurnBegun{Turn: turn, Term: term}}
