@@ -93,6 +93,14 @@ func TestItPausesByItselfOnce(t *testing.T) {
 	given(t, paused, event.OperationResumed{Operation: "op"}).When(alone).Then()
 }
 
+func TestWhatItWaitsForIsSaidAgainAfterAPause(t *testing.T) {
+	waits := event.OperationWaiting{Operation: "op", Why: "its window is closed", Until: noon}
+	wait := decide(func(p *Progress) []event.OperationEvent { return p.Wait("op", waits.Why, noon) })
+	given(t).When(wait).Then(waits)
+	given(t, waits).When(wait).Then()
+	given(t, waits, event.OperationPaused{Operation: "op"}, event.OperationResumed{Operation: "op"}).When(wait).Then(waits)
+}
+
 func TestHealthIsRecordedWhenItChanges(t *testing.T) {
 	gate := func(healthy bool) decision {
 		return decide(func(p *Progress) []event.OperationEvent { return p.Gate(turn, healthy, "") })

@@ -173,7 +173,7 @@ func (p *Progress) Evolve(e event.OperationEvent, at time.Time) {
 		p.Paused = true
 		p.pausedAlone = p.pausedAlone || e.ByPolicy
 	case event.OperationResumed:
-		p.Paused = false
+		p.Paused, p.waiting = false, event.OperationWaiting{} // what it waits for is said again
 	case event.OperationCancelled:
 		p.Cancelled = e.Cause
 	}
