@@ -3,6 +3,7 @@ package operation
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -99,6 +100,20 @@ func TestWhatItWaitsForIsSaidAgainAfterAPause(t *testing.T) {
 	given(t).When(wait).Then(waits)
 	given(t, waits).When(wait).Then()
 	given(t, waits, event.OperationPaused{Operation: "op"}, event.OperationResumed{Operation: "op"}).When(wait).Then(waits)
+}
+
+func TestWhoHasWhatTheOperationWanted(t *testing.T) {
+	p := &Progress{}
+	for _, e := range []event.OperationEvent{
+		begun(0), succeeded(0), begun(1), failed(1),
+		begun(2), event.HostTurnSkipped{Turn: of(2), Reason: "not an ostree host"},
+		event.HostTurnSkipped{Turn: event.Turn{Operation: "op", HostID: "3"}, Reason: "it is no member any more"},
+	} {
+		p.Evolve(e, noon)
+	}
+	if got, want := p.Done(), map[domain.HostID]bool{"0": true, "2": true}; !maps.Equal(got, want) {
+		t.Errorf("got %v", got)
+	}
 }
 
 func TestHealthIsRecordedWhenItChanges(t *testing.T) {

@@ -92,11 +92,12 @@ func (p *Progress) failed() (n int) {
 	return n
 }
 
-// Done are the hosts that have what the operation wanted for them.
+// Done are the hosts that have what the operation wanted for them: also those that
+// were skipped as there was nothing to do, not those that had left before their turn.
 func (p *Progress) Done() map[domain.HostID]bool {
 	done := map[domain.HostID]bool{}
 	for id, t := range p.turns {
-		if t.State == Succeeded || t.State == Skipped {
+		if t.State == Succeeded || t.State == Skipped && t.Claim != "" {
 			done[id] = true
 		}
 	}
