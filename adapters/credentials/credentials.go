@@ -65,8 +65,7 @@ type keeper interface {
 const checkID = "master-key-check"
 
 var (
-	// errDamaged says that what is kept does not open; it tells nothing of it.
-	errDamaged = errors.New("what is kept was damaged, or sealed with another key")
+	errDamaged = commands.ErrDamagedCredential
 	errMaster  = errors.New("the master key is not the one that the credentials were sealed with: give that one")
 )
 

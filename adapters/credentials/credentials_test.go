@@ -233,7 +233,7 @@ func TestWhatWasTamperedWithIsRefusedWithoutASecret(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, err := s.Read(t.Context(), "host")
-		if err == nil || got != nil || errors.Is(err, commands.ErrNoCredential) {
+		if !errors.Is(err, commands.ErrDamagedCredential) || got != nil {
 			t.Errorf("%s: read %d bytes, %v", name, len(got), err)
 			continue
 		}

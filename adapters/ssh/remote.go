@@ -125,6 +125,9 @@ func (r *Remote) Dial(ctx context.Context, target process.Target) (process.Sessi
 	if errors.Is(err, commands.ErrNoCredential) {
 		return nil, &process.Refused{Reason: fmt.Sprintf("there is no private key for %s (any more)", target.Host)}
 	}
+	if errors.Is(err, commands.ErrDamagedCredential) {
+		return nil, &process.Refused{Reason: fmt.Sprintf("the private key for %s cannot be opened: %s", target.Host, commands.ErrDamagedCredential)}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read the private key for %s: %w", target.Host, err)
 	}

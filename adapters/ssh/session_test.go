@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -299,6 +300,13 @@ func TestHostKeys(t *testing.T) {
 	}
 }
 
+// damaged is keys of which none opens.
+type damaged struct{ keys }
+
+func (damaged) Read(context.Context, domain.CredentialID) (commands.Secret, error) {
+	return nil, fmt.Errorf("read credential key: %w", commands.ErrDamagedCredential)
+}
+
 func TestAKeyThatTheHostDoesNotTakeIsRefused(t *testing.T) {
 	s := newSite(t, Config{})
 	secret, signer := newLogin(t)
@@ -307,6 +315,10 @@ func TestAKeyThatTheHostDoesNotTakeIsRefused(t *testing.T) {
 	why := refusal(t, err)
 	if !strings.Contains(why, "root") || !strings.Contains(why, xssh.FingerprintSHA256(signer.PublicKey())) {
 		t.Error(why)
+	}
+	s.remote.credentials = damaged{}
+	if _, err = s.remote.Dial(t.Context(), s.target); !strings.Contains(refusal(t, err), "cannot be opened") {
+		t.Error(err)
 	}
 	s.remote.credentials = keys{}
 	if _, err = s.remote.Dial(t.Context(), s.target); !strings.Contains(refusal(t, err), "no private key") {
