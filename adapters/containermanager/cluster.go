@@ -12,6 +12,7 @@ import (
 	"sync"
 	"unicode"
 
+	"commissaire/commands"
 	"commissaire/domain"
 	"commissaire/domain/event"
 
@@ -60,6 +61,8 @@ func (c *cluster) call(ctx context.Context, f func(ctx context.Context, api kube
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, commands.ErrUnavailable): // the store of the token, which says nothing of the container manager
+		return err
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return errors.New("it did not answer in time")
 	case ctx.Err() != nil:

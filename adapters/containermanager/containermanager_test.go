@@ -438,6 +438,22 @@ func TestOnlyAServerThatProvesWhoItIsIsTold(t *testing.T) {
 	}
 }
 
+// out is kept where that gives no answer.
+type out struct{ kept }
+
+func (out) Read(context.Context, domain.CredentialID) (commands.Secret, error) {
+	return nil, fmt.Errorf("read credential C: %w", commands.ErrUnavailable)
+}
+
+func TestAnOutageOfTheStoreCanBeTold(t *testing.T) {
+	t.Parallel()
+	_, s := serve(t)
+	s.config.Credentials = out{}
+	if err := s.manager(t).Register(t.Context(), web1); !errors.Is(err, commands.ErrUnavailable) {
+		t.Errorf("it failed: %v", err)
+	}
+}
+
 func (s *setting) use(certificate, key string) {
 	s.options["certificate_path"], s.options["certificate_key_path"] = filepath.Join(s.dir, certificate), filepath.Join(s.dir, key)
 }

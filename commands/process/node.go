@@ -57,7 +57,7 @@ func (n *node) ask(ctx context.Context, what string, f func(Manager) error) erro
 		if err == nil {
 			err = f(manager)
 		}
-		if err == nil || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil || ofStore(err) {
 			return err
 		}
 		if attempt >= n.p.config.Attempts || !pause(ctx, n.p.config.RetryDelay) {

@@ -299,3 +299,18 @@ func TestAnEarlierLeaderEndsNoTurn(t *testing.T) {
 		}
 	})
 }
+
+func TestAnOutageOfTheStoreIsNoFailureOfAContainerManager(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRoll(t, &fakeHost{}, restart, 1, func(*event.Policy) {})
+		r.record(event.RosterStream, event.ContainerManagerDefined{ManagerID: "m", Manager: "m"}, event.ClusterReconfigured{ClusterID: "i", Cluster: "c", ManagerID: "m", Manager: "m"})
+		r.applied()
+		r.config.Managers = func(event.ContainerManagerDefined) (Manager, error) {
+			return nil, fmt.Errorf("the token: %w", commands.ErrUnavailable)
+		}
+		r.turn(1).carryOut(t.Context())
+		if got := types(r.history(event.OperationStream("o"))); got != "HostTurnBegun" {
+			t.Errorf("recorded are %s", got)
+		}
+	})
+}
