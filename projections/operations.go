@@ -58,6 +58,9 @@ func (s *Snapshot) changeOperation(id domain.OperationID, change func(*Operation
 	change(o)
 }
 
+// asItWas is the state of a turn that stays in its own.
+const asItWas = ""
+
 // applyTurn shows how far a turn is. The host is frozen as it is at that moment.
 func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 	change := func(t event.Turn, state string, f func(*Turn)) {
@@ -67,7 +70,9 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 				return
 			}
 			turn := &o.Hosts[i]
-			turn.State = state
+			if state != asItWas {
+				turn.State = state
+			}
 			if h, ok := s.hosts.Get(t.HostID); ok && turn.FinishedAt == nil {
 				turn.frozen = s.record(h)
 			}
@@ -127,10 +132,15 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 	case event.HostTurnSkipped:
 		change(e.Turn, "skipped", func(t *Turn) { t.Reason = e.Reason })
 	case event.HostCleanedUp:
-		change(e.Turn, "succeeded", func(t *Turn) {
-			if t.Reason = e.Failure; e.Failure == "" {
-				t.Reason, t.Pending = "the pending deployment "+e.Version+" was dropped: the operation was cancelled", ""
+		change(e.Turn, asItWas, func(t *Turn) {
+			why := e.Failure
+			if e.Failure == "" {
+				why, t.Pending = "the pending deployment "+e.Version+" was dropped: the operation was cancelled", ""
 			}
+			if t.State == "failed" {
+				why = t.Reason + "; " + why
+			}
+			t.Reason = why
 		})
 	case event.OperationWaiting:
 		is(e.Operation, "waiting", &Wait{e.Why, Time{e.Until}})

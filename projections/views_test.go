@@ -180,6 +180,19 @@ func TestAnOperationShowsHostsAsTheyWere(t *testing.T) {
 	}
 }
 
+func TestAHostThatFailedStaysSoWhenItIsCleanedUp(t *testing.T) {
+	turn := event.Turn{Operation: "op", HostID: "1", Host: "10.0.0.1"}
+	l := newLog(t).roster(created, added, joined, event.UpgradeStarted{Started: event.Started{
+		Operation: "op", ClusterID: "C", Cluster: "c", Policy: event.DefaultPolicy(), Hosts: []event.Member{{HostID: "1", Host: "10.0.0.1"}},
+	}})
+	l.on(event.OperationStream("op"), event.HostTurnBegun{Turn: turn}, event.HostTurnWorked{Turn: turn, Pending: "2"},
+		event.HostTurnFailed{Turn: turn, Reason: "it is ill"}, event.HostCleanedUp{Turn: turn, Version: "2"})
+	o, _ := l.views.Snapshot().Operation("op")
+	if h := o.Hosts[0]; h.State != "failed" || h.Reason != "it is ill; the pending deployment 2 was dropped: the operation was cancelled" || h.Pending != "" {
+		t.Errorf("the turn: %+v", h)
+	}
+}
+
 func TestASnapshotNeverChanges(t *testing.T) {
 	l := newLog(t).roster(created, added, joined)
 	before := l.views.Snapshot()

@@ -303,6 +303,23 @@ func TestCancellingDropsWhatNobodyBooted(t *testing.T) {
 	}
 }
 
+func TestCancellingDropsWhatAHostThatFailedAfterItsWorkWasLeft(t *testing.T) {
+	examined := event.HostTurnExamined{Turn: of(0), Pending: "1", OSTree: true}
+	for _, c := range []struct {
+		worked event.HostTurnWorked
+		drop   string
+	}{
+		{event.HostTurnWorked{Turn: of(0), Pending: "2"}, "0"},
+		{event.HostTurnWorked{Turn: of(0), Pending: "1"}, ""},
+		{event.HostTurnWorked{Turn: of(0), Pending: "2", Reboot: true}, ""}, // which booted it, or tried to
+	} {
+		o := operationOf(3, event.DefaultPolicy()).on(noon, begun(0), examined, c.worked, failed(0), event.OperationCancelled{Cause: "enough"})
+		if next := o.Next(noon, free); ids(next.Drop) != c.drop || next.Ended != (c.drop == "") {
+			t.Errorf("after %+v: %+v", c.worked, next)
+		}
+	}
+}
+
 func TestAWindowOpensAndCloses(t *testing.T) {
 	at := func(text string) time.Time {
 		when, err := time.Parse(time.RFC3339, text)

@@ -161,7 +161,11 @@ func (p *Progress) Evolve(e event.OperationEvent, at time.Time) {
 		}
 		end(e.Turn, Succeeded, "", left)
 	case event.HostTurnFailed:
-		end(e.Turn, Failed, e.Reason, "")
+		left := ""
+		if t := p.turns[e.HostID]; t.State == Worked && t.OSTree && !t.Worked.Reboot && t.Worked.Pending != t.Pending {
+			left = t.Worked.Pending
+		}
+		end(e.Turn, Failed, e.Reason, left)
 	case event.HostTurnSkipped:
 		end(e.Turn, Skipped, e.Reason, "")
 	case event.HostCleanedUp:
