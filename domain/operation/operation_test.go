@@ -106,7 +106,8 @@ func TestWhoHasWhatTheOperationWanted(t *testing.T) {
 	p := &Progress{}
 	for _, e := range []event.OperationEvent{
 		begun(0), succeeded(0), begun(1), failed(1),
-		begun(2), event.HostTurnSkipped{Turn: of(2), Reason: "not an ostree host"},
+		begun(2),
+		event.HostTurnSkipped{Turn: of(2), Reason: "not an ostree host"},
 		event.HostTurnSkipped{Turn: event.Turn{Operation: "op", HostID: "3"}, Reason: "it is no member any more"},
 	} {
 		p.Evolve(e, noon)
