@@ -29,7 +29,7 @@ type OperationReceipt struct {
 	StartedAt time.Time // UTC; of a new one
 }
 
-// ErrEnded refuses to steer an operation that has ended.
+// ErrEnded refuses to change an operation that has ended.
 var ErrEnded = domain.Refuse(domain.Conflict, "operation-ended")
 
 // ErrNoOperation refuses to steer what is no operation.
@@ -133,21 +133,29 @@ func (h *Handler) CancelOperation(ctx context.Context, who Who, id domain.Operat
 }
 
 // steer records a decision about an operation that has not ended. One that ends
-// at the same moment takes no harm from it.
+// at the same moment takes no harm from it. Where it has ended, only what changes
+// nothing is done, so that a request whose answer was lost may be repeated.
 func (h *Handler) steer(ctx context.Context, who Who, id domain.OperationID, decide func(*operation.Progress) []event.OperationEvent) (Receipt, error) {
+	var ended error
 	if _, err := h.onRoster(ctx, Who{}, func(r *roster.Roster) ([]event.RosterEvent, error) {
 		o, running, ok := r.Operation(id)
-		switch {
-		case !ok:
+		if !ok {
 			return nil, ErrNoOperation.With("there is no operation %s", id)
-		case !running:
-			return nil, ErrEnded.With("the %s of cluster %s has ended; start another one", o.Kind, o.Cluster)
+		}
+		if ended = nil; !running {
+			ended = ErrEnded.With("the %s of cluster %s has ended; start another one", o.Kind, o.Cluster)
 		}
 		return nil, nil
 	}); err != nil {
 		return Receipt{}, err
 	}
-	return h.onOperation(ctx, who, id, func(p *operation.Progress) ([]event.OperationEvent, error) { return decide(p), nil })
+	return h.onOperation(ctx, who, id, func(p *operation.Progress) ([]event.OperationEvent, error) {
+		decided := decide(p)
+		if len(decided) > 0 && ended != nil {
+			return nil, ended
+		}
+		return decided, nil
+	})
 }
 
 func (h *Handler) onOperation(ctx context.Context, who Who, id domain.OperationID, decide func(*operation.Progress) ([]event.OperationEvent, error)) (Receipt, error) {

@@ -96,7 +96,9 @@ func TestAPausedOperationGoesOnWhereItWas(t *testing.T) {
 	}
 	s.put(at+"/resume", nil).is(200)
 	s.until(at, status("finished"))
+	s.put(at+"/resume", nil).is(200) // as is
 	s.put(at+"/pause", nil).is(409)
+	s.put(at+"/cancel", nil).is(409)
 	for _, h := range f.Hosts() {
 		if n := commands(h, "rpm-ostree upgrade"); n != 1 {
 			t.Errorf("host %s was upgraded %d times", h.Address(), n)
@@ -114,6 +116,9 @@ func TestCancellingDropsWhatNobodyBooted(t *testing.T) {
 	o := s.until(at, status("failed"))
 	if o["cause"] != "cancelled by admin: wrong week" {
 		t.Errorf("the cause is %v", o["cause"])
+	}
+	if o := s.put(at+"/cancel", nil, "X-Commissaire-Reason", "again").is(200).object(); o["cause"] != "cancelled by admin: wrong week" {
+		t.Errorf("cancelled again, the cause is %v", o["cause"])
 	}
 	for i, h := range f.Hosts() {
 		if want := map[bool]int{true: 1}[i < 2]; commands(h, "rpm-ostree cleanup -p") != want || h.Pending() != "" {
