@@ -499,11 +499,13 @@ func TestCloseWaitsForReaders(t *testing.T) {
 	if _, err := store.Append(t.Context(), "roster", event.NoRevision, all); err != nil {
 		t.Fatal(err)
 	}
-	var running sync.WaitGroup
-	read := make(chan struct{}, 8)
-	for range cap(read) {
+	var running, reading sync.WaitGroup
+	for range 8 {
+		reading.Add(1)
+		hasRead := sync.OnceFunc(reading.Done)
 		running.Go(func() {
-			for first := true; ; first = false {
+			defer hasRead()
+			for {
 				n := 0
 				for _, err := range store.ReadStream(t.Context(), "roster", 0) {
 					if err == nil {
@@ -518,15 +520,11 @@ func TestCloseWaitsForReaders(t *testing.T) {
 				if n != size {
 					t.Errorf("read %d events, want %d", n, size)
 				}
-				if first {
-					read <- struct{}{}
-				}
+				hasRead()
 			}
 		})
 	}
-	for range cap(read) {
-		<-read
-	}
+	reading.Wait()
 	closing(t, store)
 	running.Wait()
 }
