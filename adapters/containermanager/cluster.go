@@ -54,9 +54,9 @@ type cluster struct {
 func (c *cluster) call(ctx context.Context, f func(ctx context.Context, api kubernetes.Interface) error) error {
 	limited, cancel := context.WithTimeout(ctx, c.config.Timeout)
 	defer cancel()
-	api, err := c.connect(limited)
+	to, err := c.connect(limited)
 	if err == nil {
-		err = f(limited, api)
+		err = f(limited, to.api)
 	}
 	switch {
 	case err == nil:

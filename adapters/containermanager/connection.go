@@ -50,11 +50,12 @@ type connection struct {
 	files     [3][]byte // it was made with: authorities, certificate, key
 	transport *http.Transport
 	api       kubernetes.Interface
+	drains    kubernetes.Interface // the same for drains, which may ask so much that others would wait too long
 }
 
 // connect makes a connection, or gives the former one back while the files that
 // it was made with have not changed. Nothing is sent.
-func (c *cluster) connect(ctx context.Context) (kubernetes.Interface, error) {
+func (c *cluster) connect(ctx context.Context) (*connection, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var o options
@@ -72,7 +73,7 @@ func (c *cluster) connect(ctx context.Context) (kubernetes.Interface, error) {
 		}
 	}
 	if c.connection != nil && bytes.Equal(c.connection.files[0], files[0]) && bytes.Equal(c.connection.files[1], files[1]) && bytes.Equal(c.connection.files[2], files[2]) {
-		return c.connection.api, nil
+		return c.connection, nil
 	}
 	made, err := c.config.connection(ctx, c.definition, o, files)
 	if err != nil {
@@ -82,7 +83,7 @@ func (c *cluster) connect(ctx context.Context) (kubernetes.Interface, error) {
 		c.connection.transport.CloseIdleConnections()
 	}
 	c.connection = made
-	return made.api, nil
+	return made, nil
 }
 
 func (c *cluster) close() {
@@ -178,7 +179,11 @@ func (config Config) connection(ctx context.Context, definition event.ContainerM
 	if err != nil {
 		return nil, err
 	}
-	return &connection{files: files, transport: transport, api: api}, nil
+	drains, err := kubernetes.NewForConfigAndClient(settings, client)
+	if err != nil {
+		return nil, err
+	}
+	return &connection{files: files, transport: transport, api: api, drains: drains}, nil
 }
 
 // bounded limits what an API server may send, and keeps it from having client-go

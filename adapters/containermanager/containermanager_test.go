@@ -23,6 +23,8 @@ import (
 	"commissaire/test/kube"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 const (
@@ -292,6 +294,76 @@ func TestAPodThatNobodyWouldMakeAgainIsNotDeleted(t *testing.T) {
 	fails(t, m.Drain(t.Context(), web1, -1), server.Namespace+"/pet")
 	if evictions := server.Asked("/eviction"); len(evictions) > 0 {
 		t.Errorf("evictions: %v", evictions)
+	}
+}
+
+func TestAPodThatSomebodyHasDeletedIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	server, s := serve(t)
+	m := s.manager(t)
+	server.AddNode("10.0.0.1", "10.0.0.1")
+	server.AddPod(kube.Pod{Node: "10.0.0.1", Name: "pet", Owner: "-", Lingers: 1})
+	to, err := m.(*cluster).connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	deleted := &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: server.Namespace, Name: "pet"}}
+	if err := to.api.PolicyV1().Evictions(server.Namespace).Evict(t.Context(), deleted); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Drain(t.Context(), web1, -1); err != nil || len(server.Pods("10.0.0.1")) > 0 {
+		t.Errorf("%v, left are %v", err, server.Pods("10.0.0.1"))
+	}
+}
+
+func TestOtherCallsDoNotWaitForDrains(t *testing.T) {
+	t.Parallel()
+	server, s := serve(t)
+	s.config.Timeout = 2 * time.Second
+	m := s.manager(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	server.AddNode("10.0.0.1", "10.0.0.1")
+	for n := range 400 {
+		server.AddPod(kube.Pod{Node: "10.0.0.1", Name: fmt.Sprint("slow-", n), Lingers: 1000})
+	}
+	drained := make(chan error)
+	go func() { drained <- m.Drain(ctx, web1, -1) }()
+	if err := server.Await(t.Context(), func() bool { return len(server.Asked("/eviction")) > 110 }); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := m.Cordoned(t.Context(), web1); err != nil {
+			t.Error(err)
+		}
+	}
+	cancel()
+	fails(t, <-drained, "pods are left")
+}
+
+func TestAPodIsNotBlamedForWhatKeptAnother(t *testing.T) {
+	t.Parallel()
+	server, s := serve(t)
+	m := s.manager(t)
+	server.AddNode("10.0.0.1", "10.0.0.1")
+	server.AddPod(kube.Pod{Node: "10.0.0.1", Name: "guarded", Refusals: 1})
+	server.AddPod(kube.Pod{Node: "10.0.0.1", Name: "slow", Lingers: 1000})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		looks := 0
+		_ = server.Await(ctx, func() bool {
+			if slow := len(server.Asked("pods/slow")); len(server.Pods("10.0.0.1")) > 1 {
+				looks = slow
+			} else if slow > looks+2 {
+				return true
+			}
+			return false
+		})
+		cancel()
+	}()
+	err := m.Drain(ctx, web1, -1)
+	fails(t, err, "1 pods are left: "+server.Namespace+"/slow")
+	if err != nil && strings.Contains(err.Error(), "budget") {
+		t.Error(err)
 	}
 }
 

@@ -30,18 +30,24 @@ const betweenEvictions = time.Second
 //   - Pods of daemon sets and static pods stay: they belong to the node.
 //   - What a pod has in an emptyDir is deleted with it; that is what one is for.
 //   - A pod that no controller would make again elsewhere is not deleted: the
-//     node is not drained, and the error names the pod.
+//     node is not drained, and the error names the pod. One that somebody has
+//     deleted is waited for.
 func (c *cluster) Drain(ctx context.Context, host domain.Address, grace int) error {
 	var api kubernetes.Interface
 	var node *corev1.Node
 	if err := c.call(ctx, func(limited context.Context, found kubernetes.Interface) (err error) {
-		api = found
-		node, err = find(limited, found, host)
+		if node, err = find(limited, found, host); err != nil {
+			return err
+		}
+		to, err := c.connect(limited)
+		if err == nil {
+			api = to.drains
+		}
 		return err
 	}); err != nil {
 		return err
 	}
-	left := &leftovers{}
+	left := &leftovers{refusals: map[string]string{}}
 	helper := &drain.Helper{
 		Ctx: ctx, Client: api, GracePeriodSeconds: grace, ChunkSize: page, EvictErrorRetryDelay: betweenEvictions,
 		IgnoreAllDaemonSets: true, DeleteEmptyDirData: true,
@@ -79,7 +85,7 @@ func (c *cluster) Drain(ctx context.Context, host domain.Address, grace int) err
 
 // irreplaceable refuses pods that would be lost.
 func irreplaceable(pod corev1.Pod) drain.PodDeleteStatus {
-	over := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+	over := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed || pod.DeletionTimestamp != nil
 	if over || metav1.GetControllerOf(&pod) != nil {
 		return drain.MakePodDeleteStatusOkay()
 	}
@@ -89,9 +95,9 @@ func irreplaceable(pod corev1.Pod) drain.PodDeleteStatus {
 // leftovers are the pods that are still on the node, and why. They are told while
 // pods are evicted side by side.
 type leftovers struct {
-	mu      sync.Mutex
-	pods    map[string]bool
-	refusal string
+	mu       sync.Mutex
+	pods     map[string]bool
+	refusals map[string]string // by pod
 }
 
 func (l *leftovers) are(pods []corev1.Pod) {
@@ -115,8 +121,10 @@ func (l *leftovers) finished(pod *corev1.Pod, _ bool, err error) {
 func (l *leftovers) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if _, why, ok := strings.Cut(string(line), "): "); ok {
-		l.refusal = strings.TrimSpace(why)
+	var name, namespace string
+	_, err := fmt.Sscanf(string(line), "error when evicting pods/%q -n %q", &name, &namespace)
+	if _, why, ok := strings.Cut(string(line), "): "); ok && err == nil {
+		l.refusals[namespace+"/"+name] = strings.TrimSpace(why)
 	}
 	return len(line), nil
 }
@@ -129,8 +137,8 @@ func (l *leftovers) error(err error) error {
 	}
 	names := slices.Sorted(maps.Keys(l.pods))
 	text := fmt.Sprintf("%d pods are left: %s", len(names), strings.Join(names[:min(len(names), 5)], ", "))
-	if l.refusal != "" {
-		text += ": " + l.refusal
+	if i := slices.IndexFunc(names, func(name string) bool { return l.refusals[name] != "" }); i >= 0 {
+		text += ": " + l.refusals[names[i]]
 	}
 	return said(errors.New(text))
 }
