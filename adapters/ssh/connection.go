@@ -142,9 +142,12 @@ func (c *connection) exchange(r request) (answer, error) {
 		return nil, reject("%s", err)
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		// Broken, or the shell ended without an answer: it says which.
-		_, cut := errors.AsType[*xssh.ExitMissingError](s.session.Wait())
-		if !cut && c.over.Err() == nil {
+		// Broken, or killed, as when the host goes down, or the shell ended without an
+		// answer: it says which.
+		ended := s.session.Wait()
+		_, cut := errors.AsType[*xssh.ExitMissingError](ended)
+		exit, failed := errors.AsType[*xssh.ExitError](ended)
+		if !cut && (!failed || exit.Signal() == "") && c.over.Err() == nil {
 			return nil, reject("it does not run %s: %s", s.command, s.stderr.lastLine())
 		}
 		err = errCut
@@ -158,15 +161,25 @@ func (c *connection) open(privileged bool) error {
 	if privileged && !root {
 		command, root = "sudo -n /bin/sh -s", true
 	}
+	tries := 1
 	if c.shell != nil {
 		if c.shell.root || !privileged {
 			return nil
 		}
-		_ = c.shell.session.Close() // its end is of no interest
-		c.shell = nil
+		_ = c.shell.session.Close() // its end is of no interest, unless the host allows no more shells
+		c.shell, tries = nil, 40
 	}
 	session, err := opened(c.over, c.client.NewSession)
-	if closed, ok := errors.AsType[*xssh.OpenChannelError](err); ok {
+	closed, refused := errors.AsType[*xssh.OpenChannelError](err)
+	for ; refused && tries > 1; tries-- {
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-c.over.Done():
+		}
+		session, err = opened(c.over, c.client.NewSession)
+		closed, refused = errors.AsType[*xssh.OpenChannelError](err)
+	}
+	if refused {
 		return reject("it opens no channel: %s", line(closed.Message, maxReason))
 	}
 	if err != nil {

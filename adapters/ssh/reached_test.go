@@ -217,6 +217,22 @@ func TestOpenSSHLetsAUserCertificateIn(t *testing.T) {
 	}
 }
 
+func TestAHostMayAllowOneSessionAtATime(t *testing.T) {
+	s := sshd.Start(t, sshd.Host{Address: "127.0.3.12", User: "core"})
+	configure(t, s, nil, "MaxSessions 1")
+	session, err := newRemote(ssh.Config{}, s.PrivateKey()).Dial(t.Context(), process.Target{Host: "127.0.3.12", Port: s.Port, User: "core"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	if _, err := session.BootID(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := session.Facts(t.Context()); err != nil { // which takes sudo
+		t.Error(err)
+	}
+}
+
 func TestHostsAreReachedByWayOfOpenSSH(t *testing.T) {
 	behind := sshd.Start(t, sshd.Host{Address: "127.0.3.3"})
 	jump := sshd.Start(t, sshd.Host{Address: "127.0.3.4", User: "jumper"})

@@ -727,6 +727,19 @@ func TestAHostileHostIsNotWaitedForAndNotBelieved(t *testing.T) {
 		_, err := dial(t, remote, port).BootID(t.Context())
 		unreachable(t, err)
 	})
+	t.Run("is killed, as when the host goes down", func(t *testing.T) {
+		remote, port := hostile(t, func(channel xssh.Channel) {
+			askedWith(channel)
+			channel.SendRequest("exit-signal", false, xssh.Marshal(struct {
+				Signal    string
+				Core      bool
+				Text, Tag string
+			}{Signal: "TERM"}))
+			channel.Close()
+		})
+		_, err := dial(t, remote, port).BootID(t.Context())
+		unreachable(t, err)
+	})
 	t.Run("the caller gives up", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		remote, port := hostile(t, func(xssh.Channel) { cancel() })
