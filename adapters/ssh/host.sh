@@ -41,8 +41,8 @@
 #       exit, ended exit status; why there is none
 #       late        whoever waited gave up before the runner started: it must not
 #
-# Programs besides those of the shell: base64 cat chmod date df find flock head
-# mkdir mv nproc reboot rm rpm-ostree setsid sh sha256sum sleep sync systemctl
+# Programs besides those of the shell: base64 cat chmod df find flock head mkdir
+# mv nproc reboot rm rpm-ostree setsid sh sha256sum sleep sync systemctl
 # systemd-run tail timeout uname wc. POSIX, and runs in interpreters that know
 # redirections of 0, 1 and 2 only and no umask.
 
@@ -122,15 +122,19 @@ fi
 echo done
 '
 
-# What the runner does under running, in the directory of its turn.
+# What the runner does under running, in the directory of its turn. The exit status
+# has its room on the disk before the command can fill that, and the time limit
+# does not go by a clock that may be set meanwhile.
 run='[ ! -e started ] && [ ! -e ended ] || exit 0
 : >started
+echo none >exit.new
 read -r limit <limit
-began=$(date +%s)
+read -r began idle </proc/uptime
 timeout -k 30 "$limit" sh ./command </dev/null >output 2>&1
 status=$?
 if [ "$status" = 124 ] || [ "$status" = 137 ]; then
-	if [ $(($(date +%s) - began)) -ge "$limit" ]; then
+	read -r now idle </proc/uptime
+	if [ $((${now%.*} - ${began%.*})) -ge "$limit" ]; then
 		echo "stopped at its time limit of $limit s" >ended
 	fi
 fi
@@ -146,7 +150,7 @@ is_turn() {
 }
 
 enter_state() {
-	mkdir -p "$state/turn" && chmod 700 "$state" && cd "$state" && : >>lock ||
+	mkdir -p "$state/turn" && chmod 700 "$state" && cd "$state" && true >>lock ||
 		refuse "could not make $state"
 }
 
@@ -212,16 +216,17 @@ report() {
 	if [ ! -e output ]; then
 		return
 	fi
-	end=$(wc -c <output)
+	# What the command left behind may go on to print: that is not looked at.
+	whole=$(wc -c <output)
 	section size
-	printf '%s\n' "$end"
-	end=$((end - 8192))
+	printf '%s\n' "$whole"
+	end=$((whole - 8192))
 	[ "$end" -gt 0 ] || end=0
 	[ -z "$from" ] || tell "$end"
 	section sha256
-	sha256sum <output
+	part 0 "$whole" | sha256sum
 	section tail
-	part "$end" 8192
+	part "$end" $((whole - end))
 }
 
 run_turn() {
@@ -256,7 +261,9 @@ run_turn() {
 	[ -z "$from" ] || wait=0.2
 	while :; do
 		said=$(flock -w "$wait" running sh -c "$settle")
-		case $?$said in
+		status=$?
+		[ -e boot ] || refuse 'its record is gone' || return
+		case $status$said in
 		0done) break ;;
 		1)
 			[ -z "$from" ] || [ ! -s output ] || tell "$(wc -c <output)"
@@ -274,7 +281,7 @@ run_turn() {
 				tries=$((tries + 1))
 				sleep 0.2
 			else
-				: >late
+				true >late || refuse "could not keep its record in $state" || return
 			fi
 			;;
 		esac
@@ -340,16 +347,23 @@ reboot_turn() {
 	rm -rf "$new"
 }
 
-# The section exit comes through the same pipe as what it is about, so that what
-# is too much of that is cut at its beginning.
+# What is printed goes to a file, so that a process which the command leaves behind
+# is not waited for; where there is no room for one, it is not told.
 check_health() {
-	section output
+	said=$state/turn/.said-$short
 	{
-		decode "$2" | timeout -k 5 "$1" sh -s 2>&1
-		status=$?
-		section exit
-		printf '%s\n' "$status"
-	} | tail -c 8192
+		mkdir -p "$state/turn" && chmod 700 "$state" && printf '%8192s' '' >"$said"
+	} 2>/dev/null || {
+		rm -f "$said"
+		said=/dev/null
+	}
+	decode "$2" | timeout -k 5 "$1" sh -s >"$said" 2>&1
+	status=$?
+	section output
+	tail -c 8192 "$said"
+	section exit
+	printf '%s\n' "$status"
+	[ "$said" = /dev/null ] || rm -f "$said"
 }
 
 read_facts() {

@@ -132,6 +132,15 @@ func (m *machine) standIn(t *testing.T, name string) {
 	}
 }
 
+// program puts a shell script in the place of a program.
+func (m *machine) program(t *testing.T, name, script string) {
+	t.Helper()
+	m.put(t, "sbin/"+name, "#!/bin/sh\n"+script)
+	if err := os.Chmod(filepath.Join(m.dir, "sbin", name), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (m *machine) put(t *testing.T, name, text string) {
 	t.Helper()
 	path := filepath.Join(m.dir, name)

@@ -2,6 +2,7 @@ package ssh
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
@@ -182,6 +183,100 @@ func TestACommandHasNoMoreTimeThanItsLimit(t *testing.T) {
 		}
 		if a := m.run(t, "own-124", "exit 124"); state(a) != "exit 124" {
 			t.Errorf("an exit status of its own: %q", a)
+		}
+	})
+}
+
+func TestATimeLimitIsToldWhateverTheClockSays(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		m.program(t, "date", "[ -e /run/asked ] && echo 1000 || echo 5000\n: >/run/asked\n") // set back meanwhile
+		a := m.ask(t, "run", "1", "turn", "1", data("sleep 60"), data(""))
+		if state(a) != "ended stopped at its time limit of 1 s" {
+			t.Errorf("answered %q", a)
+		}
+	})
+}
+
+func TestAnExitStatusIsKeptThoughTheCommandFilledTheDisk(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		if err := m.command(t.Context(), "mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", "/var/lib").Run(); err != nil {
+			t.Fatal(err)
+		}
+		if a := m.run(t, "turn", "head -c 1000000 /dev/zero; exit 7"); state(a) != "exit 7" {
+			t.Errorf("it ended with %q", state(a))
+		}
+	})
+}
+
+func TestAHostWithoutRoomForARecordRefuses(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		// For the root, the two directories of the record, and nothing in them.
+		if err := m.command(t.Context(), "mount", "-t", "tmpfs", "-o", "nr_inodes=3", "tmpfs", "/var/lib").Run(); err != nil {
+			t.Fatal(err)
+		}
+		a, err := m.tryAsk(t.Context(), "run", "1", "turn", "60", data("true"), data(""))
+		if err != nil || strings.TrimSpace(a["refused"]) != "could not make /var/lib/commissaire" {
+			t.Errorf("answered %q, %v", a, err)
+		}
+	})
+}
+
+func TestWhatIsPrintedAfterTheEndIsNotLookedAt(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		m.program(t, "sha256sum", "echo more >>output\nexec /usr/bin/sha256sum\n") // as what the command left behind may
+		result, err := parseResult(m.run(t, "turn", "echo text"))
+		sum := sha256.Sum256([]byte("text\n"))
+		if err != nil || result.Output.Size != 5 || result.Output.SHA256 != hex.EncodeToString(sum[:]) || result.Tail != "text\n" {
+			t.Errorf("%+v, %v", result, err)
+		}
+	})
+}
+
+func TestAHealthCommandMayLeaveAProcessBehind(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		check := func() {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			a, err := m.tryAsk(ctx, "check", "60", data("setsid sleep 60 & echo fine; exit 3"))
+			if err != nil || strings.TrimSpace(a["exit"]) != "3" || a["output"] != m.get("run/said") {
+				t.Errorf("answered %q, %v", a, err)
+			}
+		}
+		m.put(t, "run/said", "fine\n")
+		check()
+		if left, _ := os.ReadDir(filepath.Join(m.dir, "lib/commissaire/turn")); len(left) > 0 {
+			t.Errorf("left behind %v", left)
+		}
+		if err := m.command(t.Context(), "mount", "-t", "tmpfs", "-o", "ro", "tmpfs", "/var/lib").Run(); err != nil {
+			t.Fatal(err)
+		}
+		m.put(t, "run/said", "")
+		check()
+	})
+}
+
+func TestNobodyWaitsForATurnWhoseRecordIsGone(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		p, ended := wanting(0, 1000, 1000), make(chan answer)
+		go func() {
+			a, _ := m.hear(t, p, "run", "1", "turn", "60", data("echo begun; until [ -e /run/go ]; do sleep 0.05; done"), data(""))
+			ended <- a
+		}()
+		within(t, 20*time.Second, "the command begins", func() bool { return p.got(0) != "" })
+		within(t, 20*time.Second, "its record is removed", func() bool { return os.RemoveAll(filepath.Join(m.dir, "lib/commissaire")) == nil })
+		m.put(t, "run/go", "")
+		var a answer
+		within(t, 20*time.Second, "an answer", func() bool {
+			select {
+			case a = <-ended:
+				return true
+			default:
+				return false
+			}
+		})
+		if strings.TrimSpace(a["refused"]) != "its record is gone" {
+			t.Errorf("answered %q", a)
 		}
 	})
 }

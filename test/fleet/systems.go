@@ -107,6 +107,7 @@ func install(now func() time.Time, user string, ostree bool) *files {
 	f.put("/usr/lib/os-release", 0o644, release)
 	f.put("/dev/null", 0o666, nothing)
 	f.put("/proc/sys/kernel/random/boot_id", 0o444, func(h *Host) []byte { return []byte(h.BootID() + "\n") })
+	f.put("/proc/uptime", 0o444, func(h *Host) []byte { return fmt.Appendf(nil, "%d.00 0.00\n", h.fleet.clock.now().Unix()) })
 	f.put("/proc/meminfo", 0o444, func(h *Host) []byte {
 		return fmt.Appendf(nil, "MemTotal:       %8d kB\nMemFree:        %8d kB\n", h.spec.Memory, h.spec.Memory/2)
 	})
