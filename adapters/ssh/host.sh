@@ -384,7 +384,12 @@ read_facts() {
 	section memory
 	head -n 1 /proc/meminfo
 	section space
-	df -Pkl || df -Pk
+	disks=$(df -Pkl) # which fails also where only one of them cannot be looked at
+	if [ -n "$disks" ]; then
+		printf '%s\n' "$disks"
+	else
+		df -Pk
+	fi
 	if [ -e /run/ostree-booted ]; then
 		section rpm-ostree
 		timeout 60 rpm-ostree status --json
