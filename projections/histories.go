@@ -181,10 +181,6 @@ func (s *Snapshot) remember(r event.Recorded) {
 	case event.OperationTakenUp:
 		steered(e.Operation)
 	case event.HostEvent:
-		if id, ok := r.Stream.Host(); ok {
-			if h, known := s.hosts.Get(id); known {
-				note(OfHost, string(h.Address))
-			}
-		}
+		note(OfHost, string(event.HostOf(e))) // also of one that was removed
 	}
 }

@@ -61,7 +61,8 @@ func (s *Snapshot) changeOperation(id domain.OperationID, change func(*Operation
 // asItWas is the state of a turn that stays in its own.
 const asItWas = ""
 
-// applyTurn shows how far a turn is. The host is frozen as it is at that moment.
+// applyTurn shows how far a turn is. The host is frozen as it is when that begins,
+// and when it ends.
 func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 	change := func(t event.Turn, state string, f func(*Turn)) {
 		s.changeOperation(t.Operation, func(o *Operation) {
@@ -73,7 +74,7 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 			if state != asItWas {
 				turn.State = state
 			}
-			if h, ok := s.hosts.Get(t.HostID); ok && turn.FinishedAt == nil {
+			if h, ok := s.hosts.Get(t.HostID); ok && turn.FinishedAt == nil && (state != "begun" || turn.StartedAt == nil) {
 				turn.frozen = s.record(h)
 			}
 			if state == "begun" && turn.StartedAt == nil {

@@ -220,3 +220,35 @@ func TestWaitingEndsWithThePositionOrTheContext(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestTheHistoryOfARemovedHostGoesOn(t *testing.T) {
+	l := newLog(t).roster(created, added, joined).host(investigated, bootstrapped, registered)
+	l.roster(event.HostLeft{HostID: "1", Host: "10.0.0.1", ClusterID: "C", Cluster: "c"}, event.HostRemoved{HostID: "1", Host: "10.0.0.1"})
+	l.host(event.HostUnregistered{Host: "10.0.0.1", ManagerID: "M", Manager: "m"})
+	if all := l.views.Snapshot().History(OfHost, "10.0.0.1"); all[len(all)-1] != l.at {
+		t.Errorf("that it was unregistered, at %d, is not in %d", l.at, all)
+	}
+}
+
+func TestAHostInHandIsShownAsItWasWhenItsTurnBegan(t *testing.T) {
+	turn := event.Turn{Operation: "op", HostID: "1", Host: "10.0.0.1"}
+	l := newLog(t).roster(created, added, joined).host(investigated, bootstrapped)
+	l.roster(event.RestartStarted{Started: event.Started{
+		Operation: "op", ClusterID: "C", Cluster: "c", Policy: event.DefaultPolicy(), Hosts: []event.Member{{HostID: "1", Host: "10.0.0.1"}},
+	}})
+	record := func() Restart {
+		o, _ := l.views.Snapshot().Operation("op")
+		return o.record().(Restart)
+	}
+	l.on(event.OperationStream("op"), event.HostTurnBegun{Turn: turn})
+	began := record().InProcess[0]
+	l.host(event.HostInvestigated{Host: "10.0.0.1", Facts: event.Facts{OS: "fedora", CPUs: 8}})
+	l.on(event.OperationStream("op"), event.HostTurnWorked{Turn: turn})
+	if now := record().InProcess[0]; now != began {
+		t.Errorf("in hand: %+v, as its turn began: %+v", now, began)
+	}
+	l.on(event.OperationStream("op"), event.HostTurnSucceeded{Turn: turn})
+	if ended := record().Restarted[0]; ended.CPUs != 8 {
+		t.Errorf("as its turn ended: %+v", ended)
+	}
+}

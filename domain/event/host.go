@@ -7,8 +7,11 @@ import "commissaire/domain"
 //sumtype:decl
 type HostEvent interface {
 	Event
-	hostEvent()
+	hostEvent() domain.Address
 }
+
+// HostOf is the address of the host that an event is about.
+func HostOf(e HostEvent) domain.Address { return e.hostEvent() }
 
 // Facts are what a host says of itself. They are the host's word: bounded and
 // valid UTF-8, nothing more is certain of them.
@@ -137,22 +140,22 @@ type HostCredentialsRead struct {
 	Host domain.Address `json:"host"`
 }
 
-func (HostInvestigated) hostEvent()        {}
-func (HostInvestigationFailed) hostEvent() {}
-func (HostBootstrapped) hostEvent()        {}
-func (HostBootstrapFailed) hostEvent()     {}
-func (HostRegistered) hostEvent()          {}
-func (HostUnregistered) hostEvent()        {}
-func (HostRegistrationFailed) hostEvent()  {}
-func (HostUncordonFailed) hostEvent()      {}
-func (HostUncordoned) hostEvent()          {}
-func (HostKeyPinned) hostEvent()           {}
-func (HostKeyChanged) hostEvent()          {}
-func (HostKeyAccepted) hostEvent()         {}
-func (HostWentSilent) hostEvent()          {}
-func (HostAnswered) hostEvent()            {}
-func (HostRebooted) hostEvent()            {}
-func (HostCredentialsRead) hostEvent()     {}
+func (e HostInvestigated) hostEvent() domain.Address        { return e.Host }
+func (e HostInvestigationFailed) hostEvent() domain.Address { return e.Host }
+func (e HostBootstrapped) hostEvent() domain.Address        { return e.Host }
+func (e HostBootstrapFailed) hostEvent() domain.Address     { return e.Host }
+func (e HostRegistered) hostEvent() domain.Address          { return e.Host }
+func (e HostUnregistered) hostEvent() domain.Address        { return e.Host }
+func (e HostRegistrationFailed) hostEvent() domain.Address  { return e.Host }
+func (e HostUncordonFailed) hostEvent() domain.Address      { return e.Host }
+func (e HostUncordoned) hostEvent() domain.Address          { return e.Host }
+func (e HostKeyPinned) hostEvent() domain.Address           { return e.Host }
+func (e HostKeyChanged) hostEvent() domain.Address          { return e.Host }
+func (e HostKeyAccepted) hostEvent() domain.Address         { return e.Host }
+func (e HostWentSilent) hostEvent() domain.Address          { return e.Host }
+func (e HostAnswered) hostEvent() domain.Address            { return e.Host }
+func (e HostRebooted) hostEvent() domain.Address            { return e.Host }
+func (e HostCredentialsRead) hostEvent() domain.Address     { return e.Host }
 
 func (HostInvestigated) EventType() string        { return "HostInvestigated" }
 func (HostInvestigationFailed) EventType() string { return "HostInvestigationFailed" }
