@@ -563,7 +563,11 @@ func (p *Process) destroy(ctx context.Context, id domain.CredentialID) {
 // are gone, at the start and every hour.
 func (p *Process) sweepCredentials(ctx context.Context) {
 	for ctx.Err() == nil {
-		kept, err := p.config.Credentials.List(ctx)
+		var kept map[domain.CredentialID]time.Time
+		err := p.whole(ctx)
+		if err == nil {
+			kept, err = p.config.Credentials.List(ctx)
+		}
 		p.report(ctx, "listing credentials failed", err)
 		for id, since := range kept {
 			p.mu.Lock()
@@ -575,6 +579,23 @@ func (p *Process) sweepCredentials(ctx context.Context) {
 		}
 		pause(ctx, unnamedFor)
 	}
+}
+
+// whole waits until all that is recorded by now was applied, or ctx ends.
+func (p *Process) whole(ctx context.Context) error {
+	recorded, err := p.config.Commands.BeginTerm(ctx, p.term) // it has: this says how far the log is
+	for err == nil {
+		p.mu.Lock()
+		applied := p.position >= recorded.Position
+		p.mu.Unlock()
+		if applied {
+			return nil
+		}
+		if !pause(ctx, storeRetry) {
+			return ctx.Err()
+		}
+	}
+	return err
 }
 
 // report logs an error where it stops, unless all is stopping anyway.

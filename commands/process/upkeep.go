@@ -257,9 +257,34 @@ func (u *upkeep) unregister(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	return u.tell(ctx, definition, Manager.Unregister, u.registrationFailed(definition), func(one *host.Host) []event.HostEvent {
+	unregistered := func(one *host.Host) []event.HostEvent {
 		return one.UnregisteredFrom(u.host.Host, definition.ManagerID, definition.Manager)
+	}
+	again, err := u.addedAgain(ctx, definition.ManagerID)
+	switch {
+	case err != nil:
+		return err
+	case again:
+		return u.record(ctx, unregistered)
+	}
+	return u.tell(ctx, definition, Manager.Unregister, u.registrationFailed(definition), unregistered)
+}
+
+// addedAgain tells whether the host was removed and added again since, and a
+// container manager knows it as that by now: the node is the later one's.
+func (u *upkeep) addedAgain(ctx context.Context, manager domain.ManagerID) (again bool, err error) {
+	u.p.mu.Lock()
+	later, known := u.p.roster.HostAt(u.host.Host)
+	u.p.mu.Unlock()
+	if !known || later.HostID == u.host.HostID {
+		return false, nil
+	}
+	_, err = u.p.config.Commands.RecordHost(ctx, later.HostID, func(one *host.Host) []event.HostEvent {
+		id, _ := one.Registered()
+		again = id == manager
+		return nil
 	})
+	return again && err == nil, err
 }
 
 func (u *upkeep) registrationFailed(definition event.ContainerManagerDefined) failure {

@@ -1,0 +1,157 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"commissaire/adapters/eventlog"
+	"commissaire/adapters/eventlog/memory"
+	"commissaire/commands"
+	"commissaire/domain"
+	"commissaire/domain/event"
+
+	"github.com/google/uuid"
+)
+
+// nodes is a container manager that is away at times.
+type nodes struct {
+	Manager
+
+	mu    sync.Mutex
+	away  bool
+	known map[domain.Address]bool
+}
+
+func (n *nodes) tell(host domain.Address, known bool) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.away {
+		return errors.New("it is away")
+	}
+	n.known[host] = known
+	return nil
+}
+
+func (n *nodes) set(away bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.away = away
+}
+
+func (n *nodes) Register(_ context.Context, host domain.Address) error { return n.tell(host, true) }
+
+func (n *nodes) Unregister(_ context.Context, host domain.Address) error { return n.tell(host, false) }
+
+// kept are credentials that are kept since a time.
+type kept struct {
+	commands.Credentials
+
+	mu  sync.Mutex
+	all map[domain.CredentialID]time.Time
+}
+
+func (k *kept) List(context.Context) (map[domain.CredentialID]time.Time, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return maps.Clone(k.all), nil
+}
+
+func (k *kept) Destroy(_ context.Context, id domain.CredentialID) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.all, id)
+	return nil
+}
+
+// noOutputs keeps none.
+type noOutputs struct{ Outputs }
+
+func (noOutputs) Sweep(func(domain.OperationID) bool) error { return nil }
+
+// upkept is a process over a log, with no operation.
+func upkept(t *testing.T, manager Manager, credentials commands.Credentials) *roll {
+	t.Helper()
+	log := eventlog.NewLog(memory.New())
+	return &roll{t: t, log: log, Process: New(Config{
+		Commands: commands.New(commands.Config{Log: log, Now: time.Now, NewID: uuid.New, Shared: true}),
+		Remote:   &fakeHost{}, Credentials: credentials, Outputs: noOutputs{},
+		Managers:   func(event.ContainerManagerDefined) (Manager, error) { return manager, nil },
+		RetryDelay: time.Second,
+		Attempts:   1, AtOnce: 8,
+		WatchInterval: time.Minute, WatchConcurrency: 1, WatchMisses: 3,
+		NewID: uuid.New, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
+	})}
+}
+
+func TestAHostThatIsAddedAgainStaysRegistered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const address = "10.0.0.1"
+		manager := &nodes{away: true, known: map[domain.Address]bool{address: true}}
+		r := upkept(t, manager, &kept{})
+		r.term = 1
+		goOn := func(d time.Duration) {
+			for range int(d / time.Second) {
+				r.applied()
+				r.act(t.Context())
+				time.Sleep(time.Second)
+				synctest.Wait()
+			}
+		}
+		joins := func(id domain.HostID) {
+			r.record(event.HostStream(id), event.HostInvestigated{Host: address}, event.HostBootstrapped{Host: address})
+			r.record(event.RosterStream, event.HostAdded{HostID: id, Host: address}, event.HostJoined{HostID: id, Host: address, ClusterID: "i", Cluster: "c"})
+		}
+		r.record(event.RosterStream, event.TermBegun{Term: 1}, event.ContainerManagerDefined{ManagerID: "M", Manager: "m"},
+			event.ClusterCreated{ClusterID: "i", Cluster: "c", ManagerID: "M", Manager: "m"})
+		joins("1")
+		r.record(event.HostStream("1"), event.HostRegistered{Host: address, ManagerID: "M", Manager: "m"})
+		r.record(event.RosterStream, event.HostLeft{HostID: "1", Host: address, ClusterID: "i", Cluster: "c"}, event.HostRemoved{HostID: "1", Host: address})
+		goOn(10 * time.Second) // it cannot be unregistered
+		manager.set(false)
+		joins("2")
+		goOn(5 * time.Minute)
+		if all := types(r.history(event.HostStream("2"))); all != "HostInvestigated HostBootstrapped HostRegistered" {
+			t.Errorf("the second host: %s", all)
+		}
+		if all := r.history(event.HostStream("1")); all[len(all)-1].EventType() != "HostUnregistered" {
+			t.Errorf("the first host: %s", types(all))
+		}
+		if !manager.known[address] {
+			t.Error("the container manager does not know the host that it was registered with")
+		}
+	})
+}
+
+func TestWhatTheLogNamesIsNotDestroyedWhereThatIsNotAppliedYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		credentials := &kept{all: map[domain.CredentialID]time.Time{"named": time.Now(), "unnamed": time.Now()}}
+		r := upkept(t, nil, credentials)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- r.Run(ctx, 1) }()
+		synctest.Wait()
+		r.applied() // the term has begun
+		r.record(event.RosterStream, event.ContainerManagerDefined{ManagerID: "M", Manager: "m", Credential: "named"})
+		time.Sleep(3 * time.Hour)
+		synctest.Wait()
+		if all, _ := credentials.List(ctx); all["named"].IsZero() {
+			t.Error("what the log names was destroyed")
+		}
+		r.applied()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if all, _ := credentials.List(ctx); all["named"].IsZero() || !all["unnamed"].IsZero() {
+			t.Errorf("kept: %v", all)
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
