@@ -258,7 +258,7 @@ func loadConfig(path string, stdin io.Reader, environment map[string]string, giv
 			return fail(fmt.Errorf("%s: %w", key, err))
 		}
 	}
-	if err := noMisspelt(fields, environment, c.Credentials.MasterKey); err != nil {
+	if err := noMisspelt(fields, environment, c.Credentials.MasterKey, c.SSH.Jump.Key, c.Log.SigningKey); err != nil {
 		return fail(err)
 	}
 	return c, c.check()
@@ -391,14 +391,14 @@ func environ() map[string]string {
 var notOurs = regexp.MustCompile(`^COMMISSAIRE_(TEST_.*=|SERVICE_(HOST|PORT.*)=|PORT=[a-z]+://|PORT_[0-9]+_(TCP|UDP|SCTP).*=)`)
 
 // noMisspelt refuses variables that are named like ours and are of no key, but
-// for the one that has the master key.
-func noMisspelt(fields map[string]any, environment map[string]string, masterKey string) error {
+// for those that have the keys which are configured so.
+func noMisspelt(fields map[string]any, environment map[string]string, keys ...string) error {
 	known := make(map[string]any, len(fields))
 	for key := range fields {
 		known[variable(key)] = nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(environment)) {
-		if _, ok := known[name]; ok || !strings.HasPrefix(name, "COMMISSAIRE_") || notOurs.MatchString(name+"="+environment[name]) || masterKey == "env:"+name {
+		if _, ok := known[name]; ok || !strings.HasPrefix(name, "COMMISSAIRE_") || notOurs.MatchString(name+"="+environment[name]) || slices.Contains(keys, "env:"+name) {
 			continue
 		}
 		return fmt.Errorf("there is no variable %s; the nearest is %s", name, nearest(name, known))

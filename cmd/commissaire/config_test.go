@@ -106,6 +106,9 @@ func TestAMisspeltVariableIsRefused(t *testing.T) {
 	if _, err := load(t, `{}`, map[string]string{"COMMISSAIRE_PORT": "8000"}, nil, false); err == nil {
 		t.Error("COMMISSAIRE_PORT=8000 is taken for what Kubernetes sets")
 	}
+	mustLoad(t, `{"log": {"signing-key": "env:COMMISSAIRE_SIGNING"},
+		"ssh": {"jump": {"address": "gate", "user": "core", "key": "env:COMMISSAIRE_JUMP", "host-key": "SHA256:x"}}}`,
+		map[string]string{"COMMISSAIRE_SIGNING": "x", "COMMISSAIRE_JUMP": "x"}, nil, false)
 	mustLoad(t, `{"credentials": {"master-key": "env:COMMISSAIRE_MASTER_KEY"}}`, map[string]string{
 		"COMMISSAIRE_MASTER_KEY": "…", "COMMISSAIRE_TEST_ESDB": "esdb://", "PATH": "/bin", "COMMCTL_CONFIG": "c",
 		// as Kubernetes sets them for a service named commissaire
