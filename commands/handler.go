@@ -107,7 +107,8 @@ func recordBy[E event.Event](h *Handler, who Who) func(E) event.Decided {
 	}
 	return func(e E) event.Decided {
 		return event.Decided{ID: h.config.NewID(), Event: e, Meta: event.Meta{
-			Correlation: correlation, Causation: correlation, Time: h.config.Now().UTC(),
+			Correlation: correlation, Causation: correlation,
+			Time:  h.config.Now().UTC().Truncate(time.Microsecond), // as it is shown, so that ?at= of that has the event
 			Actor: who.Actor, Reason: who.Reason, RequestID: who.RequestID, Remote: who.Remote,
 			Instance: h.config.Instance, Schema: 1,
 		}}

@@ -26,6 +26,7 @@ type StartOperation struct {
 type OperationReceipt struct {
 	Receipt
 	ID        domain.OperationID
+	New       bool      // this command started it
 	StartedAt time.Time // UTC; of a new one
 }
 
@@ -38,17 +39,22 @@ var ErrNoOperation = domain.Refuse(domain.NotFound, "no-such-operation")
 // StartOperation starts an operation. Asking again with the same key, or for
 // the same while it runs, names the same operation and changes nothing.
 func (h *Handler) StartOperation(ctx context.Context, who Who, cmd StartOperation) (OperationReceipt, error) {
-	answer := OperationReceipt{StartedAt: h.config.Now().UTC()}
-	request := h.request(ctx, cmd)
-	receipt, err := h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) {
+	var answer OperationReceipt
+	request, recorded := h.request(ctx, cmd), recordBy[event.RosterEvent](h, who)
+	record := func(e event.RosterEvent) event.Decided {
+		decided := recorded(e)
+		answer.StartedAt = decided.Meta.Time
+		return decided
+	}
+	at, err := h.roster.transact(ctx, record, func(r *roster.Roster) ([]event.RosterEvent, error) {
 		meant, events, err := r.Start(request)
-		answer.ID = meant
+		answer = OperationReceipt{ID: meant, New: len(events) > 0, StartedAt: h.config.Now().UTC()}
 		return events, err
 	})
 	if err != nil {
 		return OperationReceipt{}, err
 	}
-	answer.Receipt = receipt
+	answer.Receipt = Receipt{at}
 	return answer, nil
 }
 
