@@ -89,6 +89,13 @@ func TestWhatIsRecordedIsAnsweredThoughTheViewIsLate(t *testing.T) {
 				`{"name":"c","status":"in_process","version":"41.2","deployed":[],"in_process":[],"started_at":"NOW","finished_at":null}`)
 		}
 		for r, err := range log.ReadStream(t.Context(), event.RosterStream, 0) {
+			if started, ok := r.Event.(event.DeployStarted); ok && err == nil {
+				r := httptest.NewRequestWithContext(t.Context(), http.MethodPut, "/api/v0/operation/"+string(started.Operation)+"/pause", nil)
+				w := httptest.NewRecorder()
+				if server.ServeHTTP(w, r); w.Code != 503 || !strings.Contains(w.Body.String(), `"outcome":"unknown"`) {
+					t.Errorf("PUT pause: %d %s", w.Code, w.Body)
+				}
+			}
 			added, ok := r.Event.(event.HostAdded)
 			if err != nil || !ok {
 				continue

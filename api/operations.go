@@ -89,7 +89,7 @@ func (s *Server) putOperation(kind domain.OperationKind) endpoint {
 		snapshot := s.settle(w, r, receipt.Receipt)
 		w.Header().Set("Location", base+"/operation/"+string(receipt.ID))
 		o, ok := snapshot.Operation(receipt.ID)
-		if !ok { // the view is late: this is how it started
+		if !ok || receipt.New { // the view is late, or further than its start: this is how it started
 			o = &projections.Operation{
 				ID: receipt.ID, Kind: kind, Cluster: name, Version: cmd.Version,
 				Status: projections.InProcess, StartedAt: projections.Time{Time: receipt.StartedAt},
@@ -177,6 +177,13 @@ func (s *Server) getOperations(w http.ResponseWriter, r *http.Request) error {
 	limit, after, err := paging(query)
 	if err != nil {
 		return err
+	}
+	if query.Has("host") {
+		host, err := domain.ParseAddress(query.Get("host"))
+		if err != nil {
+			return domain.ErrInvalid.At("host", "%v", err)
+		}
+		query.Set("host", string(host))
 	}
 	page, last, more := []*projections.Operation{}, uint64(0), false
 	for at, o := range all(snapshot, after) {

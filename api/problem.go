@@ -83,6 +83,9 @@ func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 		p.Status, wait = http.StatusTooManyRequests, 10*retryAfter
 	case errors.Is(err, errLate), errors.Is(err, errBehind), errors.As(err, &notReady):
 		p.Status, wait = http.StatusServiceUnavailable, retryAfter
+		if errors.Is(err, errLate) && r.Method != http.MethodGet { // it was recorded
+			p.Outcome = "unknown"
+		}
 	case errors.Is(err, commands.ErrOutcomeUnknown):
 		p.Status, wait, p.Outcome = http.StatusServiceUnavailable, retryAfter, "unknown"
 		p.Detail = "it is not known whether the change was recorded; repeating the request is safe"

@@ -17,6 +17,7 @@ import (
 
 	"github.com/agnivade/levenshtein"
 	"github.com/go-chi/chi/v5"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // request is what is known of a request beside what it says itself: its id, its
@@ -80,6 +81,9 @@ func (s *Server) readBody(r *http.Request) (body, error) {
 	var from io.Reader = http.MaxBytesReader(nil, r.Body, int64(limit))
 	if strings.EqualFold(r.Header.Get("Content-Encoding"), "gzip") {
 		unzipped, err := gzip.NewReader(from)
+		if errors.Is(err, io.EOF) {
+			return body{}, nil // it is empty
+		}
 		if err != nil {
 			return nil, domain.ErrInvalid.With("the body is not gzip, though Content-Encoding says so")
 		}
@@ -141,6 +145,10 @@ func (b body) object(key string) (json.RawMessage, error) {
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(raw, &fields) != nil || fields == nil {
 		return nil, domain.ErrInvalid.At(key, "must be an object")
+	}
+	// It is recorded as it is, and what cannot be read back stops all views.
+	if !jsontext.Value(raw).IsValid() {
+		return nil, domain.ErrInvalid.At(key, "must be an object of valid UTF-8, in which no name is there twice")
 	}
 	return raw, nil
 }

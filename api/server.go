@@ -220,20 +220,28 @@ func (s *Server) routes() {
 	})
 	s.router.NotFound(func(w http.ResponseWriter, r *http.Request) { s.problem(w, r, errNoPath) })
 	s.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Allow", s.allowed(r))
+		allowed := s.allowed(r)
+		if allowed == "" { // the router asks for the method first where it does not know it
+			s.problem(w, r, errNoPath)
+			return
+		}
+		w.Header().Set("Allow", allowed)
 		s.problem(w, r, errNoMethod)
 	})
 }
 
+// methods are all that there are routes for.
+var methods = []string{http.MethodDelete, http.MethodGet, http.MethodPut}
+
 // allowed are the methods of the request's path.
 func (s *Server) allowed(r *http.Request) string {
-	var methods []string
-	for _, method := range []string{http.MethodDelete, http.MethodGet, http.MethodPut} {
+	var allowed []string
+	for _, method := range methods {
 		if s.router.Match(chi.NewRouteContext(), method, routed(r)) {
-			methods = append(methods, method)
+			allowed = append(allowed, method)
 		}
 	}
-	return strings.Join(methods, ", ")
+	return strings.Join(allowed, ", ")
 }
 
 // routed is the path that the router sees.
@@ -260,7 +268,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		if route == "" {
 			route = "none"
 		}
-		s.requests.WithLabelValues(route, r.Method, strconv.Itoa(counted.code)).Observe(s.config.Now().Sub(began).Seconds())
+		method := r.Method
+		if !slices.Contains(methods, method) { // a client may make up any number of them
+			method = "other"
+		}
+		s.requests.WithLabelValues(route, method, strconv.Itoa(counted.code)).Observe(s.config.Now().Sub(began).Seconds())
 	}()
 	r = r.WithContext(of)
 	defer func() {
@@ -271,6 +283,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			s.problem(w, r, &panicError{panicked})
 		}
 	}()
+	withoutSlash(r.URL)
 	switch r.URL.Path {
 	case "/healthz":
 		s.plain(w, r, nil)
@@ -285,7 +298,6 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	of.identity = who
-	withoutSlash(r.URL)
 	s.router.ServeHTTP(w, r)
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strconv"
 
 	"commissaire/domain"
 	"commissaire/domain/event"
@@ -42,7 +43,8 @@ func (r *Roster) DefineNetwork(n event.NetworkDefined) ([]event.RosterEvent, err
 			return nil, domain.ErrInvalid.At("options", "address must be a string")
 		}
 		host, port, err := net.SplitHostPort(options.Address)
-		if err != nil || host == "" || port == "" {
+		_, noHost := domain.ParseAddress(host)
+		if number, noPort := strconv.ParseUint(port, 10, 16); err != nil || noHost != nil || noPort != nil || number == 0 {
 			return nil, domain.ErrInvalid.At("options", "a flannel_server needs address as host:port")
 		}
 	default:
