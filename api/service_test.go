@@ -224,3 +224,21 @@ func TestAnEmptyBodyMayBeSaidToBeGzip(t *testing.T) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }
+
+func TestAnOptionOfAContainerManagerIsNotNull(t *testing.T) {
+	s := newService(t)
+	for _, options := range []string{`{"server_url":null}`, `{"token":null}`} {
+		if w, _ := s.do(http.MethodPut, "/api/v0/containermanager/m", `{"type":"trivial","options":`+options+`}`); w.Code != http.StatusBadRequest {
+			t.Errorf("%s: %d %s", options, w.Code, w.Body)
+		}
+	}
+}
+
+func TestOptionsThatDifferInALargeNumberAreOthers(t *testing.T) {
+	s := newService(t)
+	s.put("/network/n", `{"options":{"a":12345678901234567890,"b":[1]}}`)
+	s.put("/network/n", `{"options":{"b": [1],"a":12345678901234567890}}`)
+	if w, _ := s.do(http.MethodPut, "/api/v0/network/n", `{"options":{"a":12345678901234567891,"b":[1]}}`); w.Code != http.StatusConflict {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}

@@ -53,8 +53,15 @@ func (h *Handler) DeleteNetwork(ctx context.Context, who Who, name domain.Networ
 // the definition is recorded. It may be repeated.
 func (h *Handler) PutManager(ctx context.Context, who Who, cmd PutManager) (DefinitionReceipt, error) {
 	fail := func(err error) (DefinitionReceipt, error) { return DefinitionReceipt{}, err }
-	var options map[string]string
-	if err := json.Unmarshal(object(cmd.Options), &options); err != nil {
+	var given map[string]*string
+	wrong := json.Unmarshal(object(cmd.Options), &given) != nil
+	options := make(map[string]string, len(given))
+	for key, value := range given {
+		if wrong = wrong || value == nil; !wrong { // null would be ""
+			options[key] = *value
+		}
+	}
+	if wrong {
 		return fail(domain.ErrInvalid.At("options", "every option of a container manager is a string"))
 	}
 	token, hasToken := options["token"]

@@ -147,7 +147,9 @@ func sameJSON(a, b json.RawMessage) bool {
 
 func canonical(data json.RawMessage) ([]byte, error) {
 	var value any
-	if err := json.Unmarshal(data, &value); err != nil {
+	numbers := json.NewDecoder(bytes.NewReader(data))
+	numbers.UseNumber() // large ones differ in digits that a float does not have
+	if err := numbers.Decode(&value); err != nil {
 		return nil, err
 	}
 	return json.Marshal(value)
