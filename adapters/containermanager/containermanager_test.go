@@ -319,7 +319,7 @@ func TestAPodThatSomebodyHasDeletedIsWaitedFor(t *testing.T) {
 func TestOtherCallsDoNotWaitForDrains(t *testing.T) {
 	t.Parallel()
 	server, s := serve(t)
-	s.config.Timeout = 2 * time.Second
+	s.config.Timeout = 5 * time.Second
 	m := s.manager(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	server.AddNode("10.0.0.1", "10.0.0.1")
