@@ -18,7 +18,6 @@ import (
 	"commissaire/domain"
 	"commissaire/projections"
 
-	"github.com/agnivade/levenshtein"
 	"github.com/klauspost/compress/gzhttp"
 )
 
@@ -177,10 +176,7 @@ func (s *Server) types(query url.Values) (types []string, err error) {
 	for _, list := range query["type"] {
 		for name := range strings.SplitSeq(list, ",") {
 			if known := s.config.EventTypes; !slices.Contains(known, name) {
-				nearest := slices.MinFunc(known, func(a, b string) int {
-					return levenshtein.ComputeDistance(a, name) - levenshtein.ComputeDistance(b, name)
-				})
-				return nil, domain.ErrInvalid.At("type", "there is no event of type %.64q; the nearest is %s; known are %s", name, nearest, strings.Join(known, ", "))
+				return nil, domain.ErrInvalid.At("type", "there is no event of type %.64q; the nearest is %s; known are %s", name, nearest(known, name), known)
 			}
 			types = append(types, name)
 		}

@@ -50,7 +50,7 @@ const retryAfter = 2 * time.Second
 
 // problem turns an error into an answer, and logs those that are our own fault.
 func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
-	p := problem{Instance: r.URL.EscapedPath(), RequestID: requestOf(r).id, Detail: err.Error()}
+	p := problem{Instance: instance(r), RequestID: requestOf(r).id, Detail: err.Error()}
 	var refusal *domain.Refusal
 	var delayed *authentication.Delayed
 	var notReady *unready
@@ -108,6 +108,14 @@ func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 		s.config.Logger.Error("request failed", attributes...)
 	}
 	p.write(w, wait)
+}
+
+// longestInstance bounds what is repeated of a path.
+const longestInstance = 1 << 10
+
+func instance(r *http.Request) string {
+	path := r.URL.EscapedPath()
+	return path[:min(len(path), longestInstance)]
 }
 
 // write answers with the problem, and says when to come again where there is a

@@ -53,6 +53,9 @@ func (s *Server) putRebuild(kind string) endpoint {
 		if err := s.projection(r); err != nil {
 			return err
 		}
+		if _, err := s.readBody(r); err != nil { // there is nothing to say in it
+			return err
+		}
 		shown, begun := s.config.Rebuilds.Start(kind, identity(r).Name)
 		if !begun && (shown == nil || shown.State != projections.Folding) {
 			return &unready{errEnding}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/json"
@@ -11,6 +12,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"commissaire/api/authentication"
 	"commissaire/domain"
@@ -99,11 +102,80 @@ func (s *Server) readBody(r *http.Request) (body, error) {
 	case len(strings.TrimSpace(string(text))) == 0:
 		return body{}, nil
 	}
+	return parseBody(text)
+}
+
+// Bounds of the JSON that clients send.
+const (
+	maxDepth = 32       // of a value of the body
+	maxFree  = 64 << 10 // bytes, where a client may send any JSON
+)
+
+// parseBody reads an object of valid UTF-8, in which no key is given twice and no
+// value is nested too deeply, wherever in it that would be.
+func parseBody(text []byte) (body, error) {
+	if !utf8.Valid(text) {
+		return nil, domain.ErrInvalid.With("the body must be a JSON object in UTF-8, and is none in UTF-8")
+	}
+	if err := checkKeys(text); err != nil {
+		return nil, err
+	}
 	var b body
 	if err := json.Unmarshal(text, &b); err != nil || b == nil {
 		return nil, domain.ErrInvalid.With("the body must be a JSON object")
 	}
 	return b, nil
+}
+
+// checkKeys walks through the whole text. Keys that differ in case only are the
+// same: who reads what is recorded may not tell them apart.
+func checkKeys(text []byte) error {
+	tokens := jsontext.NewDecoder(bytes.NewReader(text), jsontext.AllowDuplicateNames(true)) // which are named below
+	path := func() string { return strings.Join(slices.Collect(tokens.StackPointer().Tokens()), ".") }
+	var keys []map[string]string // of the objects and lists that are open, by what is the same
+	for {
+		token, err := tokens.ReadToken()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return domain.ErrInvalid.With("the body must be a JSON object: byte %d is wrong", tokens.InputOffset()+1) // and may be of a secret
+		}
+		switch token.Kind() {
+		case '{', '[':
+			if tokens.StackDepth() > maxDepth+1 {
+				key, _, _ := strings.Cut(path(), ".")
+				return domain.ErrInvalid.At(key, "is nested more than %d levels deep", maxDepth)
+			}
+			keys = append(keys, map[string]string{})
+		case '}', ']':
+			keys = keys[:len(keys)-1]
+		case '"':
+			if kind, n := tokens.StackIndex(tokens.StackDepth()); kind != '{' || n%2 == 0 {
+				continue // a value
+			}
+			key := token.String()
+			folded, there := fold(key), keys[len(keys)-1]
+			switch before, twice := there[folded]; {
+			case twice && before == key:
+				return domain.ErrInvalid.At(path(), "is given twice")
+			case twice:
+				return domain.ErrInvalid.At(path(), "is given twice: %q differs from it in case only", before)
+			}
+			there[folded] = key
+		}
+	}
+}
+
+// fold is the same for keys that differ in case only, as strings.EqualFold has it.
+func fold(key string) string {
+	return strings.Map(func(r rune) rune {
+		least := r
+		for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
+			least = min(least, next)
+		}
+		return least
+	}, key)
 }
 
 // str is a string of the body; nil where the key is absent.
@@ -136,7 +208,7 @@ func (b body) into(key string, value any, must string) error {
 	return nil
 }
 
-// object is an object of the body; nil where the key is absent.
+// object is an object of the body, bounded in size; nil where the key is absent.
 func (b body) object(key string) (json.RawMessage, error) {
 	raw, ok := b[key]
 	if !ok {
@@ -146,9 +218,8 @@ func (b body) object(key string) (json.RawMessage, error) {
 	if json.Unmarshal(raw, &fields) != nil || fields == nil {
 		return nil, domain.ErrInvalid.At(key, "must be an object")
 	}
-	// It is recorded as it is, and what cannot be read back stops all views.
-	if !jsontext.Value(raw).IsValid() {
-		return nil, domain.ErrInvalid.At(key, "must be an object of valid UTF-8, in which no name is there twice")
+	if len(raw) > maxFree {
+		return nil, domain.ErrInvalid.At(key, "is longer than %d bytes", maxFree)
 	}
 	return raw, nil
 }
@@ -189,10 +260,16 @@ func (b body) only(known ...string) error {
 		if slices.Contains(known, key) {
 			continue
 		}
-		nearest := slices.MinFunc(known, func(a, b string) int {
-			return levenshtein.ComputeDistance(a, key) - levenshtein.ComputeDistance(b, key)
-		})
-		return domain.ErrInvalid.At(key, "unknown; the nearest known field is %q", nearest)
+		return domain.ErrInvalid.At(key, "unknown; the nearest known field is %q", nearest(known, key))
 	}
 	return nil
+}
+
+// nearest is the known word that a client may have meant. What is long is compared
+// by its beginning: that takes as many steps as both have letters, multiplied.
+func nearest(known []string, word string) string {
+	word = word[:min(len(word), 64)]
+	return slices.MinFunc(known, func(a, b string) int {
+		return levenshtein.ComputeDistance(a, word) - levenshtein.ComputeDistance(b, word)
+	})
 }

@@ -458,10 +458,11 @@ func ignore(error) error { return nil }
 
 func (s *Server) who(r *http.Request) (commands.Who, error) {
 	of, reason := requestOf(r), r.Header.Get("X-Commissaire-Reason")
+	reason = strings.ToValidUTF8(reason, "�") // as it is recorded
 	if len(reason) > maxReason {
 		return commands.Who{}, domain.ErrInvalid.At("X-Commissaire-Reason", "longer than 1024 bytes")
 	}
-	return commands.Who{Actor: of.identity.Name, Reason: strings.ToValidUTF8(reason, "�"), RequestID: of.id, Remote: r.RemoteAddr}, nil
+	return commands.Who{Actor: of.identity.Name, Reason: reason, RequestID: of.id, Remote: r.RemoteAddr}, nil
 }
 
 // change is who asks for a change, and what they send.

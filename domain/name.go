@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 )
@@ -38,7 +39,7 @@ var (
 // ParseName checks a name of any sort.
 func ParseName[N ~string](s string) (N, error) {
 	if !nameForm.MatchString(s) {
-		return "", ErrBadName.With("%q is no name: use 1 to 128 of A-Z, a-z, 0-9, _ and -", clip(s))
+		return "", ErrBadName.With("%q is no name: use 1 to 128 of A-Z, a-z, 0-9, _ and -", clip(s, 64))
 	}
 	return N(s), nil
 }
@@ -57,7 +58,7 @@ func ParseAddress(s string) (Address, error) {
 	case err == nil && ip.Zone() == "":
 		return Address(ip.Unmap().String()), nil
 	case err == nil, !isName(name):
-		return "", ErrBadAddress.With("%q is neither an IP address nor a DNS name", clip(s))
+		return "", ErrBadAddress.With("%q is neither an IP address nor a DNS name", clip(s, 64))
 	}
 	return Address(name), nil
 }
@@ -115,7 +116,7 @@ func ParseRemoteUser(s string) (RemoteUser, error) {
 		return Root, nil
 	}
 	if !userForm.MatchString(s) {
-		return "", ErrInvalid.At("remote_user", "%q is no account name: a lower-case letter or _, then up to 31 of a-z 0-9 _ . -", clip(s))
+		return "", ErrInvalid.At("remote_user", "%q is no account name: a lower-case letter or _, then up to 31 of a-z 0-9 _ . -", clip(s, 64))
 	}
 	return RemoteUser(s), nil
 }
@@ -141,7 +142,7 @@ type (
 func ParseID[I ~string](s string) (I, error) {
 	id, err := uuid.Parse(s)
 	if err != nil || id.String() != s {
-		return "", ErrBadName.With("%q is no id", clip(s))
+		return "", ErrBadName.With("%q is no id", clip(s, 64))
 	}
 	return I(s), nil
 }
@@ -150,9 +151,13 @@ func ParseID[I ~string](s string) (I, error) {
 // a later one.
 type Term uint64
 
-func clip(s string) string {
-	if len(s) > 64 {
-		return s[:64] + "…"
+// clip is the text as far as it has no more than so many bytes.
+func clip(s string, most int) string {
+	if len(s) <= most {
+		return s
 	}
-	return s
+	for !utf8.RuneStart(s[most]) && most > 0 {
+		most--
+	}
+	return s[:most] + "…"
 }

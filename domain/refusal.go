@@ -1,6 +1,9 @@
 package domain
 
-import "fmt"
+import (
+	"fmt"
+	"reflect"
+)
 
 // Kind says what sort of no a Refusal is. It decides how the caller is
 // answered; a new rule picks one of these and needs no change elsewhere.
@@ -30,19 +33,40 @@ type FieldError struct {
 	Reason string `json:"reason"`
 }
 
+// Bounds of what a refusal repeats, in bytes: a client may send a mebibyte of a
+// name, and gets the beginning of it back.
+const (
+	longestWord     = 256
+	longestSentence = 4 << 10
+)
+
+// sentence is what fmt.Sprintf makes of it, bounded as a whole and in each string
+// that it repeats.
+func sentence(format string, args []any) string {
+	bounded := make([]any, len(args))
+	for i, arg := range args {
+		if v := reflect.ValueOf(arg); v.Kind() == reflect.String {
+			arg = clip(v.String(), longestWord)
+		}
+		bounded[i] = arg
+	}
+	return clip(fmt.Sprintf(format, bounded...), longestSentence)
+}
+
 // Refuse declares a rule that can say no.
 func Refuse(kind Kind, code string) *Refusal { return &Refusal{Kind: kind, Code: code, Detail: code} }
 
-// With is the refusal in the case at hand.
+// With is the refusal in the case at hand. Text of a client may be given as it is:
+// the sentence is bounded.
 func (r *Refusal) With(format string, args ...any) *Refusal {
 	said := *r
-	said.Detail = fmt.Sprintf(format, args...)
+	said.Detail = sentence(format, args)
 	return &said
 }
 
-// At is the refusal of one field of a request.
+// At is the refusal of one field of a request, bounded as With is.
 func (r *Refusal) At(field, format string, args ...any) *Refusal {
-	reason := fmt.Sprintf(format, args...)
+	field, reason := clip(field, longestWord), sentence(format, args)
 	said := *r
 	said.Detail = field + ": " + reason
 	said.Fields = []FieldError{{Field: field, Reason: reason}}

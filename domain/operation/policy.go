@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	strict "github.com/go-json-experiment/json"
+
 	"commissaire/domain"
 	"commissaire/domain/event"
 )
@@ -18,6 +20,7 @@ import (
 const (
 	maxSeconds = 7 * 24 * 60 * 60
 	maxCommand = 4096 // bytes
+	maxURL     = 2048 // bytes
 	maxBatches = 100
 )
 
@@ -78,11 +81,10 @@ func ParsePolicy(kind domain.OperationKind, body map[string]json.RawMessage) (ev
 	return policy, nil
 }
 
-// as reads a value, strictly, and says in one sentence what it must be.
+// as reads a value, strictly, and says in one sentence what it must be. Keys are
+// known in their own case only.
 func as(value any, raw json.RawMessage, must string) error {
-	decoder := json.NewDecoder(strings.NewReader(string(raw)))
-	decoder.DisallowUnknownFields()
-	if string(raw) == "null" || decoder.Decode(value) != nil {
+	if string(raw) == "null" || strict.Unmarshal(raw, value, strict.RejectUnknownMembers(true)) != nil {
 		return errors.New(must)
 	}
 	return nil
@@ -145,6 +147,9 @@ func health(p *event.Policy, raw json.RawMessage) error {
 	}
 	if h.HTTP != "" {
 		u, err := url.Parse(h.HTTP)
+		if len(h.HTTP) > maxURL {
+			return fmt.Errorf("http must be at most %d bytes", maxURL)
+		}
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() != "" || u.User != nil || u.Opaque != "" {
 			return errors.New("http must be a URL without a host, which is the host's own: http://:8080/healthz")
 		}
@@ -213,12 +218,14 @@ func only(p *event.Policy, raw json.RawMessage) error {
 // addresses brings addresses to their one form, each once.
 func addresses(given []domain.Address) ([]domain.Address, error) {
 	var all []domain.Address
+	there := make(map[domain.Address]struct{}, len(given))
 	for _, text := range given {
 		a, err := domain.ParseAddress(string(text))
 		if err != nil {
 			return nil, err
 		}
-		if !slices.Contains(all, a) {
+		if _, twice := there[a]; !twice {
+			there[a] = struct{}{}
 			all = append(all, a)
 		}
 	}
@@ -232,9 +239,9 @@ func window(p *event.Policy, raw json.RawMessage) error {
 	if err := as(&w, raw, `must be an object: {"days": ["sat", "sun"], "from": "22:00", "to": "04:30", "zone": "Europe/Berlin"}`); err != nil {
 		return err
 	}
-	for _, day := range w.Days {
-		if !slices.Contains(weekdays, day) {
-			return fmt.Errorf("days must be of %s", strings.Join(weekdays, ", "))
+	for i, day := range w.Days {
+		if !slices.Contains(weekdays, day) || slices.Contains(w.Days[:i], day) {
+			return fmt.Errorf("days must be of %s, each once", strings.Join(weekdays, ", "))
 		}
 	}
 	from, fromErr := time.Parse("15:04", w.From)

@@ -1,6 +1,7 @@
 package roster
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -84,20 +85,18 @@ func (r *Roster) PutMembers(name domain.ClusterName, old, wanted []domain.Addres
 	if err != nil {
 		return nil, err
 	}
-	var present []domain.Address
-	for _, m := range r.Members(c.ID) {
-		present = append(present, m.Host)
-	}
-	if !slices.Equal(set(old), set(present)) {
-		return nil, ErrMembersChanged.With("the members of cluster %s are not those given as old but [%s]; read them and try again", name, join(present))
+	present := r.Members(c.ID)
+	if !slices.Equal(set(old), set(hostsOf(present))) {
+		return nil, ErrMembersChanged.With("the members of cluster %s are not those given as old; GET /cluster/%s/hosts and try again: there are %s",
+			name, name, some(present))
 	}
 	var joining []Host
 	for _, address := range set(wanted) {
-		if !slices.Contains(present, address) {
-			h, ok := r.HostAt(address)
-			if !ok {
-				return nil, ErrNoHost.With("there is no host %s; PUT /host/%s first", address, address)
-			}
+		h, ok := r.HostAt(address)
+		if !ok {
+			return nil, ErrNoHost.With("there is no host %s; PUT /host/%s first", address, address)
+		}
+		if h.Cluster != c.ID {
 			joining = append(joining, h)
 		}
 	}
@@ -107,9 +106,10 @@ func (r *Roster) PutMembers(name domain.ClusterName, old, wanted []domain.Addres
 		}
 	}
 	var events []event.RosterEvent
-	for _, address := range present {
-		if !slices.Contains(wanted, address) {
-			h, _ := r.HostAt(address)
+	staying := addressSet(wanted)
+	for _, m := range present {
+		if _, stays := staying[m.Host]; !stays {
+			h, _ := r.Host(m.HostID)
 			if r.InHand(h) {
 				return nil, inHand(h)
 			}
@@ -178,10 +178,33 @@ func set(addresses []domain.Address) []domain.Address {
 	return slices.Compact(slices.Sorted(slices.Values(addresses)))
 }
 
-func join(addresses []domain.Address) string {
-	words := make([]string, len(addresses))
-	for i, a := range addresses {
-		words[i] = string(a)
+// addressSet is a set that is asked for its members.
+func addressSet(addresses []domain.Address) map[domain.Address]struct{} {
+	set := make(map[domain.Address]struct{}, len(addresses))
+	for _, a := range addresses {
+		set[a] = struct{}{}
 	}
-	return strings.Join(words, ", ")
+	return set
+}
+
+func hostsOf(members []event.Member) []domain.Address {
+	addresses := make([]domain.Address, len(members))
+	for i, m := range members {
+		addresses[i] = m.Host
+	}
+	return addresses
+}
+
+// some names the members where they are few, and how many they are.
+func some(members []event.Member) string {
+	const few = 5
+	words := make([]string, 0, few)
+	for _, m := range members[:min(len(members), few)] {
+		words = append(words, string(m.Host))
+	}
+	more := ""
+	if n := len(members) - few; n > 0 {
+		more = fmt.Sprintf(" and %d more", n)
+	}
+	return "[" + strings.Join(words, ", ") + "]" + more
 }

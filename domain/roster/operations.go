@@ -81,14 +81,18 @@ func (r *Roster) Plan(q Request) (event.Started, error) {
 				started.Hosts[i], started.Hosts[j] = started.Hosts[j], started.Hosts[i]
 			})
 		}
+		if err := amongMembers("order", o.First, started.Hosts); err != nil {
+			return event.Started{}, err
+		}
+		places := make(map[domain.Address]int, len(o.First))
+		for i, address := range o.First {
+			places[address] = i
+		}
 		place := func(m event.Member) int {
-			if i := slices.Index(o.First, m.Host); i >= 0 {
+			if i, first := places[m.Host]; first {
 				return i
 			}
 			return len(o.First)
-		}
-		if err := amongMembers("order", o.First, started.Hosts); err != nil {
-			return event.Started{}, err
 		}
 		slices.SortStableFunc(started.Hosts, func(a, b event.Member) int { return place(a) - place(b) })
 	}
@@ -102,8 +106,11 @@ func (r *Roster) chosen(c Cluster, q Request) ([]event.Member, error) {
 		return all, nil
 	}
 	if !only.Failed {
-		err := amongMembers("only", only.Hosts, all)
-		return slices.DeleteFunc(all, func(m event.Member) bool { return !slices.Contains(only.Hosts, m.Host) }), err
+		chosen, err := addressSet(only.Hosts), amongMembers("only", only.Hosts, all)
+		return slices.DeleteFunc(all, func(m event.Member) bool {
+			_, ok := chosen[m.Host]
+			return !ok
+		}), err
 	}
 	last, ok := r.latest.Get(latestOf(c.ID, q.Kind))
 	if !ok {
@@ -114,15 +121,21 @@ func (r *Roster) chosen(c Cluster, q Request) ([]event.Member, error) {
 		return nil, err
 	}
 	before, _ := r.operations.Get(last)
+	tried := make(map[domain.HostID]struct{}, len(before.Hosts))
+	for _, m := range before.Hosts {
+		tried[m.HostID] = struct{}{}
+	}
 	return slices.DeleteFunc(all, func(m event.Member) bool {
-		return done[m.HostID] || !slices.ContainsFunc(before.Hosts, func(b event.Member) bool { return b.HostID == m.HostID })
+		_, was := tried[m.HostID]
+		return done[m.HostID] || !was
 	}), nil
 }
 
 // amongMembers refuses addresses that are no members.
 func amongMembers(field string, addresses []domain.Address, all []event.Member) error {
+	members := addressSet(hostsOf(all))
 	for _, address := range addresses {
-		if !slices.ContainsFunc(all, func(m event.Member) bool { return m.Host == address }) {
+		if _, ok := members[address]; !ok {
 			return domain.ErrInvalid.At(field, "host %s is not among the members this is for", address)
 		}
 	}
