@@ -151,12 +151,7 @@ func (s *Server) putMembers(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	c := s.changed(w, r, name, receipt)
-	slices.SortFunc(cmd.New, func(a, b domain.Address) int {
-		if a.Less(b) {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(cmd.New, domain.Address.Compare)
 	c.HostSet = slices.Compact(cmd.New)
 	return s.answer(w, r, http.StatusOK, c)
 }
