@@ -132,8 +132,9 @@ func (h *Handler) RecordHost(ctx context.Context, id domain.HostID, f func(*host
 // BeginTerm begins the term of a leader; a later one must not have begun. It may
 // be repeated.
 func (h *Handler) BeginTerm(ctx context.Context, term domain.Term) (Receipt, error) {
+	log := newID[domain.LogID](h)
 	return h.onRoster(ctx, Who{Actor: Service}, func(r *roster.Roster) ([]event.RosterEvent, error) {
-		return r.BeginTerm(term, h.config.Instance)
+		return r.BeginTerm(term, h.config.Instance, log)
 	})
 }
 

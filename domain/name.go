@@ -136,6 +136,8 @@ type (
 	CredentialID string
 	// ClaimID is that of one stretch of work on one host.
 	ClaimID string
+	// LogID is a log's, and of all copies of it.
+	LogID string
 )
 
 // ParseID reads an id from a request.

@@ -5,6 +5,7 @@
 package projections
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"sync"
@@ -83,6 +84,9 @@ type Leader struct {
 	Instance string      `json:"instance"`
 	Term     domain.Term `json:"term"`
 	Since    Time        `json:"since"`
+
+	// Log is by what hosts know who manages them.
+	Log domain.LogID `json:"log,omitempty"`
 }
 
 // Leader is who led at the position of the snapshot.
@@ -312,7 +316,7 @@ func (s *Snapshot) applyRoster(r event.Recorded, e event.RosterEvent) {
 	case event.OperationAborted:
 		s.end(e.Operation, r.Meta.Time, Failed, e.Cause)
 	case event.TermBegun:
-		s.leader = Leader{e.Instance, e.Term, Time{r.Meta.Time}}
+		s.leader = Leader{e.Instance, e.Term, Time{r.Meta.Time}, cmp.Or(s.leader.Log, e.Log)}
 	case event.HostTaken:
 		s.taken(e)
 	case event.HostReleased:

@@ -7,30 +7,36 @@
 # because login shells and banners print as well. Each ARGUMENT is in single quotes and of
 # letters, digits, "+", "/", "=" and "-" only: it is data, whatever it holds.
 #
-#   facts                                         all that is known of the host
-#   run    TERM TURN SECONDS COMMAND64 ARGUMENT64 [FROM HEAD TAIL]
+#   facts  OWNER TERM                             all that is known of the host
+#   run    OWNER TERM TURN SECONDS COMMAND64 ARGUMENT64 [FROM HEAD TAIL]
 #                                                 once a turn; answers at its end
 #   look   TURN [FROM HEAD TAIL]                  answers at once, starts nothing
-#   write  TERM MODE PATH64 CONTENT64             a whole file, if it differs
-#   reboot TERM TURN BOOT_ID                      once a turn, from that boot only
-#   check  SECONDS COMMAND64                      a health command, as often as asked
+#   write  OWNER TERM MODE PATH64 CONTENT64       a whole file, if it differs
+#   reboot OWNER TERM TURN BOOT_ID                once a turn, from that boot only
+#   check  OWNER TERM SECONDS COMMAND64           a health command, as often as asked
+#   take   OWNER TERM                             makes the host OWNER's, whosever it was
 #
-# (…64: base64 without line breaks. COMMAND is a shell script; it runs in the
+# (OWNER is the identity of the log whose leader asks, TERM that leader's term. A host
+# without an owner becomes that of the first who asks, unless it has seen a later term:
+# an earlier version of this script kept terms only, and somebody manages that host.
+# …64: base64 without line breaks. COMMAND is a shell script; it runs in the
 # turn's directory, where the file `argument` holds ARGUMENT. Of what it prints,
 # from the byte FROM on, all is told that lies before the byte HEAD, and of what
 # lies beyond at most the TAIL bytes that are the last at the time.)
 #
 # The answer is a sequence of sections, each headed by a line "MARKER name":
 # begin, the sections of the verb, end. A section ends before the line break
-# that comes before the next heading. `fenced` holds the term of a later leader,
-# which was here before and for whose sake nothing was done; `refused` holds why
-# nothing could be done. While a command runs there come, as it prints, sections
+# that comes before the next heading. Where nothing was done, there is one of these:
+# `fenced` holds the term of a later leader of the same log, which was here before;
+# `foreign` holds another owner, since when it is that, and the term seen, each "-"
+# where it is not known; `refused` holds why nothing could be done. While a command runs there come, as it prints, sections
 # `output BYTE`, which hold what it printed from that byte on, and `running`, which
 # are empty; of the end of the output, which is in `tail` as well, there may be none.
 #
 # What is kept, in /var/lib/commissaire (0700), for 7 days a turn:
 #
 #   lock, term      whoever decides holds lock; term is the highest seen
+#   owner           identity of the log that the turns are of, and since when
 #   work            held by a runner from its start to the end of its command, so
 #                   that no two commands run at the same time, whoever asked
 #   turn/NAME/      boot, limit, command, argument, runner: written before the
@@ -41,7 +47,7 @@
 #       exit, ended exit status; why there is none
 #       late        whoever waited gave up before the runner started: it must not
 #
-# Programs besides those of the shell: base64 cat chmod df find flock head mkdir
+# Programs besides those of the shell: base64 cat chmod date df find flock head mkdir
 # mv nproc reboot rm rpm-ostree setsid sh sha256sum sleep sync systemctl
 # systemd-run tail timeout uname wc. POSIX, and runs in interpreters that know
 # redirections of 0, 1 and 2 only and no umask.
@@ -60,22 +66,65 @@ refuse() {
 	return 1
 }
 
-# Under lock, in $state. Standard input: term.
-fence='
+# keep FILE TEXT, in $state: there is always a whole one, also where power is lost.
+keep='
+keep() { echo "$2" >"$1.new" && sync "$1.new" && mv "$1.new" "$1"; }
+own() { keep owner "$owner $(date -u +%Y-%m-%dT%H:%M:%SZ)"; }
+read -r owner
 read -r term
-seen=0
-[ -s term ] && read -r seen <term
-if [ "$seen" -gt "$term" ]; then
-	echo "fenced $seen"
-	exit
-fi
-if [ "$seen" != "$term" ]; then
-	echo "$term" >term.new && mv term.new term || exit
-fi
 '
 
-# Under lock, in $state. Standard input: term, turn, directory made for it, boot
-# id that must still be the current one (or -). A turn of that name is old.
+# Under lock, in $state. Standard input: owner, term. Where the file of one of them
+# holds something else, nobody is admitted: it may have been anybody.
+fence="$keep"'
+seen=0 theirs=- since=-
+if [ -e term ]; then
+	seen=
+	read -r seen <term
+fi
+if [ -e owner ]; then
+	theirs=
+	read -r theirs since <owner
+fi
+case $seen in
+"" | *[!0-9]* | ????????????????????*)
+	echo "spoilt term"
+	exit
+	;;
+esac
+case $theirs in
+"" | *[!A-Za-z0-9-]*)
+	echo "spoilt owner"
+	exit
+	;;
+esac
+[ "$seen" -gt "$term" ] 2>/dev/null
+case $?$theirs in
+1"$owner" | 1-) ;;
+0"$owner")
+	echo "fenced $seen"
+	exit
+	;;
+[01]*)
+	echo "foreign $theirs $since $seen"
+	exit
+	;;
+*)
+	echo "spoilt term"
+	exit
+	;;
+esac
+[ "$seen" = "$term" ] || keep term "$term" || exit
+[ "$theirs" = "$owner" ] || own || exit
+'
+
+admit="$fence"'echo admitted'
+
+# The term first: with half of it done the host is still the other one's.
+take="$keep"'keep term "$term" && own && echo taken'
+
+# Under lock, in $state. Standard input: owner, term, turn, directory made for it,
+# boot id that must still be the current one (or -). A turn of that name is old.
 claim="$fence"'
 read -r turn
 read -r new
@@ -91,7 +140,7 @@ else
 fi
 '
 
-# Under lock, in $state. Standard input: term, new file, path.
+# Under lock, in $state. Standard input: owner, term, new file, path.
 replace="$fence"'
 read -r new
 read -r path
@@ -151,10 +200,10 @@ is_turn() {
 
 enter_state() {
 	mkdir -p "$state/turn" && chmod 700 "$state" && cd "$state" && true >>lock ||
-		refuse "could not make $state"
+		refuse "no record can be kept in $state, without which nothing is done here: is there room, and may it be written to?"
 }
 
-# verdict TERM...: standard output of $1 under lock, or why there is none.
+# verdict TEXT OWNER TERM...: standard output of $1 under lock, or why there is none.
 verdict() {
 	text=$1
 	shift
@@ -165,6 +214,12 @@ verdict() {
 		printf '%s\n' "${said#fenced }"
 		return 1
 		;;
+	'foreign '*)
+		section foreign
+		printf '%s\n' "${said#foreign }"
+		return 1
+		;;
+	'spoilt '*) refuse "who manages this host is not known, $state/${said#spoilt } holds something else: look at it, then take the host over, which writes it anew" ;;
 	'') refuse "could not keep its record in $state" ;;
 	esac
 }
@@ -229,22 +284,29 @@ report() {
 	part "$end" $((whole - end))
 }
 
+# admitted OWNER TERM: whether they may do something here.
+admitted() (
+	enter_state && verdict "$admit" "$@"
+)
+
 run_turn() {
-	turn=$2 from=$6 head=$7 tail=$8
+	owner=$1 term=$2 turn=$3
+	shift 3
+	from=$4 head=$5 tail=$6
 	is_turn "$turn" || return
 	enter_state || return
 	if [ ! -d "turn/$turn" ]; then
 		new=turn/.new-$short
 		mkdir -m 700 "$new" &&
-			decode "$4" >"$new/command" &&
-			decode "$5" >"$new/argument" &&
+			decode "$2" >"$new/command" &&
+			decode "$3" >"$new/argument" &&
 			cat "$boot_id" >"$new/boot" &&
-			echo "$3" >"$new/limit" &&
+			echo "$1" >"$new/limit" &&
 			printf '%s' "$run" >"$new/run" &&
 			printf 'cd %s && exec flock -o ../../work flock -o running sh ./run\n' "$state/turn/$turn" >"$new/runner" ||
 			refuse "could not write to $state" || return
 	fi
-	if ! verdict "$claim" "$1" "$turn" ".new-$short" -; then
+	if ! verdict "$claim" "$owner" "$term" "$turn" ".new-$short" -; then
 		rm -rf "turn/.new-$short"
 		return
 	fi
@@ -302,7 +364,7 @@ look_turn() {
 }
 
 write_file() {
-	path=$(decode "$3")
+	path=$(decode "$4")
 	case $path in
 	/*[!/]) ;;
 	*) refuse 'this is no path of a file' || return ;;
@@ -314,10 +376,10 @@ write_file() {
 	directory=${path%/*}
 	new=$directory/.commissaire-$short
 	if mkdir -p "$directory/" && mkdir -m 700 "$new" &&
-		decode "$4" >"$new/file" && chmod "$2" "$new/file"; then
-		if verdict "$replace" "$1" "$new/file" "$path"; then
+		decode "$5" >"$new/file" && chmod "$3" "$new/file"; then
+		if verdict "$replace" "$1" "$2" "$new/file" "$path"; then
 			if [ "$said" = same ]; then
-				chmod "$2" "$path"
+				chmod "$3" "$path"
 			fi
 			section written
 			printf '%s\n' "$said"
@@ -329,15 +391,15 @@ write_file() {
 }
 
 reboot_turn() {
-	turn=$2
+	turn=$3
 	is_turn "$turn" || return
 	enter_state || return
 	new=turn/.new-$short
 	mkdir -m 700 "$new" &&
-		printf '%s\n' "$3" >"$new/boot" &&
+		printf '%s\n' "$4" >"$new/boot" &&
 		printf 'sleep 1\nsystemctl reboot || reboot\n' >"$new/runner" ||
 		refuse "could not write to $state" || return
-	if verdict "$claim" "$1" "$turn" ".new-$short" "$3"; then
+	if verdict "$claim" "$1" "$2" "$turn" ".new-$short" "$4"; then
 		if [ "$said" = new ]; then
 			detach "$state/turn/$turn"
 		fi
@@ -350,14 +412,13 @@ reboot_turn() {
 # What is printed goes to a file, so that a process which the command leaves behind
 # is not waited for; where there is no room for one, it is not told.
 check_health() {
+	admitted "$1" "$2" || return
 	said=$state/turn/.said-$short
-	{
-		mkdir -p "$state/turn" && chmod 700 "$state" && printf '%8192s' '' >"$said"
-	} 2>/dev/null || {
+	printf '%8192s' '' >"$said" 2>/dev/null || {
 		rm -f "$said"
 		said=/dev/null
 	}
-	decode "$2" | timeout -k 5 "$1" sh -s >"$said" 2>&1
+	decode "$4" | timeout -k 5 "$3" sh -s >"$said" 2>&1
 	status=$?
 	section output
 	tail -c 8192 "$said"
@@ -366,7 +427,13 @@ check_health() {
 	[ "$said" = /dev/null ] || rm -f "$said"
 }
 
+take_over() {
+	enter_state && verdict "$take" "$@" || return
+	section taken
+}
+
 read_facts() {
+	admitted "$@" || return
 	section os-release
 	cat /etc/os-release || cat /usr/lib/os-release
 	section machine
@@ -404,12 +471,13 @@ commissaire() (
 	shift 2
 	section begin
 	case $verb in
-	facts) read_facts ;;
+	facts) read_facts "$@" ;;
 	run) run_turn "$@" ;;
 	look) look_turn "$@" ;;
 	write) write_file "$@" ;;
 	reboot) reboot_turn "$@" ;;
 	check) check_health "$@" ;;
+	take) take_over "$@" ;;
 	*) refuse "there is no verb $verb" ;;
 	esac
 	section end

@@ -72,7 +72,7 @@ func (i idle) reaches(target process.Target) bool {
 		return false
 	}
 	was := i.target
-	was.Pinned = pin
+	was.Pinned, was.Leader = pin, target.Leader
 	return was == target
 }
 

@@ -187,7 +187,7 @@ func TestADeadKeptConnectionCostsOneAttempt(t *testing.T) {
 	config := remote.config
 	config.KeepOpen, config.Dial = 1, time.Second
 	remote = New(config, remote.credentials, slog.New(slog.DiscardHandler))
-	target := process.Target{HostID: "host", Host: "127.0.0.1", Port: port, User: domain.Root, Credential: "key"}
+	target := process.Target{HostID: "host", Host: "127.0.0.1", Port: port, User: domain.Root, Credential: "key", Leader: process.Leader{Log: "log", Term: 1}}
 	first, err := remote.Dial(t.Context(), target)
 	if err != nil {
 		t.Fatal(err)

@@ -169,7 +169,7 @@ func TestAKnownHostsFileDecidesOnTheFirstKey(t *testing.T) {
 			text := strings.ReplaceAll(c.file, "PORT", strconv.Itoa(port))
 			text = strings.ReplaceAll(text, "HASH", knownhosts.HashHostname(fmt.Sprintf("[127.0.0.1]:%d", port)))
 			remote, path := knowing(t, text+"\n", slog.New(slog.DiscardHandler))
-			session, err := remote.Dial(t.Context(), process.Target{Host: "127.0.0.1", Port: port, User: domain.Root, Credential: "key", Pinned: c.pinned})
+			session, err := remote.Dial(t.Context(), process.Target{Host: "127.0.0.1", Port: port, User: domain.Root, Credential: "key", Pinned: c.pinned, Leader: process.Leader{Log: "log", Term: 1}})
 			if err == nil {
 				defer session.Close()
 			}
@@ -197,7 +197,7 @@ func TestAKnownHostsFileIsReadAgainWhenItChanges(t *testing.T) {
 	port := door(t, key)
 	remote, path := knowing(t, "", slog.New(slog.NewTextHandler(&log, nil)))
 	allowed := func() bool {
-		session, err := remote.Dial(t.Context(), process.Target{Host: "127.0.0.1", Port: port, User: domain.Root, Credential: "key"})
+		session, err := remote.Dial(t.Context(), process.Target{Host: "127.0.0.1", Port: port, User: domain.Root, Credential: "key", Leader: process.Leader{Log: "log", Term: 1}})
 		if err == nil {
 			session.Close()
 		} else {

@@ -99,19 +99,25 @@ func TestAgainstOpenSSH(t *testing.T) {
 		t.Fatalf("%+v, %v", facts, err)
 	}
 	for range 2 {
-		result, err := session.Run(t.Context(), process.Turn{Name: "turn", Term: 3}, process.Work{Kind: domain.Upgrade, Facts: facts})
+		result, err := session.Run(t.Context(), process.Turn{Name: "turn"}, process.Work{Kind: domain.Upgrade, Facts: facts})
 		if err != nil || result.Exit == nil || *result.Exit != 4 || result.Tail != "upgraded\n" {
 			t.Errorf("%+v, %v", result, err)
 		}
 	}
-	if err := session.Bootstrap(t.Context(), process.Turn{Name: "fit", Term: 3}, process.Bootstrap{Facts: event.Facts{OS: "atomic", OSTree: true}}); err != nil {
+	if err := session.Bootstrap(t.Context(), process.Turn{Name: "fit"}, process.Bootstrap{Facts: event.Facts{OS: "atomic", OSTree: true}}); err != nil {
 		t.Error(err)
 	}
 	if s.get("etc/sysconfig/docker") == "" {
 		t.Error("nothing was configured")
 	}
 	var fenced *process.Fenced
-	if err := session.Reboot(t.Context(), process.Turn{Name: "late", Term: 2}, firstBoot); !errors.As(err, &fenced) {
+	s.target.Leader.Term--
+	late, err := s.remote.Dial(t.Context(), s.target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer late.Close()
+	if err := late.Reboot(t.Context(), process.Turn{Name: "late"}, firstBoot); !errors.As(err, &fenced) {
 		t.Errorf("%v", err)
 	}
 

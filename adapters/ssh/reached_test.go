@@ -142,7 +142,7 @@ func unreachable(t *testing.T, err error) string {
 func TestOpenSSHShowsACertificateAndAReissuedOneIsNoChangedKey(t *testing.T) {
 	s := sshd.Start(t, sshd.Host{Address: "127.0.3.1"})
 	_, authority := newKey(t)
-	target := process.Target{Host: "127.0.3.1", Port: s.Port, User: domain.Root}
+	target := process.Target{Host: "127.0.3.1", Port: s.Port, User: domain.Root, Leader: process.Leader{Log: "log", Term: 1}}
 	known := knownHosts(t, "@cert-authority 127.0.3.* "+line(authority.PublicKey()))
 	remote := newRemote(ssh.Config{KnownHosts: known}, s.PrivateKey())
 	hour := time.Now().Add(time.Hour)
@@ -188,7 +188,7 @@ func TestOpenSSHLetsAUserCertificateIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	target := process.Target{Host: "127.0.3.2", Port: s.Port, User: "core"}
+	target := process.Target{Host: "127.0.3.2", Port: s.Port, User: "core", Leader: process.Leader{Log: "log", Term: 1}}
 	remote := newRemote(ssh.Config{}, s.PrivateKey())
 	hour := time.Now().Add(time.Hour)
 	good := certificate(t, authority, xssh.UserCert, user.PublicKey(), "core", hour)
@@ -220,7 +220,7 @@ func TestOpenSSHLetsAUserCertificateIn(t *testing.T) {
 func TestAHostMayAllowOneSessionAtATime(t *testing.T) {
 	s := sshd.Start(t, sshd.Host{Address: "127.0.3.12", User: "core"})
 	configure(t, s, nil, "MaxSessions 1")
-	session, err := newRemote(ssh.Config{}, s.PrivateKey()).Dial(t.Context(), process.Target{Host: "127.0.3.12", Port: s.Port, User: "core"})
+	session, err := newRemote(ssh.Config{}, s.PrivateKey()).Dial(t.Context(), process.Target{Host: "127.0.3.12", Port: s.Port, User: "core", Leader: process.Leader{Log: "log", Term: 1}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +240,7 @@ func TestHostsAreReachedByWayOfOpenSSH(t *testing.T) {
 		Host: "127.0.3.4", Port: jump.Port, User: "jumper", Key: jump.PrivateKey(), HostKey: jump.HostKeyFingerprint(),
 	}}
 	remote := newRemote(config, behind.PrivateKey())
-	target := process.Target{Host: "127.0.3.3", Port: behind.Port, User: domain.Root}
+	target := process.Target{Host: "127.0.3.3", Port: behind.Port, User: domain.Root, Leader: process.Leader{Log: "log", Term: 1}}
 	id, shown, err := bootID(t, remote, target)
 	if err != nil || id != behind.BootID() || shown.Fingerprint != behind.HostKeyFingerprint() {
 		t.Fatalf("%q, %+v, %v", id, shown, err)
@@ -294,7 +294,7 @@ func TestHostsAreReachedByWayOfAJumpHost(t *testing.T) {
 	target := func(h *fleet.Host) process.Target {
 		return process.Target{Host: domain.Address(h.Address()), Port: f.Port(), User: "core", Pinned: &process.HostKey{
 			Type: h.HostKey().Type(), Fingerprint: xssh.FingerprintSHA256(h.HostKey()),
-		}}
+		}, Leader: process.Leader{Log: "log", Term: 1}}
 	}
 
 	t.Run("all at once, again after it went down", func(t *testing.T) {
@@ -377,7 +377,7 @@ func TestAJumpHostIsNotWaitedForLongerThanTheCallerDoes(t *testing.T) {
 	secret, _ := newKey(t)
 	config := ssh.Config{Handshake: 300 * time.Millisecond, Jump: &ssh.Jump{Host: "127.0.0.1", Port: number, User: "core", Key: secret, HostKey: "SHA256:x"}}
 	remote := newRemote(config, secret)
-	target := process.Target{Host: "127.0.0.2", User: domain.Root}
+	target := process.Target{Host: "127.0.0.2", User: domain.Root, Leader: process.Leader{Log: "log", Term: 1}}
 
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()

@@ -37,7 +37,7 @@ func eachShell(t *testing.T, test func(t *testing.T, m *machine)) {
 
 func (m *machine) run(t *testing.T, turn, command string) answer {
 	t.Helper()
-	return m.ask(t, "run", "1", turn, "60", data(command), data(""))
+	return m.ask(t, "run", "log", "1", turn, "60", data(command), data(""))
 }
 
 func state(a answer) string { return strings.TrimSpace(a["state"]) }
@@ -81,27 +81,27 @@ func TestOneShellTakesManyRequests(t *testing.T) {
 		bootID(firstBoot) // before the script is there
 		io.WriteString(in, Script+"\n")
 		for _, turn := range []string{"first", "second"} {
-			if a := ask("run", "2", turn, "60", data("pwd; cat argument; exit 3"), data("of "+turn)); state(a) != "exit 3" ||
+			if a := ask("run", "log", "2", turn, "60", data("pwd; cat argument; exit 3"), data("of "+turn)); state(a) != "exit 3" ||
 				a["tail"] != "/var/lib/commissaire/turn/"+turn+"\nof "+turn {
 				t.Errorf("%s turn: %q", turn, a)
 			}
 			bootID(firstBoot)
 		}
-		if a := ask("run", "1", "late", "60", data("true"), data("")); strings.TrimSpace(a["fenced"]) != "2" {
+		if a := ask("run", "log", "1", "late", "60", data("true"), data("")); strings.TrimSpace(a["fenced"]) != "2" {
 			t.Errorf("an earlier term: %q", a)
 		}
 		for _, said := range []string{"changed", "same"} {
-			if a := ask("write", "2", "0644", data("/etc/new/file"), data("text")); strings.TrimSpace(a["written"]) != said {
+			if a := ask("write", "log", "2", "0644", data("/etc/new/file"), data("text")); strings.TrimSpace(a["written"]) != said {
 				t.Errorf("write: %q", a)
 			}
 		}
 		if a := ask("look", "none"); state(a) != "unknown" {
 			t.Errorf("look: %q", a)
 		}
-		if facts, err := parseFacts(ask("facts")); err != nil || facts.BootID != firstBoot {
+		if facts, err := parseFacts(ask("facts", "log", "2")); err != nil || facts.BootID != firstBoot {
 			t.Errorf("%+v, %v", facts, err)
 		}
-		if a := ask("reboot", "2", "reboot", otherBoot); strings.TrimSpace(a["reboot"]) != "booted" {
+		if a := ask("reboot", "log", "2", "reboot", otherBoot); strings.TrimSpace(a["reboot"]) != "booted" {
 			t.Errorf("reboot: %q", a)
 		}
 		m.put(t, "boot_id", "") // the one before is not told again
@@ -119,7 +119,7 @@ func TestATurnIsRunOnceWhoeverAsks(t *testing.T) {
 		answers := make([]answer, 6)
 		for i := range answers {
 			asked.Go(func() {
-				answers[i], _ = m.tryAsk(t.Context(), "run", "1", "turn", "60", data("echo once >>/run/ran; printf 'no newline'; exit 3"), data(""))
+				answers[i], _ = m.tryAsk(t.Context(), "run", "log", "1", "turn", "60", data("echo once >>/run/ran; printf 'no newline'; exit 3"), data(""))
 			})
 		}
 		asked.Wait()
@@ -143,7 +143,7 @@ func TestCommandsRunOneAfterTheOther(t *testing.T) {
 		answers := make([]answer, 2)
 		for i := range answers {
 			asked.Go(func() {
-				answers[i], _ = m.tryAsk(t.Context(), "run", "1", string(rune('a'+i)), "60", command, data(""))
+				answers[i], _ = m.tryAsk(t.Context(), "run", "log", "1", string(rune('a'+i)), "60", command, data(""))
 			})
 		}
 		within(t, 30*time.Second, "one waits for the other", func() bool { return strings.Count(m.get("run/calls"), "sleep") > 60 })
@@ -177,7 +177,7 @@ func TestOutputOfAnySizeIsMeasuredAndCut(t *testing.T) {
 
 func TestACommandHasNoMoreTimeThanItsLimit(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
-		a := m.ask(t, "run", "1", "turn", "1", data("echo begun; sleep 60"), data(""))
+		a := m.ask(t, "run", "log", "1", "turn", "1", data("echo begun; sleep 60"), data(""))
 		if state(a) != "ended stopped at its time limit of 1 s" || a["tail"] != "begun\n" {
 			t.Errorf("answered %q", a)
 		}
@@ -190,7 +190,7 @@ func TestACommandHasNoMoreTimeThanItsLimit(t *testing.T) {
 func TestATimeLimitIsToldWhateverTheClockSays(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
 		m.program(t, "date", "[ -e /run/asked ] && echo 1000 || echo 5000\n: >/run/asked\n") // set back meanwhile
-		a := m.ask(t, "run", "1", "turn", "1", data("sleep 60"), data(""))
+		a := m.ask(t, "run", "log", "1", "turn", "1", data("sleep 60"), data(""))
 		if state(a) != "ended stopped at its time limit of 1 s" {
 			t.Errorf("answered %q", a)
 		}
@@ -214,8 +214,8 @@ func TestAHostWithoutRoomForARecordRefuses(t *testing.T) {
 		if err := m.command(t.Context(), "mount", "-t", "tmpfs", "-o", "nr_inodes=3", "tmpfs", "/var/lib").Run(); err != nil {
 			t.Fatal(err)
 		}
-		a, err := m.tryAsk(t.Context(), "run", "1", "turn", "60", data("true"), data(""))
-		if err != nil || strings.TrimSpace(a["refused"]) != "could not make /var/lib/commissaire" {
+		a, err := m.tryAsk(t.Context(), "run", "log", "1", "turn", "60", data("true"), data(""))
+		if err != nil || !strings.HasPrefix(a["refused"], "no record can be kept in /var/lib/commissaire") {
 			t.Errorf("answered %q, %v", a, err)
 		}
 	})
@@ -238,7 +238,7 @@ func TestAHealthCommandMayLeaveAProcessBehind(t *testing.T) {
 			t.Helper()
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
-			a, err := m.tryAsk(ctx, "check", "60", data("setsid sleep 60 & echo fine; exit 3"))
+			a, err := m.tryAsk(ctx, "check", "log", "1", "60", data("setsid sleep 60 & echo fine; exit 3"))
 			if err != nil || strings.TrimSpace(a["exit"]) != "3" || a["output"] != m.get("run/said") {
 				t.Errorf("answered %q, %v", a, err)
 			}
@@ -248,19 +248,26 @@ func TestAHealthCommandMayLeaveAProcessBehind(t *testing.T) {
 		if left, _ := os.ReadDir(filepath.Join(m.dir, "lib/commissaire/turn")); len(left) > 0 {
 			t.Errorf("left behind %v", left)
 		}
-		if err := m.command(t.Context(), "mount", "-t", "tmpfs", "-o", "ro", "tmpfs", "/var/lib").Run(); err != nil {
-			t.Fatal(err)
-		}
+		fillTheDisk(t, m)
 		m.put(t, "run/said", "")
 		check()
 	})
+}
+
+// fillTheDisk leaves what a host keeps of itself in place, and no room for more.
+func fillTheDisk(t *testing.T, m *machine) {
+	t.Helper()
+	if err := m.command(t.Context(), "sh", "-c", `cp -a /var/lib/commissaire /run/copy &&
+mount -t tmpfs -o size=64k tmpfs /var/lib && cp -a /run/copy /var/lib/commissaire && ! cat /dev/zero >/var/lib/zeros 2>/dev/null`).Run(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestNobodyWaitsForATurnWhoseRecordIsGone(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
 		p, ended := wanting(0, 1000, 1000), make(chan answer)
 		go func() {
-			a, _ := m.hear(t, p, "run", "1", "turn", "60", data("echo begun; until [ -e /run/go ]; do sleep 0.05; done"), data(""))
+			a, _ := m.hear(t, p, "run", "log", "1", "turn", "60", data("echo begun; until [ -e /run/go ]; do sleep 0.05; done"), data(""))
 			ended <- a
 		}()
 		within(t, 20*time.Second, "the command begins", func() bool { return p.got(0) != "" })
@@ -344,31 +351,147 @@ func TestWhereThereIsSystemdATurnIsAUnit(t *testing.T) {
 	})
 }
 
+// changing are requests of every verb that changes something or is done for
+// somebody, for a leader.
+func changing(owner, term string) [][]string {
+	return [][]string{
+		{"facts", owner, term},
+		{"run", owner, term, "other", "60", data("echo >/run/ran"), data("")},
+		{"run", owner, term, "five", "60", data("echo >/run/ran"), data("")},
+		{"write", owner, term, "644", data("/run/ran"), data("text")},
+		{"reboot", owner, term, "again", firstBoot},
+		{"check", owner, term, "60", data("echo >/run/ran")},
+	}
+}
+
+// untouched says that nothing was done and that the record is of one turn.
+func (m *machine) untouched(t *testing.T) {
+	t.Helper()
+	if m.get("run/ran") != "" || len(m.calls()) != 0 {
+		t.Error("something was done")
+	}
+	left, _ := os.ReadDir(filepath.Join(m.dir, "lib/commissaire/turn"))
+	if len(left) != 1 || left[0].Name() != "five" {
+		t.Errorf("left behind %v", left)
+	}
+}
+
 func TestALaterLeaderFencesOffTheFormer(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
-		if a := m.ask(t, "run", "5", "five", "60", data("true"), data("")); state(a) != "exit 0" {
+		if a := m.ask(t, "run", "log", "5", "five", "60", data("true"), data("")); state(a) != "exit 0" {
 			t.Fatalf("answered %q", a)
 		}
-		for _, request := range [][]string{
-			{"run", "4", "four", "60", data("echo >/run/ran"), data("")},
-			{"run", "4", "five", "60", data("echo >/run/ran"), data("")},
-			{"write", "4", "644", data("/run/ran"), data("text")},
-			{"reboot", "4", "again", firstBoot},
-		} {
+		for _, request := range changing("log", "4") {
 			a := m.ask(t, request[0], request[1:]...)
 			if strings.TrimSpace(a["fenced"]) != "5" || len(a) != 1 {
 				t.Errorf("%s answered %q", request[0], a)
 			}
 		}
+		m.untouched(t)
+		if a := m.ask(t, "run", "log", "9223372036854775807", "last", "60", data("true"), data("")); state(a) != "exit 0" {
+			t.Errorf("the last term answered %q", a)
+		}
+	})
+}
+
+func TestAHostIsWorkedOnByOneInstallation(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		if a := m.ask(t, "run", "log", "5", "five", "60", data("true"), data("")); state(a) != "exit 0" {
+			t.Fatalf("answered %q", a)
+		}
+		for _, term := range []string{"1", "5", "9"} {
+			for _, request := range changing("other", term) {
+				a := m.ask(t, request[0], request[1:]...)
+				words := strings.Fields(a["foreign"])
+				if len(words) != 3 || words[0] != "log" || words[2] != "5" || len(a) != 1 {
+					t.Errorf("%s answered %q", request[0], a)
+				} else if since, err := time.Parse(time.RFC3339, words[1]); err != nil || time.Since(since).Abs() > time.Hour {
+					t.Errorf("it is managed since %s", words[1])
+				}
+			}
+		}
+		m.untouched(t)
+		for range 2 {
+			if a := m.ask(t, "take", "other", "1"); len(a) != 1 || a["taken"] != "" {
+				t.Errorf("taken over: %q", a)
+			}
+		}
+		if a := m.ask(t, "run", "other", "1", "five", "60", data("echo >/run/ran"), data("")); state(a) != "exit 0" || m.get("run/ran") != "" {
+			t.Errorf("what was done before is on record: %q", a)
+		}
+		if a := m.ask(t, "run", "other", "1", "mine", "60", data("true"), data("")); state(a) != "exit 0" {
+			t.Errorf("after that: %q", a)
+		}
+		if a := m.ask(t, "run", "log", "6", "six", "60", data("true"), data("")); !strings.HasPrefix(a["foreign"], "other ") {
+			t.Errorf("the one before: %q", a)
+		}
+	})
+}
+
+func TestAHostOfAnEarlierVersionBelongsToWhomItsTermsFit(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		m.put(t, "lib/commissaire/term", "5\n")
+		if a := m.ask(t, "facts", "fresh", "4"); strings.TrimSpace(a["foreign"]) != "- - 5" || len(a) != 1 {
+			t.Errorf("an earlier term: %q", a)
+		}
+		if a := m.ask(t, "facts", "log", "5"); a["boot-id"] == "" {
+			t.Errorf("the same term: %q", a)
+		}
+		if a := m.ask(t, "facts", "fresh", "6"); !strings.HasPrefix(a["foreign"], "log ") {
+			t.Errorf("another one then: %q", a)
+		}
+	})
+}
+
+func TestARecordThatCannotBeReadAdmitsNobodyAndIsTakenOver(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		for _, c := range []struct{ file, text string }{
+			{"term", ""}, {"term", "\n"}, {"term", "five\n"}, {"term", "-1\n"}, {"term", "5 6\n"}, {"term", "0x5\n"}, {"term", "$(echo 1)\n"},
+			{"term", "9223372036854775808\n"}, {"term", "99999999999999999999\n"}, {"term", strings.Repeat("9", 100_000)}, {"term", "\x00\x00"},
+			{"owner", ""}, {"owner", "\n"}, {"owner", "../x 2026\n"}, {"owner", "\xff\xfe"}, {"owner", strings.Repeat("\x00", 512)},
+		} {
+			m.put(t, "lib/commissaire/term", "1\n")
+			m.put(t, "lib/commissaire/owner", "log 2026-11-29T10:00:00Z\n")
+			m.put(t, "lib/commissaire/"+c.file, c.text)
+			for _, request := range changing("log", "7")[:2] {
+				a := m.ask(t, request[0], request[1:]...)
+				if !strings.Contains(a["refused"], "/var/lib/commissaire/"+c.file) || len(a) != 1 {
+					t.Errorf("%s of %.32q: %s answered %q", c.file, c.text, request[0], a)
+				}
+			}
+			m.ask(t, "take", "log", "7")
+			if a := m.ask(t, "facts", "log", "7"); a["boot-id"] == "" {
+				t.Errorf("%s of %.32q: taken over it answered %q", c.file, c.text, a)
+			}
+		}
 		if m.get("run/ran") != "" || len(m.calls()) != 0 {
 			t.Error("something was done")
 		}
-		left, _ := os.ReadDir(filepath.Join(m.dir, "lib/commissaire/turn"))
-		if len(left) != 1 || left[0].Name() != "five" {
-			t.Errorf("left behind %v", left)
+	})
+}
+
+func TestAHostThatCannotKeepARecordIsNotWorkedOn(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		if err := m.command(t.Context(), "mount", "-t", "tmpfs", "-o", "ro", "tmpfs", "/var/lib").Run(); err != nil {
+			t.Fatal(err)
 		}
-		if a := m.ask(t, "run", "9223372036854775807", "last", "60", data("true"), data("")); state(a) != "exit 0" {
-			t.Errorf("the last term answered %q", a)
+		for _, request := range append(changing("log", "1"), []string{"take", "log", "1"}) {
+			if a := m.ask(t, request[0], request[1:]...); !strings.Contains(a["refused"], "no record can be kept in /var/lib/commissaire") || len(a) != 1 {
+				t.Errorf("%s answered %q", request[0], a)
+			}
+		}
+	})
+}
+
+func TestAFullDiskDoesNotHideTheFactsOfAHostThatIsManaged(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		m.ask(t, "facts", "log", "1")
+		fillTheDisk(t, m)
+		if a := m.ask(t, "facts", "log", "1"); a["boot-id"] == "" {
+			t.Errorf("answered %q", a)
+		}
+		if a := m.ask(t, "facts", "log", "2"); a["refused"] == "" || a["boot-id"] != "" {
+			t.Errorf("a term that cannot be kept: %q", a)
 		}
 	})
 }
@@ -380,7 +503,7 @@ func TestLookStartsNothingAndDoesNotWait(t *testing.T) {
 		}
 		ended := make(chan answer)
 		go func() {
-			a, _ := m.tryAsk(t.Context(), "run", "1", "turn", "60", data("echo begun; until [ -e /run/go ]; do sleep 0.01; done; echo ended"), data(""))
+			a, _ := m.tryAsk(t.Context(), "run", "log", "1", "turn", "60", data("echo begun; until [ -e /run/go ]; do sleep 0.01; done; echo ended"), data(""))
 			ended <- a
 		}()
 		within(t, 10*time.Second, "the command begins", func() bool { return m.get("lib/commissaire/turn/turn/output") != "" })
@@ -397,7 +520,7 @@ func TestLookStartsNothingAndDoesNotWait(t *testing.T) {
 func TestARequestIsDataAndNotSeenInTheProcessList(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
 		hostile := "'; touch /run/pwned; $(touch /run/pwned) `touch /run/pwned`\n\\n\x01 é\n"
-		a := m.ask(t, "run", "1", "turn", "60",
+		a := m.ask(t, "run", "log", "1", "turn", "60",
 			data("cat argument; for p in /proc/[0-9]*/cmdline; do cat $p; done >/run/seen 2>/dev/null"), data(hostile))
 		if a["tail"] != hostile {
 			t.Errorf("%q arrived as %q", hostile, a["tail"])
@@ -410,7 +533,7 @@ func TestARequestIsDataAndNotSeenInTheProcessList(t *testing.T) {
 				t.Errorf("%q is in the process list", part)
 			}
 		}
-		if a := m.ask(t, "run", "1", "-", "60", data("true"), data("")); state(a) != "exit 0" {
+		if a := m.ask(t, "run", "log", "1", "-", "60", data("true"), data("")); state(a) != "exit 0" {
 			t.Errorf("the smallest name: %q", a)
 		}
 		for _, name := range []string{"", "a=b", "a/b"} {
@@ -450,7 +573,7 @@ func TestAFileIsWrittenWholeAndOnlyIfItDiffers(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
 		path := filepath.Join(m.dir, "etc/new/deep/file name")
 		write := func(mode, content string) string {
-			return strings.TrimSpace(m.ask(t, "write", "1", mode, data("/etc/new/deep/file name"), data(content))["written"])
+			return strings.TrimSpace(m.ask(t, "write", "log", "1", mode, data("/etc/new/deep/file name"), data(content))["written"])
 		}
 		inode := func() os.FileInfo { info, _ := os.Stat(path); return info }
 
@@ -472,7 +595,7 @@ func TestAFileIsWrittenWholeAndOnlyIfItDiffers(t *testing.T) {
 			t.Errorf("emptied: %q, %v", text, inode().Mode())
 		}
 		for _, bad := range []string{"/etc/new", "relative", "/etc/", ""} {
-			if a := m.ask(t, "write", "1", "0644", data(bad), data("")); a["refused"] == "" {
+			if a := m.ask(t, "write", "log", "1", "0644", data(bad), data("")); a["refused"] == "" {
 				t.Errorf("%q: %q", bad, a)
 			}
 		}
@@ -486,21 +609,21 @@ func TestAFileIsWrittenWholeAndOnlyIfItDiffers(t *testing.T) {
 func TestARebootIsAskedForOnceAndOnlyInItsBoot(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
 		m.put(t, "run/do-systemctl", "exit 1") // where systemctl cannot, reboot does
-		if a := m.ask(t, "reboot", "1", "late", otherBoot); strings.TrimSpace(a["reboot"]) != "booted" {
+		if a := m.ask(t, "reboot", "log", "1", "late", otherBoot); strings.TrimSpace(a["reboot"]) != "booted" {
 			t.Errorf("from another boot: %q", a)
 		}
-		if a := m.ask(t, "reboot", "1", "turn", firstBoot); strings.TrimSpace(a["reboot"]) != "new" {
+		if a := m.ask(t, "reboot", "log", "1", "turn", firstBoot); strings.TrimSpace(a["reboot"]) != "new" {
 			t.Errorf("first: %q", a)
 		}
 		if calls := m.calls(); len(calls) > 0 {
 			t.Errorf("it went down before the answer: %q", calls)
 		}
-		if a := m.ask(t, "reboot", "1", "turn", firstBoot); strings.TrimSpace(a["reboot"]) != "old" {
+		if a := m.ask(t, "reboot", "log", "1", "turn", firstBoot); strings.TrimSpace(a["reboot"]) != "old" {
 			t.Errorf("again: %q", a)
 		}
 		within(t, 10*time.Second, "the reboot", func() bool { return len(m.calls()) >= 2 })
 		m.put(t, "boot_id", otherBoot+"\n")
-		if a := m.ask(t, "reboot", "1", "turn", firstBoot); strings.TrimSpace(a["reboot"]) != "old" {
+		if a := m.ask(t, "reboot", "log", "1", "turn", firstBoot); strings.TrimSpace(a["reboot"]) != "old" {
 			t.Errorf("after it: %q", a)
 		}
 		if calls, want := m.calls(), []string{"systemctl reboot", "reboot"}; !slices.Equal(calls, want) {
@@ -519,7 +642,7 @@ exit 1
 `)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		a, err := m.tryAsk(ctx, "facts")
+		a, err := m.tryAsk(ctx, "facts", "log", "1")
 		if facts, parseErr := parseFacts(a); err != nil || parseErr != nil || facts.Space != 2000 {
 			t.Errorf("%+v, %v, %v", facts, err, parseErr)
 		}
@@ -528,7 +651,7 @@ exit 1
 
 func TestFactsAreThoseOfTheMachine(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
-		facts, err := parseFacts(m.ask(t, "facts"))
+		facts, err := parseFacts(m.ask(t, "facts", "log", "1"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -538,7 +661,7 @@ func TestFactsAreThoseOfTheMachine(t *testing.T) {
 		}
 		m.put(t, "run/ostree-booted", "")
 		m.put(t, "run/do-rpm-ostree", `echo '{"deployments":[{"version":"2"},{"booted":true,"version":"1"}]}'`)
-		facts, err = parseFacts(m.ask(t, "facts"))
+		facts, err = parseFacts(m.ask(t, "facts", "log", "1"))
 		if err != nil || facts.OS != "atomic" || !facts.OSTree || facts.Version != "1" || facts.Pending != "2" {
 			t.Errorf("%+v, %v", facts, err)
 		}

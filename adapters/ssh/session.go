@@ -85,7 +85,11 @@ func (s *Session) bootID(ctx context.Context, limit time.Duration) (string, erro
 // Facts reads all that is known of a host, in one round trip. It uses sudo, so
 // that a user who may not is found out before anything is done.
 func (s *Session) Facts(ctx context.Context) (event.Facts, error) {
-	a, err := s.ask(ctx, request{verb: "facts", privileged: true, limit: s.remote.config.Answer})
+	leader, err := s.leader()
+	if err != nil {
+		return event.Facts{}, err
+	}
+	a, err := s.ask(ctx, request{verb: "facts", arguments: leader, privileged: true, limit: s.remote.config.Answer})
 	if err != nil {
 		return event.Facts{}, err
 	}
@@ -96,11 +100,27 @@ func (s *Session) Facts(ctx context.Context) (event.Facts, error) {
 	return facts, nil
 }
 
+// TakeOver makes the host that of this log, whosever it was.
+func (s *Session) TakeOver(ctx context.Context) error {
+	leader, err := s.leader()
+	if err != nil {
+		return err
+	}
+	a, err := s.ask(ctx, request{verb: "take", arguments: leader, privileged: true, limit: s.remote.config.Answer})
+	if err != nil {
+		return err
+	}
+	if _, taken := a["taken"]; !taken {
+		return s.refused("its answer to being taken over makes no sense")
+	}
+	return nil
+}
+
 // Run does the work once a turn. The host stops it after Config.Command, or
 // shortly before the deadline that the context of the first call has, so that
 // there is time left to say so.
 func (s *Session) Run(ctx context.Context, turn process.Turn, work process.Work) (process.Result, error) {
-	if err := s.understands(turn); err != nil {
+	if _, err := s.turn(turn); err != nil {
 		return process.Result{}, err
 	}
 	family, known := familyOf(work.Facts.OS)
@@ -139,10 +159,14 @@ func (s *Session) Check(ctx context.Context, command string) (exit int, tail str
 	if deadline, ok := ctx.Deadline(); ok {
 		limit = min(limit, time.Until(deadline))
 	}
+	leader, err := s.leader()
+	if err != nil {
+		return 0, "", err
+	}
 	seconds := max(1, int64((limit-limit/10)/time.Second))
 	a, err := s.ask(ctx, request{
 		verb: "check", privileged: true, limit: limit,
-		arguments: []string{strconv.FormatInt(seconds, 10), data(command)},
+		arguments: append(leader, strconv.FormatInt(seconds, 10), data(command)),
 	})
 	if err != nil {
 		return 0, "", err
@@ -160,11 +184,12 @@ var versionForm = regexp.MustCompile(`^[^\x00-\x1f\x7f]{1,256}$`)
 // Reboot makes the host reboot, once a turn. Where its boot id no longer is
 // bootID it has rebooted already: that succeeds too, and nothing is done.
 func (s *Session) Reboot(ctx context.Context, turn process.Turn, bootID string) error {
-	if err := s.understands(turn); err != nil {
+	arguments, err := s.turn(turn)
+	if err != nil {
 		return err
 	}
 	s.rebooted.Store(true) // a connection to what goes down is not worth keeping
-	a, err := s.ask(ctx, request{verb: "reboot", privileged: true, arguments: []string{term(turn), turn.Name, bootID}, limit: s.remote.config.Answer})
+	a, err := s.ask(ctx, request{verb: "reboot", privileged: true, arguments: append(arguments, bootID), limit: s.remote.config.Answer})
 	if err != nil {
 		return err
 	}
@@ -180,7 +205,7 @@ func (s *Session) Reboot(ctx context.Context, turn process.Turn, bootID string) 
 // same turn it goes on where it was and does not do again what it did; after a
 // failure, another turn is needed to try that step again.
 func (s *Session) Bootstrap(ctx context.Context, turn process.Turn, b process.Bootstrap) error {
-	if err := s.understands(turn); err != nil {
+	if _, err := s.turn(turn); err != nil {
 		return err
 	}
 	config := s.remote.config.Bootstrap
@@ -222,7 +247,7 @@ func (s *Session) step(ctx context.Context, turn process.Turn, number int, step 
 		if content == "" {
 			return nil
 		}
-		return s.write(ctx, turn, *step.File, content)
+		return s.write(ctx, *step.File, content)
 	}
 	command, argument := step.Command, ""
 	switch {
@@ -251,10 +276,14 @@ func (s *Session) step(ctx context.Context, turn process.Turn, number int, step 
 }
 
 // write makes a file be as given.
-func (s *Session) write(ctx context.Context, turn process.Turn, file File, content string) error {
+func (s *Session) write(ctx context.Context, file File, content string) error {
+	leader, err := s.leader()
+	if err != nil {
+		return err
+	}
 	a, err := s.ask(ctx, request{
 		verb:       "write",
-		arguments:  []string{term(turn), file.Mode, data(file.Path), data(content)},
+		arguments:  append(leader, file.Mode, data(file.Path), data(content)),
 		privileged: true,
 		limit:      s.remote.config.Answer,
 	})
@@ -272,6 +301,10 @@ func (s *Session) write(ctx context.Context, turn process.Turn, file File, conte
 // run has a command done once a turn and waits for its end. What it prints goes to
 // output, unless that is nil, as it comes, and is there when run returns a result.
 func (s *Session) run(ctx context.Context, turn process.Turn, command, argument string, output process.Output) (result process.Result, err error) {
+	arguments, err := s.turn(turn)
+	if err != nil {
+		return process.Result{}, err
+	}
 	limit := s.remote.config.Command
 	if deadline, ok := ctx.Deadline(); ok {
 		limit = time.Until(deadline)
@@ -280,7 +313,7 @@ func (s *Session) run(ctx context.Context, turn process.Turn, command, argument 
 	seconds := max(1, int64(limit/time.Second))
 	r := request{
 		verb:       "run",
-		arguments:  []string{term(turn), turn.Name, strconv.FormatInt(seconds, 10), data(command), data(argument)},
+		arguments:  append(arguments, strconv.FormatInt(seconds, 10), data(command), data(argument)),
 		privileged: true,
 		// The host ends the command by itself; this is for one that does not.
 		limit: limit + time.Minute + s.remote.config.Answer,
@@ -339,8 +372,8 @@ func parseResult(a answer) (process.Result, error) {
 	return result, nil
 }
 
-// ask carries out a request. It fails with *Fenced and *Refused where the host
-// says so, with *Unreachable where the connection broke or the time limit passed,
+// ask carries out a request. It fails with *Fenced, *Foreign and *Refused where the
+// host says so, with *Unreachable where the connection broke or the time limit passed,
 // and with the context's error. After the last two the connection has ended.
 func (s *Session) ask(ctx context.Context, r request) (answer, error) {
 	s.proved.Store(nil)
@@ -372,7 +405,10 @@ func (s *Session) ask(ctx context.Context, r request) (answer, error) {
 		return nil, s.broke(context.Cause(c.over))
 	}
 	if seen, fenced := a["fenced"]; fenced {
-		return nil, &process.Fenced{Seen: domain.Term(number(seen, math.MaxInt64))}
+		return nil, &process.Fenced{Host: s.target.Host, Seen: domain.Term(number(seen, math.MaxInt64)), Ours: s.target.Leader.Term}
+	}
+	if who, foreign := a["foreign"]; foreign {
+		return nil, s.foreign(who)
 	}
 	if why, refused := a["refused"]; refused {
 		reason := line(why, maxReason)
@@ -398,18 +434,40 @@ func (s *Session) refused(format string, arguments ...any) error {
 
 func (s *Session) who() slog.Attr { return slog.String("host", string(s.target.Host)) }
 
-// understands refuses a turn that the host would not understand.
-func (s *Session) understands(turn process.Turn) error {
-	if !turnName.MatchString(turn.Name) {
-		return s.refused("%q is no name of a turn", clip(turn.Name, 64))
+// foreign reads "OWNER SINCE TERM" as far as it makes sense.
+func (s *Session) foreign(who string) error {
+	foreign := &process.Foreign{Host: s.target.Host}
+	words := append(strings.Fields(clip(who, 256)), "", "", "")
+	if owner := words[0]; turnName.MatchString(owner) && owner != "-" {
+		foreign.Owner = domain.LogID(owner)
 	}
-	if uint64(turn.Term) > math.MaxInt64 {
-		return s.refused("%d is no term", turn.Term)
+	if since, err := time.Parse(time.RFC3339, words[1]); err == nil {
+		foreign.Since = since
 	}
-	return nil
+	foreign.Term = domain.Term(number(words[2], math.MaxInt64))
+	return foreign
 }
 
-func term(turn process.Turn) string { return strconv.FormatUint(uint64(turn.Term), 10) }
+// leader is for whom the host is asked, as it is told.
+func (s *Session) leader() ([]string, error) {
+	l := s.target.Leader
+	if !turnName.MatchString(string(l.Log)) || l.Log == "-" {
+		return nil, s.refused("%q is no identity of a log", clip(string(l.Log), 64))
+	}
+	if uint64(l.Term) > math.MaxInt64 {
+		return nil, s.refused("%d is no term", l.Term)
+	}
+	return []string{string(l.Log), strconv.FormatUint(uint64(l.Term), 10)}, nil
+}
+
+// turn is leader, and the name of what is done.
+func (s *Session) turn(turn process.Turn) ([]string, error) {
+	if !turnName.MatchString(turn.Name) {
+		return nil, s.refused("%q is no name of a turn", clip(turn.Name, 64))
+	}
+	arguments, err := s.leader()
+	return append(arguments, turn.Name), err
+}
 
 // osName is how a host's system is named in a reason: "debian 12", or "atomic
 // (centos 7)".

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -103,7 +104,7 @@ func newSite(t *testing.T, config Config, change ...func(*machine)) *site {
 		server:  server,
 		log:     &log,
 		remote:  New(config, keys{"key": secret}, slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))),
-		target:  process.Target{HostID: "host", Host: "127.0.0.1", Port: server.port, User: user, Credential: "key"},
+		target:  process.Target{HostID: "host", Host: "127.0.0.1", Port: server.port, User: user, Credential: "key", Leader: process.Leader{Log: "log", Term: 1}},
 	}
 }
 
@@ -157,7 +158,7 @@ func TestAHostIsInvestigatedInOneRoundTripWhateverItsShellPrints(t *testing.T) {
 func TestOneShellServesAConnection(t *testing.T) {
 	s := newSite(t, Config{}, func(m *machine) { m.user = "cloud-user" })
 	session := s.dial(t)
-	turn := process.Turn{Name: "turn", Term: 1}
+	turn := process.Turn{Name: "turn"}
 	for range 2 { // the boot id alone needs no sudo
 		if id, err := session.BootID(t.Context()); err != nil || id != firstBoot {
 			t.Fatalf("boot id %q, %v", id, err)
@@ -203,10 +204,17 @@ func TestAHostMayRefuseAndGoOn(t *testing.T) {
 	if _, err := session.Facts(t.Context()); err != nil {
 		t.Errorf("sudo works now: %v", err)
 	}
+	record := filepath.Join(s.dir, "lib/commissaire")
+	if err := os.Rename(record, record+".away"); err != nil {
+		t.Fatal(err)
+	}
 	s.put(t, "lib/commissaire", "not a directory")
 	_, err = session.Run(t.Context(), process.Turn{Name: "turn"}, process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}})
-	if why := refusal(t, err); !strings.Contains(why, "could not make /var/lib/commissaire") {
+	if why := refusal(t, err); !strings.Contains(why, "no record can be kept in /var/lib/commissaire") {
 		t.Error(why)
+	}
+	if err := os.Remove(record); err != nil {
+		t.Fatal(err)
 	}
 	if _, err := session.Facts(t.Context()); err != nil {
 		t.Errorf("after a refusal: %v", err)
@@ -330,7 +338,7 @@ func TestWhatCannotBeReachedIsSaid(t *testing.T) {
 	secret, _ := newLogin(t)
 	config := Config{Handshake: 50 * time.Millisecond, Reach: Reach{Loopback: true}}
 	remote := New(config, keys{"key": secret}, slog.New(slog.DiscardHandler))
-	target := process.Target{Host: "127.0.0.1", User: domain.Root, Credential: "key"}
+	target := process.Target{Host: "127.0.0.1", User: domain.Root, Credential: "key", Leader: process.Leader{Log: "log", Term: 1}}
 
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes the connection, nobody speaks
 	if err != nil {
@@ -365,7 +373,7 @@ func TestWhatCannotBeReachedIsSaid(t *testing.T) {
 func TestWorkOutlivesTheConnection(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put(t, "run/do-dnf", "echo upgrading; until [ -e /run/go ]; do sleep 0.01; done; echo Complete!")
-	turn := process.Turn{Name: "claim", Term: 1}
+	turn := process.Turn{Name: "claim"}
 	work := process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}}
 
 	first := s.dial(t)
@@ -395,18 +403,60 @@ func TestWorkOutlivesTheConnection(t *testing.T) {
 
 func TestALaterLeaderIsToldApart(t *testing.T) {
 	s := newSite(t, Config{})
-	session := s.dial(t)
 	work := process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}}
-	if _, err := session.Run(t.Context(), process.Turn{Name: "a", Term: 7}, work); err != nil {
+	s.target.Leader.Term = 7
+	if _, err := s.dial(t).Run(t.Context(), process.Turn{Name: "a"}, work); err != nil {
 		t.Fatal(err)
 	}
-	_, err := session.Run(t.Context(), process.Turn{Name: "b", Term: 6}, work)
+	s.target.Leader.Term = 6
+	session := s.dial(t)
+	_, err := session.Run(t.Context(), process.Turn{Name: "b"}, work)
 	var fenced *process.Fenced
-	if !errors.As(err, &fenced) || fenced.Seen != 7 {
+	if !errors.As(err, &fenced) || fenced.Seen != 7 || fenced.Ours != 6 {
 		t.Errorf("%v", err)
 	}
-	if err := session.Reboot(t.Context(), process.Turn{Name: "c", Term: 6}, firstBoot); !errors.As(err, &fenced) {
+	if err := session.Reboot(t.Context(), process.Turn{Name: "c"}, firstBoot); !errors.As(err, &fenced) {
 		t.Errorf("%v", err)
+	}
+	s.target.Leader.Log = "another-log"
+	session = s.dial(t)
+	_, err = session.Facts(t.Context())
+	var foreign *process.Foreign
+	if !errors.As(err, &foreign) || foreign.Owner != "log" || foreign.Term != 7 || time.Since(foreign.Since).Abs() > time.Hour {
+		t.Errorf("%v", err)
+	}
+	if err := session.TakeOver(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := session.Facts(t.Context()); err != nil {
+		t.Error(err)
+	}
+	s.target.Leader = process.Leader{Log: "log", Term: 8}
+	if _, _, err := s.dial(t).Check(t.Context(), "true"); !errors.As(err, &foreign) || foreign.Owner != "another-log" || foreign.Term != 6 {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestWhatAHostSaysOfItsOwnerIsOnlyItsWord(t *testing.T) {
+	s := &Session{target: process.Target{Host: "10.0.0.1"}}
+	for _, c := range []struct {
+		said  string
+		owner domain.LogID
+		since string
+		term  domain.Term
+	}{
+		{"log-1 2026-11-29T10:00:00Z 7\n", "log-1", "2026-11-29T10:00:00Z", 7},
+		{"- - 9223372036854775807", "", "", math.MaxInt64},
+		{"log-1 yesterday -7", "log-1", "", 0},
+		{"\x1b[2J 99999-11-29T10:00:00Z 9223372036854775808", "", "", 0},
+		{"", "", "", 0},
+		{strings.Repeat("x", 100_000), "", "", 0},
+	} {
+		var foreign *process.Foreign
+		if err := s.foreign(c.said); !errors.As(err, &foreign) || foreign.Owner != c.owner || foreign.Term != c.term ||
+			foreign.Since.IsZero() != (c.since == "") || !strings.Contains(err.Error(), c.since) || !strings.Contains(err.Error(), "PUT /host/10.0.0.1/takeover") {
+			t.Errorf("%.64q was read as %v", c.said, err)
+		}
 	}
 }
 
@@ -447,7 +497,7 @@ func TestARebootIsAskedForOverSSH(t *testing.T) {
 	s := newSite(t, Config{})
 	session := s.dial(t)
 	for range 2 {
-		if err := session.Reboot(t.Context(), process.Turn{Name: "r", Term: 1}, firstBoot); err != nil {
+		if err := session.Reboot(t.Context(), process.Turn{Name: "r"}, firstBoot); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -485,14 +535,14 @@ func TestBootstrapOfAFedoraHost(t *testing.T) {
 		"systemctl is-enabled docker", "systemctl enable docker", "systemctl restart docker",
 	}
 	for range 2 { // the second time answers from the record
-		if err := session.Bootstrap(t.Context(), process.Turn{Name: "first", Term: 1}, b); err != nil {
+		if err := session.Bootstrap(t.Context(), process.Turn{Name: "first"}, b); err != nil {
 			t.Fatal(err)
 		}
 		if calls := s.calls(); !slices.Equal(calls, want) {
 			t.Errorf("called %q", calls)
 		}
 	}
-	if err := session.Bootstrap(t.Context(), process.Turn{Name: "second", Term: 1}, b); err != nil {
+	if err := session.Bootstrap(t.Context(), process.Turn{Name: "second"}, b); err != nil {
 		t.Fatal(err)
 	}
 	if more := s.calls()[len(want):]; slices.ContainsFunc(more, func(call string) bool { return strings.HasPrefix(call, "dnf") }) {
@@ -573,7 +623,7 @@ func TestBootstrapOfOtherHosts(t *testing.T) {
 			s := newSite(t, Config{Bootstrap: Bootstrap{Profile: c.profile}})
 			s.put(t, "run/do-rpm", c.rpm)
 			s.put(t, "run/do-yum", "echo some talk; echo no such package; exit 1")
-			err := s.dial(t).Bootstrap(t.Context(), process.Turn{Name: "turn", Term: 1},
+			err := s.dial(t).Bootstrap(t.Context(), process.Turn{Name: "turn"},
 				process.Bootstrap{Facts: c.facts, NetworkType: c.network, NetworkOptions: c.options})
 			if c.why == "" && err != nil {
 				t.Error(err)
@@ -643,7 +693,7 @@ func askedWith(lines io.Reader) string {
 
 func TestAHostileHostIsNotWaitedForAndNotBelieved(t *testing.T) {
 	dial := func(t *testing.T, remote *Remote, port int) process.Session {
-		session, err := remote.Dial(t.Context(), process.Target{Host: "127.0.0.1", Port: port, User: domain.Root, Credential: "key"})
+		session, err := remote.Dial(t.Context(), process.Target{Host: "127.0.0.1", Port: port, User: domain.Root, Credential: "key", Leader: process.Leader{Log: "log", Term: 1}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"commissaire/domain"
 	"commissaire/domain/event"
@@ -28,6 +29,15 @@ type Target struct {
 
 	Certificate string   // of the credential's key, as event.HostAdded has it; "": none
 	Pinned      *HostKey // nil: first contact
+
+	Leader Leader // for whom it is reached
+}
+
+// Leader is for whom a host is worked on. A host keeps whose it is, and does
+// nothing for another log, nor for an earlier leader of the same one.
+type Leader struct {
+	Log  domain.LogID // [A-Za-z0-9-]{1,64}
+	Term domain.Term
 }
 
 // HostKey is how a host proves that it is the same as before.
@@ -43,14 +53,21 @@ type HostKey struct {
 
 // Session is a connection to a host. Its methods fail with *Unreachable when
 // the connection breaks (what was begun on the host goes on), *Refused when the
-// host will not, and *Fenced when a later leader was there.
+// host will not, *Foreign when it is another installation's, and *Fenced when a
+// later leader was there.
 type Session interface {
 	HostKey() HostKey
 
-	// BootID reads the host's boot id: the smallest sign of life.
+	// BootID reads the host's boot id: the smallest sign of life, which any host
+	// gives to anybody.
 	BootID(ctx context.Context) (string, error)
 
-	// Facts reads all that is known of a host, in one round trip.
+	// TakeOver makes the host this installation's, whosever it was, and forgets
+	// which terms it has seen. It may be repeated.
+	TakeOver(ctx context.Context) error
+
+	// Facts reads all that is known of a host, in one round trip. A host that nobody
+	// manages yet is this installation's from then on.
 	Facts(ctx context.Context) (event.Facts, error)
 
 	// Bootstrap makes the host fit. It may be repeated.
@@ -77,7 +94,6 @@ type Session interface {
 // it is done once.
 type Turn struct {
 	Name string // [A-Za-z0-9-]{1,64}
-	Term domain.Term
 }
 
 // Bootstrap is what making a host fit depends on.
@@ -142,9 +158,38 @@ func (e *KeyChanged) Error() string {
 	return fmt.Sprintf("the host key changed to %s %s: nothing is sent there until PUT /host/%s/hostkey accepts it", e.Shown.Type, e.Shown.Fingerprint, e.Host)
 }
 
-// Fenced says that a later leader has worked on the host: this one must stop.
-type Fenced struct{ Seen domain.Term }
+// Fenced says that the host has seen a later leader of the same log. That is the
+// word of one host: whether this leader was overtaken, the log says.
+type Fenced struct {
+	Host domain.Address
+	Seen domain.Term // 0: it did not say
+	Ours domain.Term
+}
 
 func (e *Fenced) Error() string {
-	return fmt.Sprintf("the host has seen term %d, which is later than ours", e.Seen)
+	seen := "a term"
+	if e.Seen > 0 {
+		seen = fmt.Sprintf("term %d", e.Seen)
+	}
+	return fmt.Sprintf("the host has seen %s of this log that is later than ours, %d: if a copy of this service is at work there, stop it; then PUT /host/%s/takeover", seen, e.Ours, e.Host)
+}
+
+// Foreign says that another installation of this service manages the host. What is
+// not known of it is zero.
+type Foreign struct {
+	Host  domain.Address
+	Owner domain.LogID
+	Since time.Time // by the host's clock
+	Term  domain.Term
+}
+
+func (e *Foreign) Error() string {
+	owner, since := "", ""
+	if e.Owner != "" {
+		owner = fmt.Sprintf(" (log %s)", e.Owner)
+	}
+	if !e.Since.IsZero() {
+		since = " since " + e.Since.UTC().Format(time.RFC3339)
+	}
+	return fmt.Sprintf("another installation of this service%s manages this host%s: remove the host there, then take it over here: PUT /host/%s/takeover", owner, since, e.Host)
 }

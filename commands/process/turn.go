@@ -238,7 +238,7 @@ func (w *working) hangUp() {
 }
 
 // name is how the host knows the turn's command, or its reboot.
-func (w *working) name() Turn { return Turn{Name: string(w.at.Claim), Term: w.p.term} }
+func (w *working) name() Turn { return Turn{Name: string(w.at.Claim)} }
 
 func (w *working) rebootName() Turn {
 	name := w.name()

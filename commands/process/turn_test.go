@@ -53,6 +53,8 @@ func (h *fakeHost) Facts(context.Context) (event.Facts, error) {
 	return event.Facts{OS: "fedora", Version: "41", BootID: fmt.Sprint("boot ", h.boot)}, nil
 }
 
+func (h *fakeHost) TakeOver(context.Context) error { return nil }
+
 func (h *fakeHost) Bootstrap(context.Context, Turn, Bootstrap) error { return nil }
 
 func (h *fakeHost) Run(ctx context.Context, _ Turn, _ Work) (Result, error) {

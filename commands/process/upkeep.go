@@ -17,6 +17,7 @@ func (p *Process) target(h roster.Host) Target {
 	t := Target{HostID: h.HostID, Host: h.Host, Port: h.Port, User: h.RemoteUser, Credential: h.Credential, Certificate: h.Certificate}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	t.Leader = Leader{Log: p.roster.Log(), Term: p.term}
 	if key, ok := p.host(h.HostID).Pinned(); ok {
 		t.Pinned = &HostKey{Type: key.Type, Fingerprint: key.Fingerprint}
 	} else if h.HostKey != "" {
@@ -227,7 +228,7 @@ func (u *upkeep) bootstrap(ctx context.Context) error {
 	network, _ := u.p.roster.Network(name)
 	u.p.mu.Unlock()
 	b.NetworkType, b.NetworkOptions = network.Type, network.Options
-	if err := u.session.Bootstrap(ctx, Turn{Name: string(u.claim), Term: u.p.term}, b); err != nil {
+	if err := u.session.Bootstrap(ctx, Turn{Name: string(u.claim)}, b); err != nil {
 		return u.fail(ctx, err, failed)
 	}
 	return u.record(ctx, func(one *host.Host) []event.HostEvent { return one.Bootstrapped(address, u.p.config.Profile) })

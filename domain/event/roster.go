@@ -119,10 +119,13 @@ type HostReleased struct {
 }
 
 // TermBegun says that an instance of the service leads: from here on it alone
-// works on hosts, and what is claimed in an earlier term is refused.
+// works on hosts, and what is claimed in an earlier term is refused. Log is the
+// log's identity: the first that is recorded is, for ever, and since it is in the
+// log every copy has it.
 type TermBegun struct {
-	Term     domain.Term `json:"term"`
-	Instance string      `json:"instance"`
+	Term     domain.Term  `json:"term"`
+	Instance string       `json:"instance"`
+	Log      domain.LogID `json:"log,omitempty"`
 }
 
 // Started is what every start of an operation says. Hosts are the members at

@@ -1,6 +1,8 @@
 package roster
 
 import (
+	"cmp"
+
 	"commissaire/domain"
 	"commissaire/domain/event"
 )
@@ -59,15 +61,15 @@ func (r *Roster) RemoveHost(address domain.Address) ([]event.RosterEvent, error)
 }
 
 // BeginTerm begins a term, which must be later than any before. Beginning the
-// present one again changes nothing.
-func (r *Roster) BeginTerm(term domain.Term, instance string) ([]event.RosterEvent, error) {
+// present one again changes nothing. A log that has no identity yet gets log.
+func (r *Roster) BeginTerm(term domain.Term, instance string, log domain.LogID) ([]event.RosterEvent, error) {
 	switch {
 	case term < r.term:
 		return nil, oldTerm(term, r.term)
 	case term == r.term:
 		return nil, nil
 	}
-	return []event.RosterEvent{event.TermBegun{Term: term, Instance: instance}}, nil
+	return []event.RosterEvent{event.TermBegun{Term: term, Instance: instance, Log: cmp.Or(r.log, log)}}, nil
 }
 
 func oldTerm(term, present domain.Term) error {

@@ -6,6 +6,7 @@
 package roster
 
 import (
+	"cmp"
 	"encoding/json"
 	"strings"
 
@@ -31,6 +32,7 @@ type Roster struct {
 	operations btree.Map[domain.OperationID, Operation]
 	latest     btree.Map[string, domain.OperationID] // cluster id, space, kind
 	term       domain.Term
+	log        domain.LogID
 }
 
 // member is a cluster's id, a space and a host's address.
@@ -87,7 +89,7 @@ func (r *Roster) Clone() *Roster {
 	return &Roster{
 		hosts: *r.hosts.Copy(), addresses: *r.addresses.Copy(), clusters: *r.clusters.Copy(),
 		names: *r.names.Copy(), members: *r.members.Copy(), networks: *r.networks.Copy(),
-		managers: *r.managers.Copy(), operations: *r.operations.Copy(), latest: *r.latest.Copy(), term: r.term,
+		managers: *r.managers.Copy(), operations: *r.operations.Copy(), latest: *r.latest.Copy(), term: r.term, log: r.log,
 	}
 }
 
@@ -129,6 +131,7 @@ func (r *Roster) Evolve(e event.RosterEvent) {
 		r.term = max(r.term, e.Term)
 	case event.TermBegun:
 		r.term = max(r.term, e.Term)
+		r.log = cmp.Or(r.log, e.Log)
 	case event.HostReleased:
 		r.changeHost(e.HostID, func(h *Host) { h.Claim, h.By = "", "" })
 	case event.DeployStarted:
@@ -170,6 +173,9 @@ func (r *Roster) ended(id domain.ClusterID) {
 		r.clusters.Set(id, c)
 	}
 }
+
+// Log is the log's identity; "" before the first term.
+func (r *Roster) Log() domain.LogID { return r.log }
 
 // Host is the host of that id, while it is known to the service.
 func (r *Roster) Host(id domain.HostID) (Host, bool) { return r.hosts.Get(id) }

@@ -139,12 +139,13 @@ func TestAHostIsTakenByOne(t *testing.T) {
 
 func TestATermThatBeganEndsThoseBefore(t *testing.T) {
 	begin := func(term domain.Term) decision {
-		return func(r *Roster) ([]event.RosterEvent, error) { return r.BeginTerm(term, "b") }
+		return func(r *Roster) ([]event.RosterEvent, error) { return r.BeginTerm(term, "b", "fresh") }
 	}
-	begun := event.TermBegun{Term: 2, Instance: "a"}
-	given(t, one).When(begin(2)).Then(event.TermBegun{Term: 2, Instance: "b"})
+	begun := event.TermBegun{Term: 2, Instance: "a", Log: "first"}
+	given(t, one).When(begin(2)).Then(event.TermBegun{Term: 2, Instance: "b", Log: "fresh"})
 	given(t, one, begun).When(begin(2)).Then()
-	given(t, one, begun).When(begin(3)).Then(event.TermBegun{Term: 3, Instance: "b"})
+	given(t, one, begun).When(begin(3)).Then(event.TermBegun{Term: 3, Instance: "b", Log: "first"})
+	given(t, one, begun, event.TermBegun{Term: 3, Instance: "older"}).When(begin(4)).Then(event.TermBegun{Term: 4, Instance: "b", Log: "first"})
 	given(t, one, begun).When(begin(1)).ThenRefused(ErrOldTerm)
 	given(t, one, begun).When(func(r *Roster) ([]event.RosterEvent, error) { return r.TakeHost("1", "x", "", 1) }).ThenRefused(ErrOldTerm)
 }

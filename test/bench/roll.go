@@ -51,14 +51,14 @@ func (b *bench) roll(ctx context.Context) error {
 			atOnce int
 			most   int
 			what   func(context.Context, int, process.Session) error
-		}{{&looks, 64, 0, look}, {&byHand, n, n, upgrade(domain.Term(1 + round))}} {
+		}{{&looks, 64, 0, look}, {&byHand, n, n, upgrade}} {
 			release(f, 2*round)
 			began := time.Now()
 			until := began.Add(b.span)
 			if one.most > 0 {
 				until = began.Add(time.Hour)
 			}
-			done, err := b.ask(ctx, f, remote, one.atOnce, until, one.most, one.what)
+			done, err := b.ask(ctx, f, remote, one.atOnce, until, one.most, domain.Term(1+round), one.what)
 			if err != nil {
 				return err
 			}
@@ -80,22 +80,20 @@ func (b *bench) roll(ctx context.Context) error {
 
 // upgrade asks a host for what a turn asks it for. The service before had the
 // same term, or an earlier one.
-func upgrade(term domain.Term) func(context.Context, int, process.Session) error {
-	return func(ctx context.Context, _ int, session process.Session) error {
-		facts, err := session.Facts(ctx)
-		if err != nil {
-			return err
-		}
-		result, err := session.Run(ctx, process.Turn{Name: uuid.NewString(), Term: term}, process.Work{Kind: domain.Upgrade, Facts: facts})
-		if err == nil && (result.Exit == nil || *result.Exit != 0) {
-			err = fmt.Errorf("the upgrade failed: %s", result.Tail)
-		}
-		if err != nil {
-			return err
-		}
-		_, err = session.Facts(ctx)
+func upgrade(ctx context.Context, _ int, session process.Session) error {
+	facts, err := session.Facts(ctx)
+	if err != nil {
 		return err
 	}
+	result, err := session.Run(ctx, process.Turn{Name: uuid.NewString()}, process.Work{Kind: domain.Upgrade, Facts: facts})
+	if err == nil && (result.Exit == nil || *result.Exit != 0) {
+		err = fmt.Errorf("the upgrade failed: %s", result.Tail)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = session.Facts(ctx)
+	return err
 }
 
 // release makes another version the one that an upgrade brings.

@@ -61,11 +61,11 @@ func (b *bench) ssh(ctx context.Context) error {
 	}{{"a connection each", 0}, {"connections kept open", n}} {
 		remote := ssh.New(ssh.Config{KeepOpen: kind.keep, Reach: ssh.Reach{Loopback: true}}, secrets, slog.New(slog.DiscardHandler))
 		if kind.keep > 0 {
-			if _, err := b.ask(ctx, f, remote, 64, time.Now().Add(time.Hour), n, look); err != nil {
+			if _, err := b.ask(ctx, f, remote, 64, time.Now().Add(time.Hour), n, 1, look); err != nil {
 				return err
 			}
 		}
-		looks, err := b.ask(ctx, f, remote, 64, time.Now().Add(b.span), 0, look)
+		looks, err := b.ask(ctx, f, remote, 64, time.Now().Add(b.span), 0, 1, look)
 		remote.Close()
 		if err != nil {
 			return err
@@ -82,8 +82,8 @@ func look(ctx context.Context, _ int, session process.Session) error {
 }
 
 // ask asks hosts, so many at once and each on a connection of its own unless some are
-// kept, until a time or, if most is not 0, so often.
-func (b *bench) ask(ctx context.Context, f *fleet.Fleet, remote *ssh.Remote, atOnce int, until time.Time, most int, what func(ctx context.Context, n int, session process.Session) error) (int, error) {
+// kept, until a time or, if most is not 0, so often, as the leader of a term.
+func (b *bench) ask(ctx context.Context, f *fleet.Fleet, remote *ssh.Remote, atOnce int, until time.Time, most int, term domain.Term, what func(ctx context.Context, n int, session process.Session) error) (int, error) {
 	all := f.Hosts()
 	var next, done atomic.Int64
 	var work sync.WaitGroup
@@ -99,6 +99,7 @@ func (b *bench) ask(ctx context.Context, f *fleet.Fleet, remote *ssh.Remote, atO
 				session, err := remote.Dial(ctx, process.Target{
 					HostID: domain.HostID(h.Address()), Host: domain.Address(h.Address()), Port: f.Port(), User: domain.Root, Credential: longlog.Credential,
 					Pinned: &process.HostKey{Type: h.HostKey().Type(), Fingerprint: xssh.FingerprintSHA256(h.HostKey())},
+					Leader: process.Leader{Log: longlog.ID, Term: term},
 				})
 				if err == nil {
 					err = errors.Join(what(ctx, n, session), session.Close())

@@ -50,6 +50,7 @@ func TestCommissaireWorksOnTheFleet(t *testing.T) {
 				session, err := remote.Dial(ctx, process.Target{
 					Host: domain.Address(h.Address()), Port: f.Port(), User: "core",
 					Pinned: &process.HostKey{Type: h.HostKey().Type(), Fingerprint: xssh.FingerprintSHA256(h.HostKey())},
+					Leader: process.Leader{Log: "log", Term: 1},
 				})
 				if err != nil {
 					t.Fatal(err)
@@ -68,7 +69,7 @@ func TestCommissaireWorksOnTheFleet(t *testing.T) {
 				t.Errorf("facts %+v of %+v", facts, spec)
 			}
 
-			err = session.Bootstrap(ctx, process.Turn{Name: "bootstrap", Term: 1}, process.Bootstrap{Facts: facts})
+			err = session.Bootstrap(ctx, process.Turn{Name: "bootstrap"}, process.Bootstrap{Facts: facts})
 			var refused *process.Refused
 			if debian := h.Spec().OS == fleet.Debian; debian != errors.As(err, &refused) || !debian && err != nil {
 				t.Fatalf("bootstrap: %v", err)
@@ -76,7 +77,7 @@ func TestCommissaireWorksOnTheFleet(t *testing.T) {
 
 			work := process.Work{Kind: domain.Upgrade, Facts: facts}
 			for range 2 {
-				result, err := session.Run(ctx, process.Turn{Name: "upgrade", Term: 1}, work)
+				result, err := session.Run(ctx, process.Turn{Name: "upgrade"}, work)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -87,7 +88,7 @@ func TestCommissaireWorksOnTheFleet(t *testing.T) {
 			if h.Pending() != h.Spec().Next {
 				t.Errorf("pending is %q, want %q", h.Pending(), h.Spec().Next)
 			}
-			if err := session.Reboot(ctx, process.Turn{Name: "reboot", Term: 1}, facts.BootID); err != nil {
+			if err := session.Reboot(ctx, process.Turn{Name: "reboot"}, facts.BootID); err != nil {
 				t.Fatal(err)
 			}
 			if err := h.Await(ctx, func(h *fleet.Host) bool { return h.BootID() != facts.BootID && h.Listening() }); err != nil {
@@ -131,6 +132,7 @@ func TestAKeptConnectionDoesNotHideAReboot(t *testing.T) {
 			session, err := remote.Dial(t.Context(), process.Target{
 				HostID: "host", Host: domain.Address(h.Address()), Port: f.Port(), User: "root",
 				Pinned: &process.HostKey{Fingerprint: xssh.FingerprintSHA256(h.HostKey())},
+				Leader: process.Leader{Log: "log", Term: 1},
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -39,6 +39,7 @@ func BenchmarkWatch(b *testing.B) {
 		session, err := remote.Dial(ctx, process.Target{
 			HostID: domain.HostID(h.Address()), Host: domain.Address(h.Address()), Port: f.Port(), User: "core",
 			Pinned: &process.HostKey{Type: h.HostKey().Type(), Fingerprint: xssh.FingerprintSHA256(h.HostKey())},
+			Leader: process.Leader{Log: "log", Term: 1},
 		})
 		if err != nil {
 			return err

@@ -54,7 +54,7 @@ func TestTheScriptFindsTheFacts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out, exit := runCommand(t, client, "sudo -n /bin/sh -s", call(t, "facts"))
+		out, exit := runCommand(t, client, "sudo -n /bin/sh -s", call(t, "facts", "log", "1"))
 		client.Close()
 		facts := sections(t, out)
 		for name, want := range map[string]string{
@@ -78,7 +78,7 @@ func TestTheScriptRunsATurnOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			out, _ := runScript(t, r.connect(t, h), call(t, "run", "1", "op-1", "600", b64(`rpm-ostree upgrade && cat argument`), b64("an argument")))
+			out, _ := runScript(t, r.connect(t, h), call(t, "run", "log", "1", "op-1", "600", b64(`rpm-ostree upgrade && cat argument`), b64("an argument")))
 			got := sections(t, out)
 			if got["state"] != "exit 0" || !strings.HasSuffix(got["tail"], "an argument") {
 				t.Errorf("answered %q", got)
@@ -89,7 +89,7 @@ func TestTheScriptRunsATurnOnce(t *testing.T) {
 	if commands := h.Commands(); len(commands) != 1 {
 		t.Errorf("ran %+v", commands)
 	}
-	out, _ := runScript(t, r.connect(t, h), call(t, "run", "0", "op-2", "600", b64("true"), b64("")))
+	out, _ := runScript(t, r.connect(t, h), call(t, "run", "log", "0", "op-2", "600", b64("true"), b64("")))
 	if got := sections(t, out); got["fenced"] != "1" {
 		t.Errorf("an earlier term is answered with %q", got)
 	}
@@ -110,7 +110,7 @@ func TestTheScriptSeesHowATurnEnds(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			session.Stdin = strings.NewReader(call(t, "run", "1", "turn", c.seconds, b64(c.command), b64("")))
+			session.Stdin = strings.NewReader(call(t, "run", "log", "1", "turn", c.seconds, b64(c.command), b64("")))
 			out, err := session.Output("/bin/sh -s")
 			if c.name == "reboots under it" {
 				if err == nil {
@@ -131,10 +131,10 @@ func TestTheScriptRebootsFromOneBootOnly(t *testing.T) {
 	r, h := one(t, atomicHost)
 	boot := h.BootID()
 	first := boot
-	runScript(t, r.connect(t, h), call(t, "reboot", "1", "op-1", first))
+	runScript(t, r.connect(t, h), call(t, "reboot", "log", "1", "op-1", first))
 	await(t, h, func(h *Host) bool { return h.BootID() != boot && h.Listening() })
 	boot = h.BootID()
-	for _, text := range []string{call(t, "reboot", "1", "op-1", first), call(t, "reboot", "1", "op-2", "another-boot")} {
+	for _, text := range []string{call(t, "reboot", "log", "1", "op-1", first), call(t, "reboot", "log", "1", "op-2", "another-boot")} {
 		out, _ := runScript(t, r.connect(t, h), text)
 		if got := sections(t, out)["reboot"]; got != "old" && got != "booted" {
 			t.Errorf("answered %q", got)
@@ -149,7 +149,7 @@ func TestTheScriptRebootsFromOneBootOnly(t *testing.T) {
 func TestTheScriptWritesAFile(t *testing.T) {
 	r, h := one(t, atomicHost)
 	for _, want := range []string{"changed", "same"} {
-		out, _ := runScript(t, r.connect(t, h), call(t, "write", "1", "600", b64("/etc/etcd/key.crt"), b64("a key\n")))
+		out, _ := runScript(t, r.connect(t, h), call(t, "write", "log", "1", "600", b64("/etc/etcd/key.crt"), b64("a key\n")))
 		if got := sections(t, out)["written"]; got != want {
 			t.Errorf("answered %q, want %q", out, want)
 		}
@@ -197,7 +197,7 @@ func BenchmarkCheck(b *testing.B) {
 
 // BenchmarkScript is the part of the simulation alone: one call of the script.
 func BenchmarkScript(b *testing.B) {
-	for name, text := range map[string]string{"boot id": lookAround, "facts": call(b, "facts")} {
+	for name, text := range map[string]string{"boot id": lookAround, "facts": call(b, "facts", "log", "1")} {
 		b.Run(name, func(b *testing.B) {
 			_, h := one(b, atomicHost)
 			b.ReportAllocs()

@@ -22,6 +22,9 @@ import (
 // Credential is that of all hosts.
 const Credential = "00000000-0000-4000-8000-000000000001"
 
+// ID is the identity of every log that is made up.
+const ID domain.LogID = "00000000-0000-4000-8000-000000000002"
+
 // Address is that of the n-th host, from 0.
 func Address(n int) string { return fmt.Sprintf("127.%d.%d.%d", 1+n/64516, 1+n/254%254, 1+n%254) }
 
@@ -99,6 +102,9 @@ func (l *Log) add(stream event.Stream, actor string, events ...event.Event) erro
 // Tell makes up hosts in clusters, each investigated and bootstrapped, and then as
 // many upgrades as it takes to come to the number of events; 0: none.
 func (l *Log) Tell(hosts, events int) error {
+	if err := l.add(event.RosterStream, "commissaire", event.TermBegun{Term: 1, Instance: "bench", Log: ID}); err != nil {
+		return err
+	}
 	var clusters []event.ClusterCreated
 	members := map[domain.ClusterID][]event.Member{}
 	for i := range hosts {
