@@ -22,10 +22,20 @@ var errTooLong = fmt.Errorf("it printed more than %d bytes where an answer was e
 // answer is what the script printed, by section.
 type answer map[string]string
 
+// noAnswer says that an answer did not come, or not in full.
+type noAnswer struct {
+	began bool
+	said  string // words of what came in its place; "" where it began
+	err   error
+}
+
+func (e *noAnswer) Error() string { return e.err.Error() }
+func (e *noAnswer) Unwrap() error { return e.err }
+
 // readAnswer reads up to the end of the answer that marker frames, and drops what
-// was read with it. It fails with io.ErrUnexpectedEOF where the end is missing and
-// with errTooLong where it does not come. What a command prints is given to
-// printed, unless that is nil, as it comes, and is not part of the answer; the
+// was read with it. It fails with *noAnswer: of io.ErrUnexpectedEOF where the end
+// is missing; and with errTooLong where it does not come. What a command prints is given
+// to printed, unless that is nil, as it comes, and is not part of the answer; the
 // text is that of the buffer.
 func readAnswer(r io.Reader, marker string, printed func(from int64, text []byte)) (answer, error) {
 	buffer := buffers.Get().(*[]byte)
@@ -52,9 +62,13 @@ func readAnswer(r io.Reader, marker string, printed func(from int64, text []byte
 		case len(text) > maxAnswer:
 			return nil, errTooLong
 		case errors.Is(err, io.EOF):
-			return nil, io.ErrUnexpectedEOF
-		case err != nil:
-			return nil, err
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			if bytes.Contains(text, []byte("\n"+marker+" begin\n")) {
+				return nil, &noAnswer{began: true, err: err}
+			}
+			return nil, &noAnswer{said: words(string(text[max(0, len(text)-mostBuffered):])), err: err}
 		}
 	}
 }
@@ -118,34 +132,6 @@ func sections(text, marker string) (answer, error) {
 func line(text string, limit int) string {
 	first, _, _ := strings.Cut(strings.TrimSpace(clip(text, 4*limit)), "\n")
 	return clip(printable(first), limit)
-}
-
-// lastLine is line for the last one, where programs say why they failed.
-func lastLine(text string, limit int) string {
-	text = strings.TrimSpace(text)
-	return line(text[strings.LastIndexByte(text, '\n')+1:], limit)
-}
-
-// tail is the last lines of text from a host, at most limit bytes of valid
-// UTF-8. A line that is longer is cut at its beginning.
-func tail(text string, limit int) string {
-	text = strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
-			return r
-		}
-		return -1
-	}, strings.ToValidUTF8(text, "\uFFFD"))
-	if len(text) <= limit {
-		return text
-	}
-	text = text[len(text)-limit:]
-	for !utf8.RuneStart(text[0]) {
-		text = text[1:]
-	}
-	if _, rest, found := strings.Cut(text, "\n"); found && strings.TrimSpace(rest) != "" {
-		return rest
-	}
-	return text
 }
 
 func printable(text string) string {

@@ -1,6 +1,7 @@
 package ssh
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,13 +86,22 @@ func (c *connection) release() { <-c.turn }
 // sound says whether another request may follow: one was answered, in full.
 func (c *connection) sound() bool { return c.over.Err() == nil && c.shell != nil }
 
-// said is the last line that the shell printed on standard error since it was
-// asked last. It may come late.
+// said are words of what the shell printed on standard error since it was asked
+// last. That may come after the answer, so it is waited for, though not long.
 func (c *connection) said() string {
 	if c.shell == nil {
 		return ""
 	}
-	return c.shell.stderr.lastLine()
+	for range 10 {
+		if said := words(c.shell.stderr.String()); said != "" {
+			return said
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-c.over.Done():
+		}
+	}
+	return ""
 }
 
 // request is what a host is asked for.
@@ -141,18 +151,34 @@ func (c *connection) exchange(r request) (answer, error) {
 		c.end(err)
 		return nil, reject("%s", err)
 	}
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	if none, ok := errors.AsType[*noAnswer](err); ok && errors.Is(err, io.ErrUnexpectedEOF) {
 		// Broken, or killed, as when the host goes down, or the shell ended without an
 		// answer: it says which.
 		ended := s.session.Wait()
 		_, cut := errors.AsType[*xssh.ExitMissingError](ended)
 		exit, failed := errors.AsType[*xssh.ExitError](ended)
 		if !cut && (!failed || exit.Signal() == "") && c.over.Err() == nil {
-			return nil, reject("it does not run %s: %s", s.command, s.stderr.lastLine())
+			status := 0
+			if failed {
+				status = exit.ExitStatus()
+			}
+			return nil, reject("it does not run %s: %s", s.command, c.notRun(none, s.stderr.String(), status))
 		}
-		err = errCut
+		none.err = errCut
 	}
 	return nil, err
+}
+
+// notRun says why a shell ended without an answer, and what can be done.
+func (c *connection) notRun(none *noAnswer, errors string, status int) string {
+	switch said := words(none.said + "\n" + errors); {
+	case said != "":
+		return said + remedy(said, string(c.user))
+	case none.began:
+		return fmt.Sprintf("it ended in the middle of its answer, with exit status %d", status)
+	default:
+		return fmt.Sprintf("it ended with exit status %d and printed nothing", status)
+	}
 }
 
 // open sees to it that there is a shell that may do what is asked.
@@ -180,7 +206,7 @@ func (c *connection) open(privileged bool) error {
 		closed, refused = errors.AsType[*xssh.OpenChannelError](err)
 	}
 	if refused {
-		return reject("it opens no channel: %s", line(closed.Message, maxReason))
+		return reject("it opens no channel: %s", why(closed))
 	}
 	if err != nil {
 		return err
@@ -198,7 +224,7 @@ func (c *connection) open(privileged bool) error {
 		if c.over.Err() != nil || errors.Is(err, io.EOF) {
 			return err
 		}
-		return reject("it runs no commands: %s", line(err.Error(), maxReason))
+		return reject("it runs no commands: %s", words(err.Error()))
 	}
 	c.shell = s
 	return nil
@@ -223,6 +249,11 @@ func opened[C any](over context.Context, open func() (C, error)) (C, error) {
 	case <-over.Done():
 		return *new(C), context.Cause(over)
 	}
+}
+
+// why is what the other side says of a channel that it did not open.
+func why(closed *xssh.OpenChannelError) string {
+	return cmp.Or(words(closed.Message), closed.Reason.String())
 }
 
 // A shell runs on the host until the connection ends.
@@ -275,8 +306,8 @@ func (b *bounded) reset() {
 	b.text = b.text[:0]
 }
 
-func (b *bounded) lastLine() string {
+func (b *bounded) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return lastLine(string(b.text), maxReason)
+	return string(b.text)
 }

@@ -88,9 +88,9 @@ func (j *jump) dial(ctx context.Context, address string) (net.Conn, error) {
 		case ctx.Err() != nil:
 			return nil, fmt.Errorf("connect to %s by way of %s: %w", address, j.where, context.Cause(ctx))
 		case refused && closed.Reason == xssh.ConnectionFailed:
-			return nil, &process.Unreachable{Reason: fmt.Sprintf("%s has no connection to %s: %s", j.where, address, line(closed.Message, maxReason))}
+			return nil, &process.Unreachable{Reason: fmt.Sprintf("%s has no connection to %s: %s", j.where, address, why(closed))}
 		case refused:
-			return nil, &process.Refused{Reason: fmt.Sprintf("%s does not allow a connection to %s: %s", j.where, address, line(closed.Message, maxReason))}
+			return nil, &process.Refused{Reason: fmt.Sprintf("%s does not allow a connection to %s: %s", j.where, address, why(closed))}
 		case late:
 			return nil, &process.Unreachable{Reason: fmt.Sprintf("%s had no connection to %s within %s", j.where, address, j.remote.config.Dial)}
 		}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,8 +21,8 @@ import (
 	xssh "golang.org/x/crypto/ssh"
 )
 
-// sshd puts OpenSSH's own server in front of m.
-func (m *machine) sshd(t *testing.T) (port int, key process.HostKey) {
+// sshd puts OpenSSH's own server in front of m; of its settings, those given win.
+func (m *machine) sshd(t *testing.T, settings ...string) (port int, key process.HostKey) {
 	t.Helper()
 	program, err := exec.LookPath("sshd")
 	if err != nil {
@@ -50,7 +51,8 @@ func (m *machine) sshd(t *testing.T) (port int, key process.HostKey) {
 	m.put(t, "etc/shadow", "root:*:20000::::::\nsshd:*:20000::::::\n")
 	m.put(t, "etc/host_key", string(pem.EncodeToMemory(block)))
 	m.put(t, "etc/authorized_keys", string(xssh.MarshalAuthorizedKey(m.key.PublicKey())))
-	m.put(t, "etc/sshd_config", fmt.Sprintf(`ListenAddress 127.0.0.1:%d
+	m.put(t, "etc/sshd_config", strings.Join(settings, "\n")+fmt.Sprintf(`
+ListenAddress 127.0.0.1:%d
 HostKey /etc/host_key
 AuthorizedKeysFile /etc/authorized_keys
 PermitRootLogin yes
@@ -100,7 +102,7 @@ func TestAgainstOpenSSH(t *testing.T) {
 	}
 	for range 2 {
 		result, err := session.Run(t.Context(), process.Turn{Name: "turn"}, process.Work{Kind: domain.Upgrade, Facts: facts})
-		if err != nil || result.Exit == nil || *result.Exit != 4 || result.Tail != "upgraded\n" {
+		if err != nil || result.Exit == nil || *result.Exit != 4 || result.Said != "upgraded" {
 			t.Errorf("%+v, %v", result, err)
 		}
 	}
@@ -127,5 +129,89 @@ func TestAgainstOpenSSH(t *testing.T) {
 		t.Error("another key lets in")
 	} else {
 		refusal(t, err)
+	}
+}
+
+// TestWhatOpenSSHSaysIsTold has hosts that let nobody in, or not to a shell.
+func TestWhatOpenSSHSaysIsTold(t *testing.T) {
+	ask := "auth requisite pam_echo.so a code was sent to your phone\nauth requisite pam_unix.so\naccount required pam_permit.so\nsession required pam_permit.so\n"
+	for name, c := range map[string]struct {
+		settings []string
+		files    map[string]string
+		options  string // of the key
+		want     []string
+	}{
+		"a second factor": {
+			settings: []string{"AuthenticationMethods publickey,keyboard-interactive", "UsePAM yes", "KbdInteractiveAuthentication yes"},
+			files:    map[string]string{"etc/pam.d/sshd": ask, "etc/pam.d/other": "auth required pam_deny.so\n"},
+			want:     []string{"takes the key SHA256:", "asks for more", "keyboard-interactive", "Password", "AuthenticationMethods"},
+		},
+		"a password after the key": {
+			settings: []string{"AuthenticationMethods publickey,password"},
+			want:     []string{"takes the key SHA256:", "asks for more", "(password)"},
+		},
+		"a forced command": {
+			options: `command="echo 'Please login as the user \"ubuntu\" rather than the user \"root\".'; echo; exit 142" `,
+			want:    []string{`it does not run /bin/sh -s: Please login as the user "ubuntu" rather than the user "root".`, "remote_user"},
+		},
+		"a forced command that says nothing": {
+			options: `command="exit 3" `,
+			want:    []string{"it does not run /bin/sh -s: it ended with exit status 3 and printed nothing"},
+		},
+		"no shell": {
+			files: map[string]string{"etc/passwd": "root:x:0:0::/root:/usr/sbin/nologin\nsshd:x:100:65534::/run/sshd:/bin/false\n"},
+			want:  []string{"This account is currently not available", "usermod -s /bin/sh root"},
+		},
+		"a banner": {
+			settings: []string{"Banner /etc/issue.net", "AllowUsers nobody"},
+			files:    map[string]string{"etc/issue.net": "*****\nThis machine is in maintenance until noon.\n*****\n"},
+			want:     []string{"does not let root in with the key", "This machine is in maintenance until noon."},
+		},
+		"an account that has expired": {
+			settings: []string{"UsePAM yes"},
+			files: map[string]string{
+				"etc/pam.d/sshd": "auth required pam_permit.so\naccount required pam_unix.so\nsession required pam_permit.so\n",
+				"etc/shadow":     "root:*:20000:::::10000:\nsshd:*:20000::::::\n",
+			},
+			want: []string{"account has expired", "chage -E -1 root"},
+		},
+		"a password that has expired": {
+			settings: []string{"UsePAM yes"},
+			files: map[string]string{
+				"etc/pam.d/sshd": "auth required pam_permit.so\naccount required pam_unix.so\nsession required pam_permit.so\npassword required pam_permit.so\n",
+				"etc/shadow":     "root:*:0:0:99999:7:::\nsshd:*:20000::::::\n",
+			},
+			want: []string{"assword", "chage -M -1 root"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, Config{})
+			for file, text := range c.files {
+				s.put(t, file, text)
+			}
+			port, key := s.sshd(t, c.settings...)
+			s.put(t, "etc/authorized_keys", c.options+string(xssh.MarshalAuthorizedKey(s.key.PublicKey())))
+			for file, text := range c.files {
+				s.put(t, file, text)
+			}
+			s.target.Port, s.target.Pinned = port, &key
+			var err error
+			within(t, 20*time.Second, "sshd listens", func() bool {
+				var session process.Session
+				if session, err = s.remote.Dial(t.Context(), s.target); err == nil {
+					_, err = session.Facts(t.Context())
+					session.Close()
+				}
+				return err == nil || !strings.Contains(err.Error(), "nothing listens")
+			})
+			if err == nil {
+				t.Fatal("it let us in")
+			}
+			for _, want := range c.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("no %q in: %v", want, err)
+				}
+			}
+		})
 	}
 }

@@ -177,13 +177,16 @@ func (r *Remote) connect(ctx context.Context, target process.Target, login login
 // to errors.As in what it returns.
 func (r *Remote) handshake(ctx context.Context, target process.Target, login login, dial dial, trust *trust, algorithms []string) (*xssh.Client, process.HostKey, error) {
 	address := net.JoinHostPort(string(target.Host), strconv.Itoa(cmp.Or(target.Port, 22)))
-	conn, err := dial(ctx, address)
+	made, err := dial(ctx, address)
 	if err != nil {
 		return nil, process.HostKey{}, err
 	}
+	conn := &heard{Conn: made}
 	config := &xssh.ClientConfig{
 		User:              string(target.User),
 		Auth:              []xssh.AuthMethod{xssh.PublicKeys(login.signers()...)},
+		AuthCallback:      conn.next,
+		BannerCallback:    conn.note,
 		ClientVersion:     "SSH-2.0-Commissaire",
 		HostKeyAlgorithms: algorithms,
 		HostKeyCallback:   trust.check,
@@ -208,7 +211,7 @@ func (r *Remote) handshake(ctx context.Context, target process.Target, login log
 		if ended {
 			return nil, process.HostKey{}, fmt.Errorf("connect to %s: %w", address, context.Cause(ctx))
 		}
-		return nil, process.HostKey{}, r.notLoggedIn(target, login, address, late, err)
+		return nil, process.HostKey{}, r.notLoggedIn(target, login, address, late, conn, err)
 	}
 	return xssh.NewClient(client, channels, requests), trust.shown, nil
 }
@@ -248,12 +251,13 @@ func (r *Remote) notConnected(ctx context.Context, address string, err error) er
 	return &process.Unreachable{Reason: fmt.Sprintf("no connection to %s: %s", address, line(err.Error(), maxReason))}
 }
 
-func (r *Remote) notLoggedIn(target process.Target, login login, address string, late bool, err error) error {
+func (r *Remote) notLoggedIn(target process.Target, login login, address string, late bool, heard *heard, err error) error {
 	var (
 		changed   *process.KeyChanged
 		untrusted *process.Refused
 		none      *xssh.AlgorithmNegotiationError
 	)
+	said := heard.said(string(target.User))
 	switch {
 	case errors.As(err, &changed):
 		return changed
@@ -264,12 +268,15 @@ func (r *Remote) notLoggedIn(target process.Target, login login, address string,
 			Refused: process.Refused{Reason: fmt.Sprintf("%s and this service have no SSH algorithm in common: %s", address, line(none.Error(), maxReason))},
 			cause:   none,
 		}
+	case heard.more() != "":
+		return &process.Refused{Reason: fmt.Sprintf("%s takes the key %s of %s and asks for more, which nobody is there to answer (%s): see that it lets this user in with the key alone (AuthenticationMethods in its sshd_config)",
+			address, xssh.FingerprintSHA256(login.key.PublicKey()), target.User, heard.more())}
 	case late:
-		return &process.Unreachable{Reason: fmt.Sprintf("%s took the connection, but SSH was not ready within %s: is it sshd that listens there, and is the host overloaded?", address, r.config.Handshake)}
+		return &process.Unreachable{Reason: fmt.Sprintf("%s took the connection, but SSH was not ready within %s: is it sshd that listens there, and is the host overloaded?%s", address, r.config.Handshake, said)}
 	case strings.Contains(err.Error(), "unable to authenticate"):
-		return &process.Refused{Reason: fmt.Sprintf("%s does not let %s in with %s", address, target.User, login.refused())}
+		return &process.Refused{Reason: fmt.Sprintf("%s does not let %s in with %s%s", address, target.User, login.refused(), said)}
 	}
-	return &process.Unreachable{Reason: fmt.Sprintf("no SSH with %s: %s", address, line(err.Error(), maxReason))}
+	return &process.Unreachable{Reason: fmt.Sprintf("no SSH with %s: %s%s", address, line(err.Error(), maxReason), said)}
 }
 
 // noAlgorithm is a *process.Refused that still tells why.

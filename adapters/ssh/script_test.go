@@ -169,8 +169,8 @@ func TestOutputOfAnySizeIsMeasuredAndCut(t *testing.T) {
 		if result.Output.Size != 10_000_007 || result.Output.SHA256 != hex.EncodeToString(want.Sum(nil)) {
 			t.Errorf("output is %+v", result.Output)
 		}
-		if len(a["tail"]) != 8192 || !strings.HasSuffix(result.Tail, "the end") || len(result.Tail) > maxTail {
-			t.Errorf("tail has %d bytes, of which are kept %q", len(a["tail"]), result.Tail)
+		if len(a["tail"]) != 8192 || !strings.HasSuffix(result.Said, "the end") || len(result.Said) > maxReason {
+			t.Errorf("tail has %d bytes, of which are kept %q", len(a["tail"]), result.Said)
 		}
 	})
 }
@@ -226,7 +226,7 @@ func TestWhatIsPrintedAfterTheEndIsNotLookedAt(t *testing.T) {
 		m.program(t, "sha256sum", "echo more >>output\nexec /usr/bin/sha256sum\n") // as what the command left behind may
 		result, err := parseResult(m.run(t, "turn", "echo text"))
 		sum := sha256.Sum256([]byte("text\n"))
-		if err != nil || result.Output.Size != 5 || result.Output.SHA256 != hex.EncodeToString(sum[:]) || result.Tail != "text\n" {
+		if err != nil || result.Output.Size != 5 || result.Output.SHA256 != hex.EncodeToString(sum[:]) || result.Said != "text" {
 			t.Errorf("%+v, %v", result, err)
 		}
 	})

@@ -1,6 +1,7 @@
 package ssh
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -19,10 +20,7 @@ import (
 	"commissaire/domain/event"
 )
 
-const (
-	maxReason = 300  // bytes of a host's own words in an error
-	maxTail   = 1024 // process.Result.Tail
-)
+const maxReason = 300 // bytes of a host's own words in an error
 
 // Session is a connection to a host, in the hands of one caller.
 type Session struct {
@@ -95,7 +93,7 @@ func (s *Session) Facts(ctx context.Context) (event.Facts, error) {
 	}
 	facts, err := parseFacts(a)
 	if err != nil {
-		return event.Facts{}, s.refused("%s", err)
+		return event.Facts{}, s.unfit(err.Error())
 	}
 	return facts, nil
 }
@@ -154,7 +152,7 @@ func (s *Session) Run(ctx context.Context, turn process.Turn, work process.Work)
 
 // Check runs a health command as root, as often as it is asked to. The host ends
 // it after Config.Answer, or shortly before ctx's deadline.
-func (s *Session) Check(ctx context.Context, command string) (exit int, tail string, err error) {
+func (s *Session) Check(ctx context.Context, command string) (exit int, said string, err error) {
 	limit := s.remote.config.Answer
 	if deadline, ok := ctx.Deadline(); ok {
 		limit = min(limit, time.Until(deadline))
@@ -175,7 +173,7 @@ func (s *Session) Check(ctx context.Context, command string) (exit int, tail str
 	if err != nil {
 		return 0, "", s.refused("its answer about a health command makes no sense")
 	}
-	return int(status), lastLine(a["output"], maxReason), nil
+	return int(status), words(a["output"]), nil
 }
 
 // versionForm is what rpm-ostree takes for a version, with room to spare.
@@ -270,7 +268,7 @@ func (s *Session) step(ctx context.Context, turn process.Turn, number int, step 
 	case result.Exit == nil:
 		return s.refused("%s", result.Interrupted)
 	case *result.Exit != 0:
-		return s.refused("exit status %d: %s", *result.Exit, lastLine(result.Tail, maxReason))
+		return s.refused("exit status %d: %s", *result.Exit, cmp.Or(result.Said, "it printed nothing"))
 	}
 	return nil
 }
@@ -318,13 +316,17 @@ func (s *Session) run(ctx context.Context, turn process.Turn, command, argument 
 		// The host ends the command by itself; this is for one that does not.
 		limit: limit + time.Minute + s.remote.config.Answer,
 	}
+	var said saying
 	if output != nil {
 		defer func() { output.Close(err == nil) }()
 		from, head, tail := output.Wanted()
 		for _, n := range []int64{from, head, tail} {
 			r.arguments = append(r.arguments, strconv.FormatInt(n, 10))
 		}
-		r.printed = output.Write
+		r.printed = func(from int64, text []byte) {
+			said.at(from, text)
+			output.Write(from, text)
+		}
 	}
 	a, err := s.ask(ctx, r)
 	if err != nil {
@@ -334,7 +336,9 @@ func (s *Session) run(ctx context.Context, turn process.Turn, command, argument 
 		return process.Result{}, s.refused("%s", err)
 	}
 	if output != nil {
-		output.Write(max(0, result.Output.Size-int64(len(a["tail"]))), []byte(a["tail"]))
+		end := []byte(a["tail"])
+		r.printed(max(0, result.Output.Size-int64(len(end))), end)
+		result.Said = said.String()
 	}
 	return result, nil
 }
@@ -368,7 +372,7 @@ func parseResult(a answer) (process.Result, error) {
 		return process.Result{}, errors.New("its digest of the output cannot be read")
 	}
 	result.Output = event.Output{Size: number(a["size"], math.MaxInt64), SHA256: sum}
-	result.Tail = tail(a["tail"], maxTail)
+	result.Said = words(a["tail"])
 	return result, nil
 }
 
@@ -402,7 +406,11 @@ func (s *Session) ask(ctx context.Context, r request) (answer, error) {
 		return nil, s.refused("%s", rejected.reason)
 	default:
 		c.end(err)
-		return nil, s.broke(context.Cause(c.over))
+		why := context.Cause(c.over)
+		if none, ok := errors.AsType[*noAnswer](err); ok && none.said != "" {
+			why = fmt.Errorf("%w; it said: %s", why, none.said)
+		}
+		return nil, s.broke(why)
 	}
 	if seen, fenced := a["fenced"]; fenced {
 		return nil, &process.Fenced{Host: s.target.Host, Seen: domain.Term(number(seen, math.MaxInt64)), Ours: s.target.Leader.Term}
@@ -411,13 +419,17 @@ func (s *Session) ask(ctx context.Context, r request) (answer, error) {
 		return nil, s.foreign(who)
 	}
 	if why, refused := a["refused"]; refused {
-		reason := line(why, maxReason)
-		if said := c.said(); said != "" {
-			reason += " (" + said + ")"
-		}
-		return nil, s.refused("%s", reason)
+		return nil, s.unfit(cmp.Or(line(why, maxReason), "it refuses, and does not say why"))
 	}
 	return a, nil
+}
+
+// unfit refuses, and tells what the host said about it.
+func (s *Session) unfit(why string) error {
+	if said := s.connection.said(); said != "" {
+		why += " (" + said + ")"
+	}
+	return s.refused("%s", why)
 }
 
 func (s *Session) gaveUp(ctx context.Context, r request) error {
@@ -425,7 +437,7 @@ func (s *Session) gaveUp(ctx context.Context, r request) error {
 }
 
 func (s *Session) broke(why error) error {
-	return &process.Unreachable{Reason: fmt.Sprintf("the connection to %s broke: %s", s.target.Host, line(why.Error(), maxReason))}
+	return &process.Unreachable{Reason: fmt.Sprintf("the connection to %s broke: %s", s.target.Host, line(why.Error(), 2*maxReason))}
 }
 
 func (s *Session) refused(format string, arguments ...any) error {

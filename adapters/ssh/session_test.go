@@ -237,12 +237,120 @@ func TestKeepAlivesGoOnDuringALongCommand(t *testing.T) {
 	}
 }
 
-func TestAUserWithoutSudoIsRefusedWithItsWords(t *testing.T) {
-	s := newSite(t, Config{}, func(m *machine) { m.user = "guest" })
-	s.put(t, "run/do-sudo", "echo 'sudo: a password is required' >&2; exit 1")
+func TestAHostThatGivesNoAnswerIsRefusedWithItsWords(t *testing.T) {
+	rule := "; the rule `guest ALL=(root) NOPASSWD: ALL` is wanted in its sudoers, or at least the command /bin/sh in place of the last ALL"
+	for name, c := range map[string]struct{ sudo, want string }{
+		"no rule":         {"echo 'sudo: a password is required' >&2; exit 1", "sudo: a password is required" + rule},
+		"no rule for it":  {"echo 'Sorry, user guest is not allowed to execute '\\''/bin/sh -s'\\'' as root on web.' >&2; exit 1", "Sorry, user guest is not allowed to execute '/bin/sh -s' as root on web." + rule},
+		"not in sudoers":  {"echo 'guest is not in the sudoers file.' >&2; exit 1", "guest is not in the sudoers file." + rule},
+		"sudo-rs":         {"echo 'sudo: interactive authentication is required' >&2; exit 1", "sudo: interactive authentication is required" + rule},
+		"another tongue":  {"echo 'sudo: Ein Passwort ist notwendig' >&2; exit 1", "sudo: Ein Passwort ist notwendig" + rule},
+		"no terminal":     {"echo 'sudo: sorry, you must have a tty to run sudo' >&2; exit 1", "sudo: sorry, you must have a tty to run sudo; `Defaults:guest !requiretty` is wanted in its sudoers, and the rule `guest ALL=(root) NOPASSWD: ALL`"},
+		"no sudo":         {"echo 'bash: line 1: sudo: command not found' >&2; exit 127", "bash: line 1: sudo: command not found; install sudo there, or give root as remote_user"},
+		"another user":    {`echo 'Please login as the user "ubuntu" rather than the user "guest".'; echo; exit 142`, `Please login as the user "ubuntu" rather than the user "guest".; give that user as remote_user`},
+		"no shell":        {"echo 'This account is currently not available.'; exit 1", "This account is currently not available.; give guest a shell there (usermod -s /bin/sh guest)"},
+		"expired":         {"echo 'WARNING: Your password has expired.' >&2; echo 'Password change required but no TTY available.' >&2; exit 1", "Password change required but no TTY available.; change the password of guest there, or let it not expire (chage -M -1 guest)"},
+		"a warning, too":  {"echo 'bash: warning: setlocale: LC_ALL: cannot change locale (de_DE.UTF-8)' >&2; echo 'Only backups here.'; exit 1", "Only backups here."},
+		"both of them":    {"echo 'error: no room'; echo 'gave up' >&2; exit 1", "error: no room … gave up"},
+		"not a word":      {"exit 7", "it ended with exit status 7 and printed nothing"},
+		"without failing": {"exit 0", "it ended with exit status 0 and printed nothing"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, Config{}, func(m *machine) { m.user = "guest" })
+			s.put(t, "run/do-sudo", c.sudo)
+			_, err := s.dial(t).Facts(t.Context())
+			if why := refusal(t, err); why != "it does not run sudo -n /bin/sh -s: "+c.want {
+				t.Error(why)
+			}
+		})
+	}
+}
+
+func TestWhatAHostAsksForInPlaceOfAnAnswerIsTold(t *testing.T) {
+	s := newSite(t, Config{Answer: 200 * time.Millisecond}, func(m *machine) { m.user = "guest" })
+	s.put(t, "run/do-sudo", "echo 'Choose a context: '; exec cat >/dev/null")
 	_, err := s.dial(t).Facts(t.Context())
-	if why := refusal(t, err); !strings.Contains(why, "sudo: a password is required") {
+	if why := unreachable(t, err); why != "the connection to 127.0.0.1 broke: it gave no answer within 200ms; it said: Choose a context" {
 		t.Error(why)
+	}
+}
+
+func TestFactsThatCannotBeReadAreToldWithTheHostsWords(t *testing.T) {
+	s := newSite(t, Config{})
+	s.put(t, "run/ostree-booted", "")
+	s.put(t, "run/do-rpm-ostree", "echo 'error: Loading sysroot: exit status: 1' >&2; exit 1")
+	_, err := s.dial(t).Facts(t.Context())
+	if why := refusal(t, err); !strings.HasSuffix(why, " (error: Loading sysroot: exit status: 1)") {
+		t.Error(why)
+	}
+}
+
+func TestARefusalIsToldWithTheHostsWords(t *testing.T) {
+	s := newSite(t, Config{})
+	s.put(t, "lib/commissaire", "not a directory")
+	_, err := s.dial(t).Run(t.Context(), process.Turn{Name: "turn"}, process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}})
+	if why := refusal(t, err); !strings.HasPrefix(why, "could not make /var/lib/commissaire (mkdir: ") {
+		t.Error(why)
+	}
+}
+
+func TestTheErrorIsToldHoweverMuchIsPrintedAfterIt(t *testing.T) {
+	s := newSite(t, Config{})
+	s.put(t, "run/do-dnf", `echo 'error: no space left on /boot'
+i=0
+while [ $i -lt 2000 ]; do echo "cleaning up after $i"; i=$((i + 1)); done
+exit 1`)
+	work := process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}, Output: func(string) process.Output { return nowhere{} }}
+	result, err := s.dial(t).Run(t.Context(), process.Turn{Name: "turn"}, work)
+	if err != nil || result.Said != "error: no space left on /boot … cleaning up after 1999" {
+		t.Errorf("%+v, %v", result, err)
+	}
+}
+
+// nowhere is output that all is wanted of and nothing kept.
+type nowhere struct{}
+
+func (nowhere) Wanted() (from, head, tail int64) { return 0, 1 << 20, 1 << 10 }
+func (nowhere) Write(int64, []byte)              {}
+func (nowhere) Close(bool)                       {}
+
+func TestAHealthCommandIsToldWithItsWords(t *testing.T) {
+	s := newSite(t, Config{})
+	exit, said, err := s.dial(t).Check(t.Context(), `echo 'error: 2 of 3 disks are gone' >&2; echo one; echo 'two: '; exit 4`)
+	if err != nil || exit != 4 || said != "error: 2 of 3 disks are gone … two" {
+		t.Errorf("%d, %q, %v", exit, said, err)
+	}
+}
+
+func TestWhatIsSaidInPlaceOfSSHIsTold(t *testing.T) {
+	for greeting, want := range map[string]string{
+		"Not allowed at this time\r\n": "it said: Not allowed at this time",
+		"Exceeded MaxStartups\r\n":     "it said: Exceeded MaxStartups",
+		"220 mail.example ESMTP\r\n":   "it said: 220 mail.example ESMTP",
+		"":                             "no SSH with ",
+	} {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		go func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				io.WriteString(conn, greeting)
+				io.ReadFull(conn, make([]byte, len("SSH-2.0-Commissaire\r\n")))
+				conn.Close()
+			}
+		}()
+		secret, _ := newLogin(t)
+		remote := New(Config{Reach: Reach{Loopback: true}}, keys{"key": secret}, slog.New(slog.DiscardHandler))
+		_, err = remote.Dial(t.Context(), process.Target{Host: "127.0.0.1", Port: listener.Addr().(*net.TCPAddr).Port, User: domain.Root, Credential: "key"})
+		if why := unreachable(t, err); !strings.Contains(why, want) {
+			t.Error(why)
+		}
 	}
 }
 
@@ -392,7 +500,7 @@ func TestWorkOutlivesTheConnection(t *testing.T) {
 	s.put(t, "run/go", "")
 	for range 2 {
 		result, err := s.dial(t).Run(t.Context(), turn, work)
-		if err != nil || result.Exit == nil || *result.Exit != 0 || result.Tail != "upgrading\nComplete!\n" || result.Output.Size != 20 {
+		if err != nil || result.Exit == nil || *result.Exit != 0 || result.Said != "Complete!" || result.Output.Size != 20 {
 			t.Errorf("%+v, %v", result, err)
 		}
 	}

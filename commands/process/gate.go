@@ -104,5 +104,5 @@ func (w *working) checkCommand(ctx context.Context, command string) (string, err
 	if err != nil || exit == 0 {
 		return "", err
 	}
-	return fmt.Sprintf("the health command ended with exit status %d%s", exit, lastLine(said)), nil
+	return "the health command " + ended(exit, said), nil
 }

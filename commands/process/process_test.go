@@ -72,3 +72,21 @@ func TestAReasonIsCutBetweenRunes(t *testing.T) {
 		}
 	}
 }
+
+func TestHowACommandFailedIsNeverLeftOpen(t *testing.T) {
+	exit := func(n int) *int { return &n }
+	for _, c := range []struct {
+		result Result
+		want   string
+		failed bool
+	}{
+		{Result{Exit: exit(0), Said: "Complete!"}, "", false},
+		{Result{Exit: exit(4), Said: "error: no room"}, "ended with exit status 4: error: no room", true},
+		{Result{Exit: exit(4)}, "ended with exit status 4: it printed nothing", true},
+		{Result{Interrupted: "interrupted by a reboot"}, "was interrupted by a reboot", true},
+	} {
+		if how, failed := c.result.Failed(); failed != c.failed || failed && how != c.want {
+			t.Errorf("%+v: %q, %v", c.result, how, failed)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -84,8 +85,8 @@ type Session interface {
 	Reboot(ctx context.Context, turn Turn, bootID string) error
 
 	// Check runs a health command, as often as it is asked to, and returns its
-	// exit status and the end of what it printed.
-	Check(ctx context.Context, command string) (exit int, tail string, err error)
+	// exit status and what it said, as Result has it.
+	Check(ctx context.Context, command string) (exit int, said string, err error)
 
 	Close() error
 }
@@ -134,7 +135,23 @@ type Result struct {
 	Interrupted string
 
 	Output event.Output
-	Tail   string // the last lines of the output, at most 1 KiB of valid UTF-8
+
+	// Said is, of the output, what tells why the command ended so: one line of
+	// printable text, of at most 300 bytes; "" where it printed nothing.
+	Said string
+}
+
+// Failed tells how a command ended that failed, as in "the upgrade …".
+func (r Result) Failed() (how string, failed bool) {
+	if r.Exit == nil {
+		return "was " + r.Interrupted, true
+	}
+	return ended(*r.Exit, r.Said), *r.Exit != 0
+}
+
+// ended is how something ended that printed what it said.
+func ended(exit int, said string) string {
+	return fmt.Sprintf("ended with exit status %d: %s", exit, cmp.Or(said, "it printed nothing"))
 }
 
 // Unreachable says that no connection could be made, or that it broke. Trying

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"commissaire/domain"
@@ -338,19 +337,17 @@ func (w *working) run(ctx context.Context, before event.Facts) (after event.Fact
 	if err != nil {
 		return after, nil, err
 	}
-	if result.Exit != nil && *result.Exit != 0 {
-		return after, event.HostTurnFailed{
-			Turn: w.at, Exit: result.Exit, Output: result.Output,
-			Reason: fmt.Sprintf("the %s ended with exit status %d%s", w.kind, *result.Exit, lastLine(result.Tail)),
-		}, nil
+	how, failed := result.Failed()
+	if failed && result.Exit != nil {
+		return after, event.HostTurnFailed{Turn: w.at, Exit: result.Exit, Output: result.Output, Reason: fmt.Sprintf("the %s %s", w.kind, how)}, nil
 	}
 	if after, err = w.facts(ctx, time.Time{}); err != nil {
 		return after, nil, err
 	}
-	if result.Exit == nil && !took(w.kind, w.version, w.state, after) {
+	if failed && !took(w.kind, w.version, w.state, after) {
 		return after, event.HostTurnFailed{
 			Turn: w.at, Output: result.Output,
-			Reason: fmt.Sprintf("the %s was %s: see on the host how far it got, then start it again", w.kind, result.Interrupted),
+			Reason: fmt.Sprintf("the %s %s: see on the host how far it got, then start it again", w.kind, how),
 		}, nil
 	}
 	reboot := w.policy.Reboot == event.AlwaysReboot || w.policy.Reboot == event.RebootIfNeeded && after.Pending != ""
@@ -491,16 +488,11 @@ func (w *working) downloaded(ctx context.Context, at event.Turn) (event.Operatio
 		return nil, err
 	}
 	result, err := w.command(ctx, Work{Act: Stage, Kind: w.kind, Version: w.version, Facts: facts})
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case result.Exit == nil:
-		return event.HostTurnFailed{Turn: at, Output: result.Output, Reason: "the download was " + result.Interrupted}, nil
-	case *result.Exit != 0:
-		return event.HostTurnFailed{
-			Turn: at, Exit: result.Exit, Output: result.Output,
-			Reason: fmt.Sprintf("the download ended with exit status %d%s", *result.Exit, lastLine(result.Tail)),
-		}, nil
+	}
+	if how, failed := result.Failed(); failed {
+		return event.HostTurnFailed{Turn: at, Exit: result.Exit, Output: result.Output, Reason: "the download " + how}, nil
 	}
 	return nil, w.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.Stage(at) })
 }
@@ -524,8 +516,9 @@ func (t *turn) cleanUp(ctx context.Context) event.Position {
 		facts, err := w.facts(ctx, time.Time{})
 		if err == nil && facts.Pending == deployment {
 			var result Result
-			if result, err = w.command(ctx, Work{Act: CleanUp, Kind: w.kind, Facts: facts}); err == nil && (result.Exit == nil || *result.Exit != 0) {
-				err = &Refused{Reason: "rpm-ostree cleanup -p failed" + lastLine(result.Tail)}
+			result, err = w.command(ctx, Work{Act: CleanUp, Kind: w.kind, Facts: facts})
+			if how, failed := result.Failed(); err == nil && failed {
+				err = &Refused{Reason: "rpm-ostree cleanup -p " + how}
 			}
 		}
 		failure := ""
@@ -537,13 +530,4 @@ func (t *turn) cleanUp(ctx context.Context) event.Position {
 		}
 		return nil, t.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.CleanUp(at, failure) })
 	})
-}
-
-func lastLine(text string) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	last := strings.TrimSpace(lines[len(lines)-1])
-	if last == "" {
-		return ""
-	}
-	return ": " + last
 }

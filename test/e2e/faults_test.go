@@ -144,7 +144,7 @@ func TestFaultsOfAHost(t *testing.T) {
 		r.add("disassociated") // what a login shell prints is of no interest
 		r.bad.FailNext("dnf -y upgrade", 3)
 		o := r.run("upgrade", "failed")
-		if why := turnOf(o, 1)["reason"]; why != "the upgrade ended with exit status 3: \uFFFD[2J]0;owneddnf: failed, as it was told to" {
+		if why := turnOf(o, 1)["reason"]; why != "the upgrade ended with exit status 3: \uFFFDdnf: failed, as it was told to" {
 			t.Errorf("the reason: %q", why)
 		}
 		for _, path := range []string{"/operation/" + sprint(o["id"]), "/operation/" + sprint(o["id"]) + "/history", "/host/" + r.bad.Address() + "/history"} {
