@@ -106,8 +106,10 @@ func hostCommand(b body, at domain.Address) (commands.PutHost, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if cmd.RemoteUser, err = domain.ParseRemoteUser(user); err != nil {
-		return fail(err)
+	if user != "" { // else it is the default, or that of the known host
+		if cmd.RemoteUser, err = domain.ParseRemoteUser(user); err != nil {
+			return fail(err)
+		}
 	}
 	cluster, err := b.str("cluster")
 	if err != nil {

@@ -242,3 +242,35 @@ func TestOptionsThatDifferInALargeNumberAreOthers(t *testing.T) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }
+
+func TestAKnownHostIsNotSaidToBeChanged(t *testing.T) {
+	s := newService(t)
+	const path = "/api/v0/host/10.0.0.1"
+	s.put("/host/10.0.0.1", `{"ssh_priv_key":"`+aKey+`"}`)
+	var added event.HostAdded
+	for r := range s.ReadStream(t.Context(), event.RosterStream, 0) {
+		added, _ = r.Event.(event.HostAdded)
+	}
+	const pinned, other = "SHA256:eUXGGm1YGsMAS7vkcx6JOJdOGHPem5gQp4taiCfCLB8", "SHA256:ngi5RJPRk2bqDt9UBZUyLk2vkvlgkKkIhmQLMhFYhNs"
+	if _, err := s.Append(t.Context(), event.HostStream(added.HostID), event.NoRevision, []event.Decided{{
+		ID: uuid.New(), Event: event.HostKeyPinned{Host: "10.0.0.1", Type: "ssh-ed25519", Fingerprint: pinned, AddedBy: "ann"}, Meta: event.Meta{Schema: 1},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	for body, status := range map[string]int{
+		`{}`: 201, `{"ssh_priv_key":"` + aKey + `","remote_user":"root","ssh_port":22,"ssh_host_key":"` + pinned + `","ssh_certificate":""}`: 201,
+		`{"remote_user":"","ssh_host_key":""}`: 201,
+		`{"ssh_port":2222}`:                    409, `{"remote_user":"core"}`: 409, `{"ssh_host_key":"` + other + `"}`: 409, `{"ssh_certificate":"bogus"}`: 409,
+		`{"ssh_port":0}`: 400, `{"ssh_port":"22"}`: 400, `{"remote_user":"no user"}`: 400,
+	} {
+		w, problem := s.do(http.MethodPut, path, body)
+		detail, _ := problem["detail"].(string)
+		if w.Code != status || status == 409 && !strings.Contains(detail, "DELETE") && !strings.Contains(detail, "/hostkey") {
+			t.Errorf("%s: %d %s", body, w.Code, w.Body)
+		}
+	}
+	s.put("/host", `{"ssh_priv_key":"`+aKey+`"}`) // of the connection, which is 192.0.2.1
+	if w, _ := s.do(http.MethodPut, "/api/v0/host", `{"ssh_port":2222}`); w.Code != http.StatusConflict {
+		t.Errorf("PUT /host: %d %s", w.Code, w.Body)
+	}
+}

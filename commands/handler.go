@@ -143,19 +143,33 @@ func (h *Handler) hostAt(ctx context.Context, address domain.Address) (roster.Ho
 
 // ready asks a host's own history whether it may join a cluster.
 func (h *Handler) ready(ctx context.Context, failed *error) roster.Ready {
-	return func(id domain.HostID) bool {
-		ready := false
+	return asked(ctx, h, failed, (*host.Host).Ready)
+}
+
+// pinned asks a host's own history which host key it has.
+func (h *Handler) pinned(ctx context.Context, failed *error) roster.Pinned {
+	return asked(ctx, h, failed, func(one *host.Host) string {
+		key, _ := one.Pinned()
+		return key.Fingerprint
+	})
+}
+
+// asked is what hosts' own histories say. Where one could not be read that is the
+// zero value, and failed says why.
+func asked[T any](ctx context.Context, h *Handler, failed *error, ask func(*host.Host) T) func(domain.HostID) T {
+	return func(id domain.HostID) T {
+		var answer, unknown T
 		_, err := h.onHost(ctx, Who{}, id, func(one *host.Host) ([]event.HostEvent, error) {
-			ready = one.Ready()
+			answer = ask(one)
 			return nil, nil
 		})
 		if err != nil {
 			if *failed == nil {
 				*failed = fmt.Errorf("read the host's history: %w", err)
 			}
-			return false
+			return unknown
 		}
-		return ready
+		return answer
 	}
 }
 

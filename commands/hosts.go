@@ -14,9 +14,9 @@ import (
 // PutHost asks for a host to be known.
 type PutHost struct {
 	Address    domain.Address
-	PrivateKey string // base64 of an unencrypted private key; secret
-	HasKey     bool   // false: the key of a known host is not compared
-	RemoteUser domain.RemoteUser
+	PrivateKey string              // base64 of an unencrypted private key; secret
+	HasKey     bool                // false: the key of a known host is not compared
+	RemoteUser domain.RemoteUser   // "": root; the user of a known host is not compared
 	Cluster    *domain.ClusterName // nil: none
 	Port       int                 // 0: 22
 	HostKey    string              // fingerprint SHA256:… of the host's key; "": the first one that is trusted is pinned
@@ -34,7 +34,7 @@ type HostCredentials struct {
 }
 
 // PutHost makes a host known, and a member where a cluster is named. For a
-// known host it checks that key and cluster are the same and changes nothing.
+// known host it checks that what is given is the same, and changes nothing.
 // The key is sealed and kept before the host is recorded.
 func (h *Handler) PutHost(ctx context.Context, who Who, cmd PutHost) (Receipt, error) {
 	key, keyErr := base64.StdEncoding.DecodeString(cmd.PrivateKey)
@@ -48,7 +48,18 @@ func (h *Handler) PutHost(ctx context.Context, who Who, cmd PutHost) (Receipt, e
 	if keyErr != nil {
 		added.Fingerprint = "unreadable" // no key has this fingerprint
 	}
-	decide := func(r *roster.Roster) ([]event.RosterEvent, error) { return r.AddHost(added, cmd.Cluster, cmd.HasKey) }
+	decide := func(r *roster.Roster) ([]event.RosterEvent, error) {
+		compared := added
+		if compared.Certificate == "" {
+			compared.Certificate = cmd.Certificate // as it was sent: that of a known host may have expired
+		}
+		var failed error
+		events, err := r.AddHost(compared, cmd.Cluster, h.pinned(ctx, &failed))
+		if failed != nil {
+			return nil, failed
+		}
+		return events, err
+	}
 
 	isNew := false
 	receipt, err := h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) {

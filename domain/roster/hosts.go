@@ -2,6 +2,7 @@ package roster
 
 import (
 	"cmp"
+	"strings"
 
 	"commissaire/domain"
 	"commissaire/domain/event"
@@ -9,19 +10,25 @@ import (
 
 // The rules about hosts.
 var (
-	ErrNoHost      = domain.Refuse(domain.NotFound, "no-such-host")
-	ErrOtherKey    = domain.Refuse(domain.Conflict, "host-has-another-key")
-	ErrOtherMember = domain.Refuse(domain.Conflict, "host-in-another-cluster")
-	ErrHostInHand  = domain.Refuse(domain.Conflict, "host-in-hand")
-	ErrTaken       = domain.Refuse(domain.Conflict, "host-taken")
-	ErrLeft        = domain.Refuse(domain.Conflict, "host-left")
-	ErrOldTerm     = domain.Refuse(domain.Conflict, "old-term")
+	ErrNoHost   = domain.Refuse(domain.NotFound, "no-such-host")
+	ErrOtherKey = domain.Refuse(domain.Conflict, "host-has-another-key")
+	// ErrKnownOtherwise refuses what is given of a host that is known otherwise.
+	ErrKnownOtherwise = domain.Refuse(domain.Conflict, "host-known-otherwise")
+	ErrOtherMember    = domain.Refuse(domain.Conflict, "host-in-another-cluster")
+	ErrHostInHand     = domain.Refuse(domain.Conflict, "host-in-hand")
+	ErrTaken          = domain.Refuse(domain.Conflict, "host-taken")
+	ErrLeft           = domain.Refuse(domain.Conflict, "host-left")
+	ErrOldTerm        = domain.Refuse(domain.Conflict, "old-term")
 )
 
-// AddHost makes a host known, and a member of a cluster where one is named. For
-// a host that is known already, nothing changes; a key given (compared) must
-// then be its key.
-func (r *Roster) AddHost(host event.HostAdded, cluster *domain.ClusterName, compared bool) ([]event.RosterEvent, error) {
+// Pinned is the fingerprint of the host key that a host's own history has; "" while
+// it has none.
+type Pinned func(domain.HostID) string
+
+// AddHost makes a host known, and a member of a cluster where one is named. For a
+// host that is known already nothing changes, and what is given of it (neither ""
+// nor 0) must be as it is known.
+func (r *Roster) AddHost(host event.HostAdded, cluster *domain.ClusterName, pinned Pinned) ([]event.RosterEvent, error) {
 	var c Cluster
 	if cluster != nil {
 		var err error
@@ -31,12 +38,15 @@ func (r *Roster) AddHost(host event.HostAdded, cluster *domain.ClusterName, comp
 	}
 	if known, ok := r.HostAt(host.Host); ok {
 		switch {
-		case compared && known.Fingerprint != host.Fingerprint:
+		case host.Fingerprint != "" && known.Fingerprint != host.Fingerprint:
 			return nil, ErrOtherKey.With("host %s is known with another key; DELETE it first to add it with a new one", host.Host)
 		case cluster != nil && known.Cluster != c.ID:
 			return nil, ErrOtherMember.With("host %s is known and not a member of cluster %s; use /cluster/%s/hosts/%s", host.Host, c.Name, c.Name, host.Host)
 		}
-		return nil, nil
+		return nil, known.contradicted(host, pinned)
+	}
+	if host.RemoteUser == "" {
+		host.RemoteUser = domain.Root
 	}
 	if host.Fingerprint == "" {
 		return nil, domain.ErrInvalid.At("ssh_priv_key", "a new host needs the base64 of an unencrypted private key")
@@ -46,6 +56,42 @@ func (r *Roster) AddHost(host event.HostAdded, cluster *domain.ClusterName, comp
 		events = append(events, event.HostJoined{HostID: host.HostID, Host: host.Host, ClusterID: c.ID, Cluster: c.Name})
 	}
 	return events, nil
+}
+
+// contradicted refuses what is given of a host and is not as it is known.
+func (h Host) contradicted(given event.HostAdded, pinned Pinned) error {
+	differs := func(field string, known, given any) error {
+		return ErrKnownOtherwise.At(field, "host %s is known with %v, not with %v, and stays so; DELETE it first to add it with that", h.Host, known, given)
+	}
+	switch {
+	case given.Port != 0 && given.Port != cmp.Or(h.Port, sshPort):
+		return differs("ssh_port", cmp.Or(h.Port, sshPort), given.Port)
+	case given.RemoteUser != "" && given.RemoteUser != cmp.Or(h.RemoteUser, domain.Root):
+		return differs("remote_user", cmp.Or(h.RemoteUser, domain.Root), given.RemoteUser)
+	}
+	if given.HostKey != "" {
+		switch known := cmp.Or(pinned(h.HostID), h.HostKey); known {
+		case given.HostKey:
+		case "":
+			return differs("ssh_host_key", "none", given.HostKey)
+		default:
+			return ErrKnownOtherwise.At("ssh_host_key", "the key of host %s is %s, not %s; PUT /host/%s/hostkey accepts another one that it shows",
+				h.Host, known, given.HostKey, h.Host)
+		}
+	}
+	if given.Certificate != "" && !sameCertificate(given.Certificate, h.Certificate) {
+		return ErrKnownOtherwise.At("ssh_certificate", "host %s is known with another one, or without; DELETE it first to add it with this one", h.Host)
+	}
+	return nil
+}
+
+// sshPort is where hosts are reached unless told otherwise.
+const sshPort = 22
+
+// sameCertificate compares two lines without their comments.
+func sameCertificate(a, b string) bool {
+	x, y := strings.Fields(a), strings.Fields(b)
+	return len(x) >= 2 && len(y) >= 2 && x[0] == y[0] && x[1] == y[1]
 }
 
 // RemoveHost makes a host unknown; if it is a member somewhere it leaves before.

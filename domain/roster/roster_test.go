@@ -16,9 +16,9 @@ import (
 var (
 	created = event.ClusterCreated{ClusterID: "C", Cluster: "c", Network: "default"}
 	other   = event.ClusterCreated{ClusterID: "D", Cluster: "d", Network: "default"}
-	one     = event.HostAdded{HostID: "1", Host: "10.0.0.1", Credential: "k", Fingerprint: "f"}
-	two     = event.HostAdded{HostID: "2", Host: "10.0.0.2", Credential: "k", Fingerprint: "f"}
-	ten     = event.HostAdded{HostID: "10", Host: "10.0.0.10", Credential: "k", Fingerprint: "f"}
+	one     = event.HostAdded{HostID: "1", Host: "10.0.0.1", RemoteUser: "root", Credential: "k", Fingerprint: "f"}
+	two     = event.HostAdded{HostID: "2", Host: "10.0.0.2", RemoteUser: "root", Credential: "k", Fingerprint: "f"}
+	ten     = event.HostAdded{HostID: "10", Host: "10.0.0.10", RemoteUser: "root", Credential: "k", Fingerprint: "f"}
 )
 
 func joined(h event.HostAdded) event.HostJoined {
@@ -42,13 +42,15 @@ type decision func(*Roster) ([]event.RosterEvent, error)
 
 func ready(domain.HostID) bool { return true }
 
+func unpinned(domain.HostID) string { return "" }
+
 func add(h event.HostAdded, cluster ...domain.ClusterName) decision {
 	return func(r *Roster) ([]event.RosterEvent, error) {
 		var c *domain.ClusterName
 		if len(cluster) > 0 {
 			c = &cluster[0]
 		}
-		return r.AddHost(h, c, true)
+		return r.AddHost(h, c, unpinned)
 	}
 }
 
@@ -212,7 +214,7 @@ func TestAHostIsNeverInTwoClusters(t *testing.T) {
 				}
 				events, _ = r.PutMembers(name, present, rapid.SliceOf(address).Draw(t, "new"), ready)
 			case 3:
-				events, _ = r.AddHost(event.HostAdded{HostID: "n", Host: host, Fingerprint: "f"}, &name, true)
+				events, _ = r.AddHost(event.HostAdded{HostID: "n", Host: host, Fingerprint: "f"}, &name, unpinned)
 			}
 			for _, e := range events {
 				r.Evolve(e)
@@ -228,4 +230,59 @@ func TestAHostIsNeverInTwoClusters(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestAKnownHostThatIsGivenOtherwiseIsRefused(t *testing.T) {
+	plain := event.HostAdded{HostID: "1", Host: "10.0.0.1", RemoteUser: "root", Fingerprint: "f"}
+	special := plain
+	special.Port, special.RemoteUser, special.HostKey, special.Certificate = 2222, "core", "SHA256:a", "ssh-ed25519-cert-v01@openssh.com AAAA"
+	type given = event.HostAdded
+	for name, c := range map[string]struct {
+		known  event.HostAdded
+		pinned string
+		given  given
+		field  string // "": it is the same
+	}{
+		"nothing":                             {special, "", given{}, ""},
+		"all":                                 {special, "", special, ""},
+		"the default port":                    {plain, "", given{Port: 22}, ""},
+		"another port":                        {plain, "", given{Port: 2222}, "ssh_port"},
+		"the default port of another":         {special, "", given{Port: 22}, "ssh_port"},
+		"the default user":                    {plain, "", given{RemoteUser: "root"}, ""},
+		"another user":                        {plain, "", given{RemoteUser: "core"}, "remote_user"},
+		"the default user of another":         {special, "", given{RemoteUser: "root"}, "remote_user"},
+		"a host key, of a host with none":     {plain, "", given{HostKey: "SHA256:a"}, "ssh_host_key"},
+		"the pinned host key":                 {plain, "SHA256:a", given{HostKey: "SHA256:a"}, ""},
+		"another host key than the pinned":    {plain, "SHA256:a", given{HostKey: "SHA256:b"}, "ssh_host_key"},
+		"the first host key, of another now":  {special, "SHA256:b", given{HostKey: "SHA256:a"}, "ssh_host_key"},
+		"the host key that was accepted":      {special, "SHA256:b", given{HostKey: "SHA256:b"}, ""},
+		"another host key than the given":     {special, "", given{HostKey: "SHA256:b"}, "ssh_host_key"},
+		"the certificate with a comment":      {special, "", given{Certificate: special.Certificate + "  ann@example.com\n"}, ""},
+		"another certificate":                 {special, "", given{Certificate: special.Certificate + "B"}, "ssh_certificate"},
+		"a certificate, of a host without":    {plain, "", given{Certificate: special.Certificate}, "ssh_certificate"},
+		"what is no certificate":              {special, "", given{Certificate: "bogus"}, "ssh_certificate"},
+		"the port before the host key":        {plain, "", given{Port: 1, HostKey: "SHA256:b"}, "ssh_port"},
+		"the host key before the certificate": {plain, "", given{HostKey: "SHA256:b", Certificate: "bogus"}, "ssh_host_key"},
+	} {
+		r := New()
+		r.Evolve(c.known)
+		c.given.Host = c.known.Host
+		events, err := r.AddHost(c.given, nil, func(domain.HostID) string { return c.pinned })
+		if len(events) > 0 || (err != nil) != (c.field != "") {
+			t.Errorf("%s: %v, %v", name, events, err)
+		}
+		refusal, ok := errors.AsType[*domain.Refusal](err)
+		if c.field != "" && (!ok || refusal.Kind != domain.Conflict || refusal.Fields[0].Field != c.field || !strings.Contains(refusal.Detail, "DELETE") && !strings.Contains(refusal.Detail, "/hostkey")) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestAnotherKeyOrClusterIsSaidBeforeWhatElseDiffers(t *testing.T) {
+	another := one
+	another.Fingerprint, another.Port = "g", 1
+	given(t, one).When(add(another)).ThenRefused(ErrOtherKey)
+	another.Fingerprint = one.Fingerprint
+	given(t, created, one).When(add(another, "c")).ThenRefused(ErrOtherMember)
+	given(t, one).When(add(another)).ThenRefused(ErrKnownOtherwise)
 }
