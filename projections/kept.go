@@ -16,6 +16,7 @@ import (
 	"time"
 
 	fast "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/uuid"
 	"github.com/tidwall/btree"
 	"golang.org/x/sync/errgroup"
@@ -162,7 +163,8 @@ func (o *Operation) whole() *Operation {
 
 // line is the entry in its form.
 func (e entry) line() ([]byte, error) {
-	value, err := fast.Marshal(e.value, fast.Deterministic(true), fast.OmitZeroStructFields(true))
+	// What is served is kept byte for byte: letters that a client escaped stay so.
+	value, err := fast.Marshal(e.value, fast.Deterministic(true), fast.OmitZeroStructFields(true), jsontext.PreserveRawStrings(true))
 	if err != nil {
 		return nil, fmt.Errorf("write %s %s: %w", e.view, e.key, err)
 	}

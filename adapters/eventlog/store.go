@@ -5,6 +5,7 @@ package eventlog
 
 import (
 	"context"
+	"errors"
 	"iter"
 
 	"commissaire/domain"
@@ -55,6 +56,9 @@ type Store interface {
 	// does nothing.
 	Close() error
 }
+
+// ErrOrder says that an event comes after one that it should come before.
+var ErrOrder = errors.New("the events are not in their order, or are there twice")
 
 // Feed is events as they can be read from one end to the other: of a store, or of
 // a file that they were exported to.

@@ -3,11 +3,12 @@ package transparency
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 
-	fast "github.com/go-json-experiment/json"
 	"github.com/google/uuid"
 	"github.com/transparency-dev/merkle/compact"
 
@@ -15,8 +16,15 @@ import (
 	"commissaire/domain/event"
 )
 
+// The kinds of findings.
+const (
+	Changed    = "changed"    // the log is not what it was
+	Unreadable = "unreadable" // what is there cannot be read, which says nothing of a change
+)
+
 // Finding is something that is wrong with a log.
 type Finding struct {
+	Kind     string         `json:"kind"`
 	Position event.Position `json:"position"`       // of the first event that is wrong, or where it should be
 	Event    uint64         `json:"event"`          // its number, from 1
 	From     event.Position `json:"from,omitempty"` // where only a range can be named: from there up to Position
@@ -37,10 +45,11 @@ type Report struct {
 const most = 20
 
 // Verify reads a log to its end, folds its tree afresh and says what is wrong:
-// revisions that do not follow one another, ids that are there twice, metadata that
-// cannot be read, positions that do not grow; an event that is not the one in the
-// tree that was kept (nil: there is none), and checkpoints that do not hold, which
-// the caller has verified.
+// revisions that do not follow one another, ids that are there twice, positions that
+// do not grow; an event that is not the one in the tree that was kept (nil: there is
+// none), and checkpoints that do not hold, which the caller has verified. These say
+// that the log was changed. An event that this version cannot read is a finding of
+// another kind: it may be what was recorded, and it is said where that is known.
 //
 // Where a checkpoint does not hold and the kept tree does, the first event that
 // differs is named; else the events between the last checkpoint that holds and the
@@ -71,8 +80,8 @@ type verifier struct {
 	ids  map[uuid.UUID]struct{}
 	edge *compact.Range
 
-	broken     []Finding // in events themselves
-	unreadable bool      // the log ends with an event that is none
+	broken []Finding // in events themselves
+	cut    bool      // reading ended before the log did
 
 	differs   bool // from the kept tree
 	differ    uint64
@@ -107,9 +116,10 @@ func (h *hashed) hash() {
 		if h.err = h.edge.Append(h.leaves[i][:], nil); h.err != nil {
 			return
 		}
-		var meta event.Meta
-		if err := fast.Unmarshal(raw.Meta, &meta); err != nil {
-			h.wrong = append(h.wrong, Finding{Position: raw.Position, Event: h.begin + uint64(i) + 1, What: fmt.Sprintf("the metadata cannot be read: %v", err)})
+		if _, err := eventlog.Decode(raw); err != nil && len(h.wrong) < most {
+			h.wrong = append(h.wrong, Finding{
+				Kind: Unreadable, Position: raw.Position, Event: h.begin + uint64(i) + 1, What: fmt.Sprintf("it cannot be read: %v", err),
+			})
 		}
 	}
 }
@@ -162,14 +172,18 @@ func (v *verifier) read(ctx context.Context, log eventlog.Feed, count func(int))
 		return err
 	}
 	if failure != nil {
-		v.unreadable = true
-		v.broken = append(v.broken, Finding{Position: v.last + 1, Event: v.n + 1, What: fmt.Sprintf("it cannot be read, and nothing after it was: %v", failure)})
+		v.cut = true
+		f := Finding{Kind: Unreadable, Position: v.last + 1, Event: v.n + 1, What: fmt.Sprintf("it cannot be read, and nothing after it was: %v", failure)}
+		if errors.Is(failure, eventlog.ErrOrder) {
+			f.Kind, f.What = Changed, fmt.Sprintf("it is not in its place, and nothing after it was read: %v", failure)
+		}
+		v.broken = append(v.broken, f)
 	}
 	return nil
 }
 
 func (v *verifier) add(h *hashed) error {
-	v.broken = append(v.broken, h.wrong...)
+	v.broken = append(v.broken, h.wrong[:min(len(h.wrong), max(0, 10*most-len(v.broken)))]...)
 	for i, raw := range h.events {
 		v.check(raw, h.begin+uint64(i)+1)
 	}
@@ -198,7 +212,7 @@ func (v *verifier) add(h *hashed) error {
 func (v *verifier) check(raw eventlog.Raw, n uint64) {
 	wrong := func(format string, arguments ...any) {
 		if len(v.broken) < 10*most {
-			v.broken = append(v.broken, Finding{Position: raw.Position, Event: n, What: fmt.Sprintf(format, arguments...)})
+			v.broken = append(v.broken, Finding{Kind: Changed, Position: raw.Position, Event: n, What: fmt.Sprintf(format, arguments...)})
 		}
 	}
 	if next := v.next[raw.Stream]; raw.Revision != next {
@@ -276,7 +290,7 @@ func (v *verifier) report() (Report, error) {
 	if err != nil {
 		return r, err
 	}
-	if v.differs || v.kept != nil && v.keptSize > v.n && !v.unreadable {
+	if v.differs || v.kept != nil && v.keptSize > v.n && !v.cut {
 		f, err := v.difference()
 		if err != nil {
 			return r, err
@@ -287,13 +301,23 @@ func (v *verifier) report() (Report, error) {
 	if f, ok := v.between(); ok && !located {
 		r.Findings = append(r.Findings, f)
 	}
+	for i, f := range r.Findings {
+		if f.Kind == Unreadable && v.unchanged(f.Event) {
+			r.Findings[i].What += "; it was not changed: it is what was recorded"
+		}
+	}
 	slices.SortStableFunc(r.Findings, func(a, b Finding) int {
-		return cmp.Or(cmp.Compare(a.Event, b.Event), cmp.Compare(a.Position, b.Position))
+		return cmp.Or(cmp.Compare(a.Event, b.Event), cmp.Compare(a.Position, b.Position), strings.Compare(a.Kind, b.Kind))
 	})
 	if r.Findings == nil {
 		r.Findings = []Finding{}
 	}
 	return r, nil
+}
+
+// unchanged tells whether it is known that an event is what was recorded.
+func (v *verifier) unchanged(n uint64) bool {
+	return n <= v.heldSize || n <= min(v.n, v.keptSize) && (!v.differs || n <= v.differ)
 }
 
 // signed tells whether the tree that was kept is what the first checkpoint that
@@ -317,9 +341,9 @@ func (v *verifier) signed() (bool, error) {
 func (v *verifier) difference() (Finding, error) {
 	if !v.differs {
 		at, err := v.kept.position(v.n)
-		return Finding{Position: at, Event: v.n + 1, What: fmt.Sprintf("it is missing: the log ends before it, and %d more were there", v.keptSize-v.n)}, err
+		return Finding{Kind: Changed, Position: at, Event: v.n + 1, What: fmt.Sprintf("it is missing: the log ends before it, and %d more were there", v.keptSize-v.n)}, err
 	}
-	f := Finding{Position: v.at, Event: v.differ + 1, What: "it was changed"}
+	f := Finding{Kind: Changed, Position: v.at, Event: v.differ + 1, What: "it was changed"}
 	was, err := v.kept.leaves(v.differ, min(v.differ+2, v.keptSize))
 	if err != nil {
 		return f, fmt.Errorf("the tree that was kept: %w", err)
@@ -361,13 +385,13 @@ func (v *verifier) between() (Finding, bool) {
 	switch {
 	case v.failed != nil:
 		return Finding{
-			From: v.heldAt + 1, Position: v.failedAt, Event: v.heldSize + 1,
+			Kind: Changed, From: v.heldAt + 1, Position: v.failedAt, Event: v.heldSize + 1,
 			What: fmt.Sprintf("between these the log was changed: %s does not hold, which is of %d events; %s", v.failed.Name, v.failed.Size, since),
 		}, true
-	case v.checked < len(v.checkpoints):
+	case v.checked < len(v.checkpoints) && !v.cut: // else there may be more
 		c := v.checkpoints[v.checked]
 		return Finding{
-			From: v.heldAt + 1, Position: v.last + 1, Event: v.heldSize + 1,
+			Kind: Changed, From: v.heldAt + 1, Position: v.last + 1, Event: v.heldSize + 1,
 			What: fmt.Sprintf("between these events are missing: %s is of %d events, and there are %d; %s", c.Name, c.Size, v.n, since),
 		}, true
 	}
@@ -388,4 +412,18 @@ func (r Report) First() (Finding, bool) {
 		return Finding{}, false
 	}
 	return r.Findings[0], true
+}
+
+// Err says what is wrong with the log of that name, as a sentence, and what to do;
+// nil where nothing is. A change is worse than what cannot be read.
+func (r Report) Err(name string) error {
+	if i := slices.IndexFunc(r.Findings, func(f Finding) bool { return f.Kind == Changed }); i >= 0 {
+		return fmt.Errorf("%s is not what it was; the first that is wrong: %s; keep it as it is for whoever finds out how, and go on with a backup or an export that verifies",
+			name, r.Findings[i])
+	}
+	if first, found := r.First(); found {
+		return fmt.Errorf("%s has what cannot be read, which is no sign that it was changed; the first: %s; "+
+			"run the version that wrote it, or a later one; where a disk or a file is damaged, go on with a backup or an export that verifies", name, first)
+	}
+	return nil
 }

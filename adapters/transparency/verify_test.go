@@ -2,7 +2,10 @@ package transparency
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -213,5 +216,70 @@ func TestATreeMadeAnewDoesNotHideAChange(t *testing.T) {
 	first, found = verify(t, log, aTree(t, changed), checkpoints).First()
 	if !found || first.Position != log[450].Position || !strings.Contains(first.What, "tree that was changed") {
 		t.Errorf("%v", first)
+	}
+}
+
+// TestWhatCannotBeReadIsToldFromWhatWasChanged has events that this version cannot
+// read, as they were recorded and not.
+func TestWhatCannotBeReadIsToldFromWhatWasChanged(t *testing.T) {
+	for name, spoil := range map[string]func(*eventlog.Raw){
+		"of a later version": func(e *eventlog.Raw) { e.Type = "HostPainted" },
+		"data":               func(e *eventlog.Raw) { e.Data = []byte(`{"host":"10.0.0.1","host":"10.0.0.2"}`) },
+		"no JSON":            func(e *eventlog.Raw) { e.Data = []byte(`{"host":`) },
+		"metadata":           func(e *eventlog.Raw) { e.Meta = []byte("{\"actor\":\"\xff\"}") },
+	} {
+		log := aLog(500)
+		spoil(&log[321])
+		for known, r := range map[string]Report{
+			"the tree": verify(t, log, aTree(t, log), nil), "a checkpoint": verify(t, log, nil, signedAt(t, log, 400)), "nothing": verify(t, log, nil, nil),
+		} {
+			first, _ := r.First()
+			if len(r.Findings) != 1 || first.Kind != Unreadable || first.Position != log[321].Position ||
+				strings.Contains(first.What, "it was not changed") != (known != "nothing") || !strings.Contains(r.Err("log").Error(), "log has what cannot be read") {
+				t.Errorf("%s, as recorded, with %s: %v, %v", name, known, r.Findings, r.Err("log"))
+			}
+		}
+		was := aLog(500)
+		changed := slices.Clone(was)
+		spoil(&changed[321])
+		r := verify(t, changed, aTree(t, was), signedAt(t, was, 400))
+		if len(r.Findings) != 2 || r.Findings[0].Kind != Changed || r.Findings[1].Kind != Unreadable || strings.Contains(r.Findings[1].What, "not changed") ||
+			!strings.Contains(r.Err("log").Error(), "log is not what it was") {
+			t.Errorf("%s, changed: %v, %v", name, r.Findings, r.Err("log"))
+		}
+	}
+	if err := verify(t, aLog(5), nil, nil).Err("log"); err != nil {
+		t.Errorf("nothing is wrong: %v", err)
+	}
+}
+
+// failing is a log that cannot be read to its end.
+type failing struct {
+	recorded
+	err error
+}
+
+func (f failing) Follow(ctx context.Context, after event.Position) iter.Seq2[[]eventlog.Raw, error] {
+	return func(yield func([]eventlog.Raw, error) bool) {
+		for batch := range f.recorded.Follow(ctx, after) {
+			if len(batch) > 0 && !yield(batch, nil) {
+				return
+			}
+			break
+		}
+		yield(nil, f.err)
+	}
+}
+
+func TestALogThatCannotBeReadToItsEndWasNotCutOff(t *testing.T) {
+	log := aLog(500)
+	for _, c := range []struct {
+		err  error
+		kind string
+	}{{errors.New("disk I/O error"), Unreadable}, {fmt.Errorf("line 101: %w", eventlog.ErrOrder), Changed}} {
+		r, err := Verify(t.Context(), failing{log, c.err}, aTree(t, log), signedAt(t, log, 50, 500), func(int) {})
+		if err != nil || r.Held != 1 || len(r.Findings) != 1 || r.Findings[0].Kind != c.kind || r.Findings[0].Event != r.Events+1 {
+			t.Errorf("%v: %+v, %v", c.err, r, err)
+		}
 	}
 }

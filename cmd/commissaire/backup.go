@@ -307,8 +307,8 @@ func examine(ctx context.Context, dir string, count func(int)) (state logState, 
 	if err != nil {
 		return state, nil, err
 	}
-	if first, wrong := report.First(); wrong {
-		return state, nil, fmt.Errorf("the log is not what it was; the first that is wrong: %s", first)
+	if err := report.Err("the log"); err != nil {
+		return state, nil, err
 	}
 	for _, id := range log.names {
 		named = append(named, id)
@@ -316,26 +316,20 @@ func examine(ctx context.Context, dir string, count func(int)) (state logState, 
 	return logState{report.Events, report.Last, base64.StdEncoding.EncodeToString(report.Root)}, named, nil
 }
 
-// decoded is a log of which each event is decoded before it is handed on.
+// decoded is a log, and what its events name as they are read.
 type decoded struct {
 	feed  eventlog.Feed
 	names map[string]domain.CredentialID // by the id of the host or container manager that has it
 }
 
-// Follow implements eventlog.Feed. What comes before an event that cannot be decoded
-// comes before the error.
+// Follow implements eventlog.Feed. An event that cannot be decoded names nothing.
 func (d *decoded) Follow(ctx context.Context, after event.Position) iter.Seq2[[]eventlog.Raw, error] {
 	return func(yield func([]eventlog.Raw, error) bool) {
 		for batch, err := range d.feed.Follow(ctx, after) {
-			for i, raw := range batch {
-				r, err := eventlog.Decode(raw)
-				if err != nil {
-					if i == 0 || yield(batch[:i], nil) {
-						yield(nil, err)
-					}
-					return
+			for _, raw := range batch {
+				if r, err := eventlog.Decode(raw); err == nil {
+					d.apply(r.Event)
 				}
-				d.apply(r.Event)
 			}
 			if !yield(batch, err) {
 				return

@@ -177,7 +177,7 @@ func TestABackupThatCannotBeMeantIsRefused(t *testing.T) {
 		{"EventStoreDB is backed up", []string{"--store", "esdb://a:PASSWORD@b", in("log")}},
 		{"ends with the service", []string{"--store", "memory:", in("log")}},
 		{"the master key is not the one", []string{"--store", store, "--credentials.master-key", "file:" + other, "--credentials", in("keys"), in("log")}},
-		{"the log is not what it was; the first that is wrong: position 7", []string{"--store", "sqlite:" + unreadable(t), in("log")}},
+		{"the log has what cannot be read, which is no sign that it was changed; the first: position 7", []string{"--store", "sqlite:" + unreadable(t), in("log")}},
 	} {
 		before := names(t, root)
 		_, err := does(t.Context(), backupCommand(), c.arguments...)

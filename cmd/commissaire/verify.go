@@ -88,10 +88,14 @@ inserted or put elsewhere, a log that was cut off. The log of a store, also whil
 service uses it, or of files that were exported is read to its end and its Merkle tree
 made afresh; it is held against
 
-  - itself: revisions of each stream without gaps, ids unique, metadata readable;
+  - itself: revisions of each stream without gaps, ids unique, every event readable;
   - checkpoints (--checkpoint, else log.checkpoint-file where it is configured), which
     must be signed by a key that is given (--key, else that of log.signing-key);
   - the tree that the service keeps beside its store (--tree).
+
+What cannot be read (of a later version; a damaged file or disk) is no sign of a change,
+and is told apart from one; where the tree or a checkpoint says that it is what was
+recorded, so does verify.
 
 The first bad position is named. What differs from the tree is named exactly. Without
 the tree, or where somebody made that anew, a checkpoint that does not hold says that
@@ -148,11 +152,10 @@ func (v *verification) run(cmd *cobra.Command) (err error) {
 	if err := v.print(cmd.OutOrStdout(), report, len(checkpoints), forged); err != nil {
 		return err
 	}
-	first, found := report.First()
-	switch {
-	case found:
-		return fmt.Errorf("verify: %s is not what it was; the first that is wrong: %s", log.name, first)
-	case len(forged) > 0:
+	if err := report.Err(log.name); err != nil {
+		return fmt.Errorf("verify: %w", err)
+	}
+	if len(forged) > 0 {
 		return fmt.Errorf("verify: %s", forged[0])
 	}
 	return nil
@@ -266,12 +269,16 @@ func (v *verification) print(out io.Writer, report transparency.Report, checkpoi
 	for _, one := range forged {
 		fmt.Fprintln(&text, one)
 	}
+	unreadable := 0
 	for _, f := range report.Findings {
-		fmt.Fprintln(&text, f)
+		fmt.Fprintln(&text, harmless(f.String()))
+		if f.Kind == transparency.Unreadable {
+			unreadable++
+		}
 	}
 	fmt.Fprintf(&text, "%d events, up to position %d, root %s\n", report.Events, report.Last, base64.StdEncoding.EncodeToString(report.Root))
-	fmt.Fprintf(&text, "%d of %d checkpoints hold; %d events were compared with the tree that was kept; %d findings\n",
-		report.Held, checkpoints+len(forged), report.Compared, len(report.Findings)+len(forged))
+	fmt.Fprintf(&text, "%d of %d checkpoints hold; %d events were compared with the tree that was kept; %d findings, %d of what cannot be read\n",
+		report.Held, checkpoints+len(forged), report.Compared, len(report.Findings)+len(forged), unreadable)
 	_, err := io.WriteString(out, text.String())
 	return err
 }

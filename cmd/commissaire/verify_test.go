@@ -240,3 +240,79 @@ func TestEveryStoreOfAHistoryHasItsRoot(t *testing.T) {
 		t.Error("positions are the same, and nothing was tested")
 	}
 }
+
+// TestVerifyTellsWhatCannotBeReadFromWhatWasChanged has the store and its export.
+func TestVerifyTellsWhatCannotBeReadFromWhatWasChanged(t *testing.T) {
+	dir, checkpoints, verifier, n := sealed(t, 400)
+	store := filepath.Join(dir, "events.db")
+	pristine, err := os.ReadFile(store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusted := []string{"--checkpoint", checkpoints, "--key", verifier}
+	verify := func(arguments ...string) (out, why string) {
+		t.Helper()
+		out, err := commissaire(t, "", append([]string{"verify"}, append(arguments, trusted...)...)...)
+		if err != nil {
+			why = err.Error()
+		}
+		return out, why
+	}
+	const changed, unread = "is not what it was", "has what cannot be read, which is no sign that it was changed"
+	export := filepath.Join(t.TempDir(), "events")
+	must(t, "export", "--store", "sqlite:"+dir, export)
+	text, err := os.ReadFile(export)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.SplitAfter(strings.TrimSuffix(string(text), "\n"), "\n")
+	for name, c := range map[string]struct {
+		spoil func(lines []string) string
+		want  string
+	}{
+		"as it is":          {func(l []string) string { return strings.Join(l, "") + "\n" }, ""},
+		"cut off in a line": {func(l []string) string { return strings.Join(l[:700], "") + l[700][:50] }, unread},
+		"a damaged line":    {func(l []string) string { l[700] = l[700][:50] + "\x00\x00" + l[700][52:]; return strings.Join(l, "") }, unread},
+		"no JSON":           {func(l []string) string { l[700] = "\n"; return strings.Join(l, "") }, unread},
+		"two exchanged":     {func(l []string) string { l[700], l[701] = l[701], l[700]; return strings.Join(l, "") }, changed},
+		"one twice":         {func(l []string) string { l[700] += l[700]; return strings.Join(l, "") }, changed},
+		"one missing":       {func(l []string) string { l[700] = ""; return strings.Join(l, "") }, changed},
+		"another actor": {func(l []string) string {
+			l[700] = strings.Replace(l[700], "admin", "nimda", 1)
+			return strings.Join(l, "")
+		}, changed},
+		"of a later version": {func(l []string) string {
+			l[700] = strings.Replace(l[700], `"type":"Host`, `"type":"Hoist`, 1)
+			return strings.Join(l, "")
+		}, changed},
+	} {
+		file := filepath.Join(t.TempDir(), "spoilt")
+		if err := os.WriteFile(file, []byte(c.spoil(append([]string{}, lines...))), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out, why := verify("--file", file); (why == "") != (c.want == "") || !strings.Contains(why, c.want) {
+			t.Errorf("an export, %s: %s %s", name, why, out)
+		}
+	}
+
+	change(t, dir, `UPDATE events SET type = 'Hoisted' WHERE pos = 700`)
+	out, why := verify("--store", "sqlite:"+dir)
+	if !strings.Contains(why, changed) || !strings.Contains(why, "position 700 ") || !strings.Contains(out, "2 findings, 1 of what cannot be read") {
+		t.Errorf("a store, changed to what cannot be read: %s %s", why, out)
+	}
+	// The same, as a later version recorded it.
+	if err := os.RemoveAll(filepath.Join(dir, treeName)); err != nil {
+		t.Fatal(err)
+	}
+	trusted = nil
+	out, why = verify("--store", "sqlite:"+dir)
+	if !strings.Contains(why, unread) || !strings.Contains(why, "position 700 ") || !strings.Contains(why, "run the version") || !strings.Contains(out, "1 findings, 1 of what cannot be read") {
+		t.Errorf("a store, of a later version: %s %s", why, out)
+	}
+	if err := os.WriteFile(store, pristine, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, why = verify("--store", "sqlite:"+dir); why != "" || !strings.Contains(out, fmt.Sprint(n, " events")) {
+		t.Errorf("a store, as it was: %s %s", why, out)
+	}
+}

@@ -170,7 +170,7 @@ type sequence struct {
 
 func (s *sequence) add(raw eventlog.Raw, whole bool) error {
 	if raw.Position <= s.last {
-		return fmt.Errorf("position %d comes after position %d", raw.Position, s.last)
+		return fmt.Errorf("position %d comes after position %d: %w", raw.Position, s.last, eventlog.ErrOrder)
 	}
 	s.last = raw.Position
 	if !whole {
