@@ -34,10 +34,10 @@ func (e *noAnswer) Unwrap() error { return e.err }
 
 // readAnswer reads up to the end of the answer that marker frames, and drops what
 // was read with it. It fails with *noAnswer: of io.ErrUnexpectedEOF where the end
-// is missing; and with errTooLong where it does not come. What a command prints is given
-// to printed, unless that is nil, as it comes, and is not part of the answer; the
-// text is that of the buffer.
-func readAnswer(r io.Reader, marker string, printed func(from int64, text []byte)) (answer, error) {
+// is missing; and with errTooLong where it does not come. What a command prints is
+// given to printed, and what it waits for to waiting, unless they are nil, as it
+// comes, and is not part of the answer; the text is that of the buffer.
+func readAnswer(r io.Reader, marker string, printed func(from int64, text []byte), waiting func(why string)) (answer, error) {
 	buffer := buffers.Get().(*[]byte)
 	text := (*buffer)[:0]
 	defer func() {
@@ -51,8 +51,8 @@ func readAnswer(r io.Reader, marker string, printed func(from int64, text []byte
 		text = slices.Grow(text, 512)
 		n, err := r.Read(text[len(text):cap(text)])
 		text = text[:len(text)+n]
-		if printed != nil {
-			text = handOver(text, marker, printed)
+		if printed != nil || waiting != nil {
+			text = handOver(text, marker, printed, waiting)
 		}
 		fresh := max(0, len(text)-n-len(end))
 		if i := bytes.Index(text[fresh:], []byte(end)); i >= 0 {
@@ -73,9 +73,10 @@ func readAnswer(r io.Reader, marker string, printed func(from int64, text []byte
 	}
 }
 
-// handOver gives the sections that tell what a command printed, as far as they
-// are whole, to printed, and returns text without them.
-func handOver(text []byte, marker string, printed func(from int64, text []byte)) []byte {
+// handOver gives the sections that tell what a command printed and what it waits
+// for, as far as they are whole, to printed and waiting, unless those are nil, and
+// returns text without them.
+func handOver(text []byte, marker string, printed func(from int64, text []byte), waiting func(why string)) []byte {
 	heading := []byte("\n" + marker + " ")
 	for at := 0; ; {
 		begin := bytes.Index(text[at:], heading)
@@ -92,12 +93,15 @@ func handOver(text []byte, marker string, printed func(from int64, text []byte))
 		next := len(text) - len(body) + size
 		offset, told := bytes.CutPrefix(name, []byte("output "))
 		switch {
-		case told:
+		case told && printed != nil:
 			if from, err := strconv.ParseInt(string(offset), 10, 64); err == nil {
 				printed(from, body[:size])
 			}
-			fallthrough
-		case string(name) == "running":
+		case string(name) == "waiting" && waiting != nil:
+			waiting(line(string(body[:size]), maxReason))
+		}
+		switch {
+		case told, string(name) == "running", string(name) == "waiting":
 			text = slices.Delete(text, begin, next)
 			at = begin
 		default:

@@ -111,6 +111,7 @@ type request struct {
 	privileged bool
 	limit      time.Duration
 	printed    func(from int64, text []byte) // as readAnswer has it
+	waiting    func(why string)              // as readAnswer has it
 }
 
 // rejected says that the host was reached and what it said was no answer.
@@ -141,7 +142,7 @@ func (c *connection) exchange(r request) (answer, error) {
 	s.stderr.reset()
 	var a answer
 	if _, err = io.WriteString(s.stdin, text); err == nil || errors.Is(err, io.EOF) {
-		a, err = readAnswer(s.stdout, marker, r.printed)
+		a, err = readAnswer(s.stdout, marker, r.printed, r.waiting)
 	}
 	if err == nil {
 		return a, nil

@@ -117,8 +117,8 @@ func FuzzAnswer(f *testing.F) {
 		if chunk < 1 || chunk > 1<<16 {
 			return
 		}
-		whole, err := readAnswer(bytes.NewReader(text), "m", nil)
-		parts, err2 := readAnswer(&inChunks{bytes.NewReader(text), chunk}, "m", nil)
+		whole, err := readAnswer(bytes.NewReader(text), "m", nil, nil)
+		parts, err2 := readAnswer(&inChunks{bytes.NewReader(text), chunk}, "m", nil, nil)
 		if (err == nil) != (err2 == nil) || len(whole) != len(parts) {
 			t.Errorf("read at once %v, in parts %v", err, err2)
 		}

@@ -1,6 +1,7 @@
 package ssh
 
 import (
+	_ "embed"
 	"slices"
 	"strings"
 
@@ -9,10 +10,10 @@ import (
 	"commissaire/domain/event"
 )
 
-// A family is what differs between systems. Its commands are shell scripts run
-// by host.sh as root, in a directory where the file `argument` holds what they
-// are about; none has anything of a request in it. Supporting another system is
-// another entry in families.
+// A family is what differs between systems. Its commands are shell scripts, by
+// the words of command.sh, run by host.sh as root, in a directory where the file
+// `argument` holds what they are about; none has anything of a request in it.
+// Supporting another system is another entry in families.
 type family struct {
 	ids []string // as in event.Facts.OS
 
@@ -26,44 +27,60 @@ type family struct {
 const (
 	rpmInstalled = `rpm -q "$name"`
 
+	// What was interrupted is put right first; what of that needs other packages, by
+	// apt-get -f.
 	aptUpgrade = `export DEBIAN_FRONTEND=noninteractive
-apt-get update && exec apt-get -y -o Dpkg::Options::=--force-confold dist-upgrade
+patiently dpkg --force-confold --configure -a
+completely apt-get update -o APT::Update::Error-Mode=any && patiently apt-get -y -f -o Dpkg::Options::=--force-confold dist-upgrade && configured
 `
+	aptInstall = `{
+		export DEBIAN_FRONTEND=noninteractive
+		patiently dpkg --force-confold --configure -a
+		patiently apt-get install -y -o Dpkg::Options::=--force-confold "$name"
+	}`
 )
+
+//go:embed command.sh
+var vocabulary string
+
+// script is a command as a host runs it.
+func script(command string) string {
+	return vocabulary + "command_itself() {\n" + command + "}\ncommand_itself\nstatus=$?\nwarn\nexit \"$status\"\n"
+}
 
 var families = []family{
 	{
 		ids: []string{"atomic"},
 		upgrade: map[process.Act]string{
-			process.Apply:       "exec rpm-ostree upgrade\n",
-			process.Stage:       "exec rpm-ostree upgrade --download-only\n",
-			process.ApplyStaged: "exec rpm-ostree upgrade --cache-only\n",
-			process.CleanUp:     "exec rpm-ostree cleanup -p\n",
+			process.Apply:       "patiently rpm-ostree upgrade\n",
+			process.Stage:       "patiently rpm-ostree upgrade --download-only\n",
+			process.ApplyStaged: "patiently rpm-ostree upgrade --cache-only\n",
+			process.CleanUp:     "patiently rpm-ostree cleanup -p\n",
 		},
 		deploy: map[process.Act]string{
-			process.Apply:       "exec rpm-ostree deploy -- \"$(cat argument)\"\n",
-			process.Stage:       "exec rpm-ostree deploy --download-only -- \"$(cat argument)\"\n",
-			process.ApplyStaged: "exec rpm-ostree deploy --cache-only -- \"$(cat argument)\"\n",
-			process.CleanUp:     "exec rpm-ostree cleanup -p\n",
+			process.Apply:       "patiently rpm-ostree deploy -- \"$(cat argument)\"\n",
+			process.Stage:       "patiently rpm-ostree deploy --download-only -- \"$(cat argument)\"\n",
+			process.ApplyStaged: "patiently rpm-ostree deploy --cache-only -- \"$(cat argument)\"\n",
+			process.CleanUp:     "patiently rpm-ostree cleanup -p\n",
 		},
 	},
 	{
 		ids:       []string{"fedora"},
-		upgrade:   map[process.Act]string{process.Apply: "exec dnf -y upgrade\n"},
+		upgrade:   map[process.Act]string{process.Apply: "patiently dnf -y upgrade '--setopt=*.skip_if_unavailable=False'\n"},
 		installed: rpmInstalled,
-		install:   `dnf install -y "$name"`,
+		install:   `patiently dnf install -y "$name"`,
 	},
 	{
 		ids:       []string{"rhel", "centos"},
-		upgrade:   map[process.Act]string{process.Apply: "exec yum -y update\n"},
+		upgrade:   map[process.Act]string{process.Apply: "patiently yum -y update '--setopt=*.skip_if_unavailable=False'\n"},
 		installed: rpmInstalled,
-		install:   `yum install -y "$name"`,
+		install:   `patiently yum install -y "$name"`,
 	},
 	{
 		ids:       []string{"debian", "ubuntu"},
 		upgrade:   map[process.Act]string{process.Apply: aptUpgrade},
 		installed: `dpkg -s "$name"`,
-		install:   `DEBIAN_FRONTEND=noninteractive apt-get install -y "$name"`,
+		install:   aptInstall,
 	},
 }
 
@@ -132,16 +149,15 @@ func Commands(kind domain.OperationKind, policy event.Policy, os, version string
 	return all
 }
 
-// people are the commands of a script, for people; what only prepares them is
-// left out.
+// people are the commands of a script, for people, without what prepares and
+// checks them.
 func people(script, version string) (commands []string) {
 	for line := range strings.Lines(script) {
-		if strings.HasPrefix(line, "export ") {
-			continue
-		}
 		for command := range strings.SplitSeq(strings.TrimSpace(line), " && ") {
-			command = strings.TrimPrefix(command, "exec ")
-			commands = append(commands, strings.ReplaceAll(command, `"$(cat argument)"`, version))
+			word, command, _ := strings.Cut(command, " ")
+			if word == "patiently" || word == "completely" {
+				commands = append(commands, strings.ReplaceAll(command, `"$(cat argument)"`, version))
+			}
 		}
 	}
 	return commands

@@ -29,28 +29,38 @@
 # that comes before the next heading. Where nothing was done, there is one of these:
 # `fenced` holds the term of a later leader of the same log, which was here before;
 # `foreign` holds another owner, since when it is that, and the term seen, each "-"
-# where it is not known; `refused` holds why nothing could be done. While a command runs there come, as it prints, sections
-# `output BYTE`, which hold what it printed from that byte on, and `running`, which
-# are empty; of the end of the output, which is in `tail` as well, there may be none.
+# where it is not known; `refused` holds why nothing could be done. While a command
+# runs there come, as it prints, sections `output BYTE`, which hold what it printed
+# from that byte on, `running`, which are empty, and, whenever that changes,
+# `waiting`, which hold what it waits for, or nothing; of the end of the output, which
+# is in `tail` as well, there may be none.
 #
 # What is kept, in /var/lib/commissaire (0700), for 7 days a turn:
 #
 #   lock, term      whoever decides holds lock; term is the highest seen
 #   owner           identity of the log that the turns are of, and since when
-#   work            held by a runner from its start to the end of its command, so
-#                   that no two commands run at the same time, whoever asked
-#   turn/NAME/      boot, limit, command, argument, runner: written before the
-#                   turn is claimed by renaming the directory to its name
+#   work            held by whoever does something to the host, so that nothing
+#                   else is done at the same time, whoever asked; says who that is
+#   turn/NAME/      boot, limit, command, argument, runner and its scripts: written
+#                   before the turn is claimed by renaming the directory to its name
 #       running     held by the runner from its start to the end of the command
 #       started     the runner holds, or held, `running`
+#       waiting     what is waited for at the time
+#       begun       the runner holds, or held, `work`, and began the command
 #       output      standard output and standard error of the command
+#       warnings    what of it people should see though the command succeeded
 #       exit, ended exit status; why there is none
+#       refused     why the command was never begun
 #       late        whoever waited gave up before the runner started: it must not
 #
-# Programs besides those of the shell: base64 cat chmod date df find flock head mkdir
+# A command has the environment of a login of root's, and in it COMMISSAIRE_TURN.
+# What it leaves behind when it ends by itself goes on, in the unit of the turn where
+# there is systemd, and holds no lock. Of a command that was stopped nothing goes on.
+#
+# Programs besides those of the shell: base64 cat chmod date df env find flock head mkdir
 # mv nproc reboot rm rpm-ostree setsid sh sha256sum sleep sync systemctl
 # systemd-run tail timeout uname wc. POSIX, and runs in interpreters that know
-# redirections of 0, 1 and 2 only and no umask.
+# redirections of 0, 1 and 2 only.
 
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
 export PATH LC_ALL
@@ -151,16 +161,88 @@ else
 fi
 '
 
-# Under running, in the directory of a turn: says "done" and why, or "waiting"
-# where the runner has yet to start.
+# In the directory of a turn, whose name is $1: stops what its command started and
+# left behind, at once or, where $2 is there, after 10 s to end by itself. That is
+# what has the turn in its environment or is in its unit, and what that started.
+stop='
+name=$1
+grace=$2
+parent_of() {
+	while read -r key parent; do
+		case $key in PPid:) echo "$parent" && break ;; esac
+	done <"/proc/$1/status"
+}
+marked() {
+	while read -r line || [ -n "$line" ]; do
+		case $line in *"COMMISSAIRE_TURN=$name/"*) return ;; esac
+	done <"/proc/$1/environ"
+	while read -r line; do
+		case $line in */"commissaire-$name.service"*) return ;; esac
+	done <"/proc/$1/cgroup"
+	return 1
+}
+find_members() {
+	above=" " pid=$$
+	while [ "${pid:-0}" -gt 0 ]; do
+		above="$above$pid "
+		pid=$(parent_of "$pid")
+	done
+	members=" " others=
+	for process in /proc/[0-9]*; do
+		pid=${process#/proc/}
+		case $above in *" $pid "*) continue ;; esac
+		if [ ! -e "$process/status" ]; then
+			continue
+		elif marked "$pid"; then
+			members="$members$pid "
+		else
+			others="$others $(parent_of "$pid"):$pid"
+		fi
+	done
+	more=x
+	while [ -n "$more" ]; do
+		more=
+		for other in $others; do
+			case $members in *" ${other#*:} "*) continue ;; esac
+			case $members in *" ${other%:*} "*) members="$members${other#*:} " more=x ;; esac
+		done
+	done
+}
+find_members
+if [ -n "$grace" ] && [ "$members" != " " ]; then
+	kill -TERM $members
+	tries=0
+	alive=x
+	while [ -n "$alive" ] && [ "$tries" -lt 50 ]; do
+		alive=
+		for pid in $members; do
+			! kill -0 "$pid" || alive=x
+		done
+		[ -z "$alive" ] || sleep 0.2
+		tries=$((tries + 1))
+	done
+	find_members
+fi
+tries=0
+while [ "$tries" -lt 10 ] && [ "$members" != " " ]; do
+	kill -KILL $members
+	sleep 0.1
+	tries=$((tries + 1))
+	find_members
+done
+'
+
+# Under running, in the directory of a turn, whose name is $1: says "done" and why,
+# or "waiting" where the runner has yet to start.
 settle='
 read -r boot <boot
 read -r now </proc/sys/kernel/random/boot_id
-if [ -s exit ] || [ -e ended ]; then
+if [ -s exit ] || [ -e ended ] || [ -s refused ]; then
 	:
 elif [ "$boot" != "$now" ]; then
 	echo "interrupted by a reboot" >ended
 elif [ -e started ]; then
+	sh ./stop "$1" 2>/dev/null
 	echo killed >ended
 elif [ -e late ]; then
 	echo "never started" >ended
@@ -171,23 +253,61 @@ fi
 echo done
 '
 
-# What the runner does under running, in the directory of its turn. The exit status
-# has its room on the disk before the command can fill that, and the time limit
-# does not go by a clock that may be set meanwhile.
+# What the runner of the turn $1 does under running, in the directory of its turn:
+# it waits for what others do to the host, until its time limit.
 run='[ ! -e started ] && [ ! -e ended ] || exit 0
 : >started
-echo none >exit.new
+umask 022
 read -r limit <limit
 read -r began idle </proc/uptime
-timeout -k 30 "$limit" sh ./command </dev/null >output 2>&1
-status=$?
-if [ "$status" = 124 ] || [ "$status" = 137 ]; then
+echo "${began%.*}" >began
+flock -n -o ../../work sh ./carry "$1"
+while [ ! -e begun ]; do
+	who=$(cat ../../work)
 	read -r now idle </proc/uptime
 	if [ $((${now%.*} - ${began%.*})) -ge "$limit" ]; then
-		echo "stopped at its time limit of $limit s" >ended
+		echo "another piece of work runs on this host: $who" >refused
+		exit
 	fi
-fi
+	echo "another piece of work on this host: $who" >waiting.new && mv waiting.new waiting
+	flock -w 1 -o ../../work sh ./carry "$1"
+	[ "$?" = 1 ] || sleep 1
+done
+'
+
+# What it does under running and work. The exit status has its room on the disk
+# before the command can fill that, and the time limit does not go by a clock that
+# may be set meanwhile.
+carry=': >begun || exit
+echo "turn $1 (process $$)" >../../work
+rm -f waiting
+echo none >exit.new
+read -r limit <limit
+read -r began <began
+read -r now idle </proc/uptime
+left=$((limit - (${now%.*} - began)))
+[ "$left" -gt 0 ] || left=1
+home=/root
+while IFS=: read -r user password uid gid about directory shell; do
+	[ "$user" != root ] || home=$directory
+done </etc/passwd
+lang=C
+for locale in /usr/lib/locale/C.utf8 /usr/lib/locale/C.UTF-8; do
+	[ ! -e "$locale" ] || lang=C.UTF-8
+done
+timeout -k 30 "$left" env -i "COMMISSAIRE_TURN=$1/" "PATH=$PATH" "HOME=$home" USER=root LOGNAME=root SHELL=/bin/sh "LANG=$lang" \
+	sh ./command </dev/null >output 2>&1
+status=$?
+case $status in 124 | 137 | 143) # differ between implementations of timeout
+	read -r now idle </proc/uptime
+	if [ $((${now%.*} - began)) -ge "$limit" ]; then
+		sh ./stop "$1" gently 2>/dev/null
+		why=$(head -c 300 waiting 2>/dev/null)
+		echo "stopped at its time limit of $limit s${why:+, while it waited for $why}" >ended
+	fi
+esac
 echo "$status" >exit.new && mv exit.new exit
+rm -f waiting
 '
 
 decode() { printf '%s' "$1" | base64 -d; }
@@ -228,7 +348,7 @@ verdict() {
 # of the login session reaches it. A runner that is started twice runs once.
 detach() {
 	if [ -d /run/systemd/system ] &&
-		systemd-run --unit="commissaire-$turn" /bin/sh "$1/runner" >/dev/null 2>&1; then
+		systemd-run --unit="commissaire-$turn" --property=KillMode=process /bin/sh "$1/runner" >/dev/null 2>&1; then
 		return
 	fi
 	(setsid sh "$1/runner" >/dev/null 2>&1 &)
@@ -259,7 +379,39 @@ tell() {
 	done
 }
 
+# tell_waiting: what the turn waits for, if that is not what was told last.
+tell_waiting() {
+	why=
+	[ ! -e waiting ] || why=$(head -c 300 waiting 2>/dev/null)
+	[ "$why" != "$told" ] || return 0
+	told=$why
+	section waiting
+	printf '%s\n' "$why"
+}
+
+# forget_unit: one that failed because it was killed is not left to make the host
+# count as degraded.
+forget_unit() {
+	unit=commissaire-$turn.service tries=0
+	while [ "$tries" -lt 50 ] && { [ -e "/run/systemd/transient/$unit" ] || [ -e "/run/systemd/system/$unit" ]; }; do
+		case $(systemctl is-active "$unit" 2>/dev/null) in
+		active | activating | deactivating) ;;
+		failed) systemctl reset-failed "$unit" >/dev/null 2>&1 ;;
+		*) break ;;
+		esac
+		tries=$((tries + 1))
+		sleep 0.1
+	done
+}
+
 report() {
+	if [ -s exit ] || [ -e ended ] || [ -s refused ]; then
+		forget_unit
+	fi
+	if [ -s refused ]; then
+		refuse "$(head -c 300 refused)"
+		return
+	fi
 	section state
 	if [ -e ended ]; then
 		printf 'ended %s\n' "$(cat ended)"
@@ -267,6 +419,10 @@ report() {
 		printf 'exit %s\n' "$(cat exit)"
 	else
 		printf 'running\n'
+	fi
+	if [ -s warnings ]; then
+		section warnings
+		head -c 8192 warnings
 	fi
 	if [ ! -e output ]; then
 		return
@@ -303,7 +459,9 @@ run_turn() {
 			cat "$boot_id" >"$new/boot" &&
 			echo "$1" >"$new/limit" &&
 			printf '%s' "$run" >"$new/run" &&
-			printf 'cd %s && exec flock -o ../../work flock -o running sh ./run\n' "$state/turn/$turn" >"$new/runner" ||
+			printf '%s' "$carry" >"$new/carry" &&
+			printf '%s' "$stop" >"$new/stop" &&
+			printf 'PATH=%s LC_ALL=C\nexport PATH LC_ALL\ncd %s && exec flock -o running sh ./run %s\n' "$PATH" "$state/turn/$turn" "$turn" >"$new/runner" ||
 			refuse "could not write to $state" || return
 	fi
 	if ! verdict "$claim" "$owner" "$term" "$turn" ".new-$short" -; then
@@ -316,19 +474,20 @@ run_turn() {
 	else
 		rm -rf "../.new-$short"
 	fi
-	# 1 s of short waits, 20 s of longer ones, if the runner does not start; what
-	# it waits for while another command runs does not count. Once it runs, what it
-	# prints is told after a fifth of a second, then every second.
-	tries=0 looks=0 wait=60
+	# 1 s of short waits, 20 s of longer ones, if the runner does not start. Once it
+	# runs, what it prints, and waits for, is told after a fifth of a second, then
+	# every second.
+	tries=0 looks=0 wait=60 told=
 	[ -z "$from" ] || wait=0.2
 	while :; do
-		said=$(flock -w "$wait" running sh -c "$settle")
+		said=$(flock -w "$wait" running sh -c "$settle" sh "$turn")
 		status=$?
 		[ -e boot ] || refuse 'its record is gone' || return
 		case $status$said in
 		0done) break ;;
 		1)
 			[ -z "$from" ] || [ ! -s output ] || tell "$(wc -c <output)"
+			tell_waiting
 			section running || return # nobody listens any more
 			looks=$((looks + 1))
 			[ "$looks" -ne 5 ] || [ -z "$from" ] || wait=1
@@ -337,8 +496,6 @@ run_turn() {
 			if [ "$tries" -lt 50 ]; then
 				tries=$((tries + 1))
 				sleep 0.02
-			elif ! flock -n ../../work true; then
-				sleep 0.2
 			elif [ "$tries" -lt 150 ]; then
 				tries=$((tries + 1))
 				sleep 0.2
@@ -359,7 +516,7 @@ look_turn() {
 		printf 'unknown\n'
 		return
 	fi
-	flock -n running sh -c "$settle" >/dev/null
+	flock -n running sh -c "$settle" sh "$turn" >/dev/null
 	report
 }
 

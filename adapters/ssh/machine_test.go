@@ -212,7 +212,7 @@ func (m *machine) tryAsk(ctx context.Context, verb string, arguments ...string) 
 	if err := cmd.Run(); err != nil {
 		return nil, err
 	}
-	return readAnswer(&out, marker, nil)
+	return readAnswer(&out, marker, nil, nil)
 }
 
 // within waits for something that happens outside of this process.

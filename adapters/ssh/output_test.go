@@ -83,7 +83,7 @@ func (m *machine) hear(t *testing.T, p *printed, verb string, arguments ...strin
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	a, err := readAnswer(out, marker, p.Write)
+	a, err := readAnswer(out, marker, p.Write, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -181,12 +181,12 @@ func TestOutputIsReadInAnyPieces(t *testing.T) {
 		"halves":       iotest.HalfReader(strings.NewReader(text)),
 	} {
 		p := wanting(0, 0, 0)
-		a, err := readAnswer(r, marker, p.Write)
+		a, err := readAnswer(r, marker, p.Write, nil)
 		if err != nil || len(a) != 2 || state(a) != "exit 0" || a["tail"] != "two" || p.got(0) != "one\n\n\x00two" || p.twice > 0 {
 			t.Errorf("%s: %q, %q, %v", name, a, p.got(0), err)
 		}
 	}
-	if _, err := readAnswer(iotest.DataErrReader(bytes.NewReader([]byte(text[:len(text)-3]))), marker, wanting(0, 0, 0).Write); err == nil {
+	if _, err := readAnswer(iotest.DataErrReader(bytes.NewReader([]byte(text[:len(text)-3]))), marker, wanting(0, 0, 0).Write, nil); err == nil {
 		t.Error("an answer without an end is read")
 	}
 }
@@ -206,7 +206,7 @@ func TestOutputGoesOnAfterACutConnection(t *testing.T) {
 		_, err := first.Run(t.Context(), turn, work)
 		broken <- err
 	}()
-	if command := <-told; command != "dnf -y upgrade" {
+	if command := <-told; command != "dnf -y upgrade '--setopt=*.skip_if_unavailable=False'" {
 		t.Errorf("the command is told as %q", command)
 	}
 	within(t, 20*time.Second, "the first line is told", func() bool { return p.got(0) == "one\n" })
@@ -219,7 +219,7 @@ func TestOutputGoesOnAfterACutConnection(t *testing.T) {
 	if err != nil || result.Exit == nil || *result.Exit != 0 || p.got(0) != "one\ntwo\n" || !slices.Equal(p.closed, []bool{false, true}) {
 		t.Errorf("%+v, %v, %q, closed %v", result, err, p.got(0), p.closed)
 	}
-	if calls := s.calls(); !slices.Equal(calls, []string{"dnf -y upgrade"}) {
+	if calls := s.calls(); !slices.Equal(calls, []string{"dnf -y upgrade --setopt=*.skip_if_unavailable=False"}) {
 		t.Errorf("called %q", calls)
 	}
 }

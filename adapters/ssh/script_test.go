@@ -18,9 +18,12 @@ import (
 // killRunner is a command that ends its runner as a crash would: flock and the
 // shell that would note the exit status.
 const killRunner = `
-read -r _ _ _ run _ </proc/$PPID/stat
-read -r _ _ _ lock _ </proc/$run/stat
-kill -9 $lock $run
+pid=$PPID runner=
+for part in shell lock shell lock; do
+	read -r _ _ _ pid _ </proc/$pid/stat
+	runner="$runner $pid"
+done
+kill -9 $runner
 `
 
 const otherBoot = "99999999-2222-3333-4444-555555555555"
@@ -66,7 +69,7 @@ func TestOneShellTakesManyRequests(t *testing.T) {
 				t.Fatal(err)
 			}
 			io.WriteString(in, text)
-			a, err := readAnswer(out, marker, nil)
+			a, err := readAnswer(out, marker, nil, nil)
 			if err != nil {
 				t.Fatalf("%s: %v", verb, err)
 			}
@@ -137,7 +140,6 @@ func TestATurnIsRunOnceWhoeverAsks(t *testing.T) {
 
 func TestCommandsRunOneAfterTheOther(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
-		m.standIn(t, "sleep") // tells of each wait
 		command := data("[ ! -e /run/command ] || echo overlap; : >/run/command; until [ -e /run/go ]; do /bin/sleep 0.05; done; rm /run/command; echo end")
 		var asked sync.WaitGroup
 		answers := make([]answer, 2)
@@ -146,7 +148,9 @@ func TestCommandsRunOneAfterTheOther(t *testing.T) {
 				answers[i], _ = m.tryAsk(t.Context(), "run", "log", "1", string(rune('a'+i)), "60", command, data(""))
 			})
 		}
-		within(t, 30*time.Second, "one waits for the other", func() bool { return strings.Count(m.get("run/calls"), "sleep") > 60 })
+		within(t, 30*time.Second, "one waits for the other", func() bool {
+			return m.get("lib/commissaire/turn/a/waiting")+m.get("lib/commissaire/turn/b/waiting") != ""
+		})
 		m.put(t, "run/go", "")
 		asked.Wait()
 		for _, a := range answers {
@@ -340,11 +344,11 @@ func TestWhereThereIsSystemdATurnIsAUnit(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
 		m.put(t, "run/systemd/system/there", "")
 		m.standIn(t, "systemd-run")
-		m.put(t, "run/do-systemd-run", `shift; setsid "$@" </dev/null >/dev/null 2>&1 &`)
+		m.put(t, "run/do-systemd-run", `shift 2; setsid "$@" </dev/null >/dev/null 2>&1 &`)
 		if a := m.run(t, "turn", "echo here"); state(a) != "exit 0" || a["tail"] != "here\n" {
 			t.Errorf("answered %q", a)
 		}
-		want := []string{"systemd-run --unit=commissaire-turn /bin/sh /var/lib/commissaire/turn/turn/runner"}
+		want := []string{"systemd-run --unit=commissaire-turn --property=KillMode=process /bin/sh /var/lib/commissaire/turn/turn/runner"}
 		if calls := m.calls(); !slices.Equal(calls, want) {
 			t.Errorf("called %q", calls)
 		}

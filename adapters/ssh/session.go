@@ -20,7 +20,12 @@ import (
 	"commissaire/domain/event"
 )
 
-const maxReason = 300 // bytes of a host's own words in an error
+const (
+	maxReason = 300 // bytes of a host's own words in an error
+
+	maxWarnings = 20
+	maxWarning  = 200 // bytes of one
+)
 
 // Session is a connection to a host, in the hands of one caller.
 type Session struct {
@@ -134,7 +139,7 @@ func (s *Session) Run(ctx context.Context, turn process.Turn, work process.Work)
 	switch work.Kind { //nolint:exhaustive // a restart is Reboot
 	case domain.Upgrade:
 		if command, ok := family.upgrade[work.Act]; ok {
-			return s.run(ctx, turn, command, "", output(command))
+			return s.run(ctx, turn, script(command), "", work, output(command))
 		}
 		return process.Result{}, s.refused("nothing is downloaded in advance on %s", osName(work.Facts))
 	case domain.Deploy:
@@ -145,7 +150,7 @@ func (s *Session) Run(ctx context.Context, turn process.Turn, work process.Work)
 		case !versionForm.MatchString(work.Version) && work.Act != process.CleanUp:
 			return process.Result{}, s.refused("%q is no version", clip(work.Version, 64))
 		}
-		return s.run(ctx, turn, command, work.Version, output(command))
+		return s.run(ctx, turn, script(command), work.Version, work, output(command))
 	}
 	return process.Result{}, s.refused("no command does a %s", work.Kind)
 }
@@ -252,7 +257,7 @@ func (s *Session) step(ctx context.Context, turn process.Turn, number int, step 
 	case len(step.Packages) > 0 && family.install == "":
 		return s.refused("no packages are installed on %s", family.ids[0])
 	case len(step.Packages) > 0:
-		command, argument = family.packages(), strings.Join(step.Packages, "\n")+"\n"
+		command, argument = vocabulary+family.packages(), strings.Join(step.Packages, "\n")+"\n"
 	case len(step.Services) > 0:
 		command, argument = services, strings.Join(step.Services, "\n")+"\n"
 	}
@@ -261,7 +266,7 @@ func (s *Session) step(ctx context.Context, turn process.Turn, number int, step 
 	// another one meanwhile is not taken for done.
 	sum := sha256.Sum256([]byte(command + "\x00" + argument))
 	turn.Name = fmt.Sprintf("%s-%d-%x", turn.Name, number, sum[:4])
-	result, err := s.run(ctx, turn, command, argument, nil)
+	result, err := s.run(ctx, turn, command, argument, process.Work{}, nil)
 	switch {
 	case err != nil:
 		return err
@@ -298,13 +303,14 @@ func (s *Session) write(ctx context.Context, file File, content string) error {
 
 // run has a command done once a turn and waits for its end. What it prints goes to
 // output, unless that is nil, as it comes, and is there when run returns a result.
-func (s *Session) run(ctx context.Context, turn process.Turn, command, argument string, output process.Output) (result process.Result, err error) {
+// Of work are its limit and what is told of it.
+func (s *Session) run(ctx context.Context, turn process.Turn, command, argument string, work process.Work, output process.Output) (result process.Result, err error) {
 	arguments, err := s.turn(turn)
 	if err != nil {
 		return process.Result{}, err
 	}
-	limit := s.remote.config.Command
-	if deadline, ok := ctx.Deadline(); ok {
+	limit := cmp.Or(work.Limit, s.remote.config.Command)
+	if deadline, ok := ctx.Deadline(); ok && work.Limit == 0 {
 		limit = time.Until(deadline)
 		limit -= min(limit/10, 30*time.Second)
 	}
@@ -314,7 +320,11 @@ func (s *Session) run(ctx context.Context, turn process.Turn, command, argument 
 		arguments:  append(arguments, strconv.FormatInt(seconds, 10), data(command), data(argument)),
 		privileged: true,
 		// The host ends the command by itself; this is for one that does not.
-		limit: limit + time.Minute + s.remote.config.Answer,
+		limit:   limit + time.Minute + s.remote.config.Answer,
+		waiting: work.Waiting,
+	}
+	if work.Waiting != nil {
+		defer work.Waiting("")
 	}
 	var said saying
 	if output != nil {
@@ -364,6 +374,7 @@ func parseResult(a answer) (process.Result, error) {
 	default:
 		return process.Result{}, errors.New("its answer about a command makes no sense")
 	}
+	result.Warnings = warnings(a["warnings"])
 	if _, printed := a["size"]; !printed {
 		return result, nil
 	}
@@ -374,6 +385,18 @@ func parseResult(a answer) (process.Result, error) {
 	result.Output = event.Output{Size: number(a["size"], math.MaxInt64), SHA256: sum}
 	result.Said = words(a["tail"])
 	return result, nil
+}
+
+// warnings are the lines of a host about what went wrong though its command
+// succeeded, each once.
+func warnings(text string) (all []string) {
+	for line := range strings.Lines(text) {
+		line = clip(printable(line), maxWarning)
+		if line != "" && line != "--" && !slices.Contains(all, line) && len(all) < maxWarnings {
+			all = append(all, line)
+		}
+	}
+	return all
 }
 
 // ask carries out a request. It fails with *Fenced, *Foreign and *Refused where the

@@ -186,7 +186,7 @@ func TestOneShellServesAConnection(t *testing.T) {
 	if want := []string{"/bin/sh -s", "sudo -n /bin/sh -s"}; !slices.Equal(s.server.commands(), want) {
 		t.Errorf("it was told %q", s.server.commands())
 	}
-	if calls := s.calls(); !slices.Equal(calls, []string{"dnf -y upgrade"}) {
+	if calls := s.calls(); !slices.Equal(calls, []string{"dnf -y upgrade --setopt=*.skip_if_unavailable=False"}) {
 		t.Errorf("called %q", calls)
 	}
 }
@@ -504,7 +504,7 @@ func TestWorkOutlivesTheConnection(t *testing.T) {
 			t.Errorf("%+v, %v", result, err)
 		}
 	}
-	if calls := s.calls(); !slices.Equal(calls, []string{"dnf -y upgrade"}) {
+	if calls := s.calls(); !slices.Equal(calls, []string{"dnf -y upgrade --setopt=*.skip_if_unavailable=False"}) {
 		t.Errorf("called %q", calls)
 	}
 }
@@ -571,11 +571,11 @@ func TestWhatAHostSaysOfItsOwnerIsOnlyItsWord(t *testing.T) {
 func TestWhatEachSystemIsTold(t *testing.T) {
 	for os, want := range map[string][]string{
 		"atomic": {"rpm-ostree upgrade", "rpm-ostree deploy -- -v1 $(reboot);'\""},
-		"fedora": {"dnf -y upgrade"},
-		"rhel":   {"yum -y update"},
-		"centos": {"yum -y update"},
-		"debian": {"apt-get update", "apt-get -y -o Dpkg::Options::=--force-confold dist-upgrade"},
-		"ubuntu": {"apt-get update", "apt-get -y -o Dpkg::Options::=--force-confold dist-upgrade"},
+		"fedora": {"dnf -y upgrade --setopt=*.skip_if_unavailable=False"},
+		"rhel":   {"yum -y update --setopt=*.skip_if_unavailable=False"},
+		"centos": {"yum -y update --setopt=*.skip_if_unavailable=False"},
+		"debian": {"dpkg --force-confold --configure -a", "apt-get update -o APT::Update::Error-Mode=any", "apt-get -y -f -o Dpkg::Options::=--force-confold dist-upgrade"},
+		"ubuntu": {"dpkg --force-confold --configure -a", "apt-get update -o APT::Update::Error-Mode=any", "apt-get -y -f -o Dpkg::Options::=--force-confold dist-upgrade"},
 		"plan9":  nil,
 	} {
 		t.Run(os, func(t *testing.T) {

@@ -122,6 +122,13 @@ type Work struct {
 	Version string               // Deploy: to which
 	Facts   event.Facts
 
+	// Limit is how long the host lets it take, waiting included; 0: as Run says.
+	Limit time.Duration
+
+	// Waiting, unless it is nil, is told what the work waits for on the host, in its
+	// words: at first, whenever that changes, and "" when it waits no more.
+	Waiting func(why string)
+
 	// Output, unless it is nil, is told the command, as people know it, before it
 	// is run or waited for, and gives what takes what it prints, or nil.
 	Output func(command string) Output
@@ -139,6 +146,10 @@ type Result struct {
 	// Said is, of the output, what tells why the command ended so: one line of
 	// printable text, of at most 300 bytes; "" where it printed nothing.
 	Said string
+
+	// Warnings are lines of the output about what went wrong though the command may
+	// have succeeded: at most 20, of 200 bytes each.
+	Warnings []string
 }
 
 // Failed tells how a command ended that failed, as in "the upgrade …".

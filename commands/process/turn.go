@@ -302,6 +302,10 @@ func (w *working) facts(ctx context.Context, deadline time.Time) (facts event.Fa
 	return facts, err
 }
 
+// stopping is the time that a host has, beyond a command's time limit, to stop what
+// the command started and to say so.
+const stopping = time.Minute
+
 // command has the host do something once a turn, until the turn's time limit.
 // What it prints is kept.
 func (w *working) command(ctx context.Context, work Work) (Result, error) {
@@ -309,7 +313,8 @@ func (w *working) command(ctx context.Context, work Work) (Result, error) {
 	work.Output = func(command string) Output {
 		return w.p.config.Outputs.Begin(w.operation, w.member.HostID, w.name().Name, command)
 	}
-	limited, cancel := context.WithTimeout(ctx, w.limit)
+	work.Limit = w.limit
+	limited, cancel := context.WithTimeout(ctx, w.limit+stopping)
 	defer cancel()
 	err := w.connected(limited, w.deadline, func(s Session) (err error) {
 		result, err = s.Run(limited, w.name(), work)

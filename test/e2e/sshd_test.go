@@ -302,12 +302,12 @@ df -Pkl | awk '$1 ~ "^/dev/" && $1 !~ "^/dev/loop" && !seen[$1]++ { sum += $2 } 
 		"rpm-ostree upgrade", "systemctl reboot", "rpm-ostree deploy -- 41.4",
 	}))
 	same(t, "commands on fedora", changes(fedora), slices.Concat([]string{"dnf install -y flannel", "dnf install -y docker"}, services, []string{
-		"dnf -y upgrade", "systemctl reboot",
+		"dnf -y upgrade --setopt=*.skip_if_unavailable=False", "systemctl reboot",
 	}))
 	same(t, "commands on rhel", changes(rhel), slices.Concat([]string{
 		"subscription-manager repos --enable=rhel-7-server-extras-rpms --enable=rhel-7-server-optional-rpms",
 		"yum install -y flannel", "yum install -y docker",
-	}, services, []string{"yum -y update", "systemctl reboot"}))
+	}, services, []string{"yum -y update --setopt=*.skip_if_unavailable=False", "systemctl reboot"}))
 	// Where there is systemd each stretch of work has a unit of its own.
 	units := map[string]bool{}
 	for _, call := range fedora.Commands() {
@@ -452,7 +452,7 @@ func TestAServiceKilledAtAnyTimeRunsNothingTwice(t *testing.T) {
 	s.states(at, "succeeded", "succeeded")
 
 	for h, want := range map[*sshd.Server][]string{
-		one: {"dnf install -y flannel", "dnf install -y docker", "systemctl enable flanneld", "systemctl restart flanneld", "systemctl enable docker", "systemctl restart docker", "dnf -y upgrade", "systemctl reboot"},
+		one: {"dnf install -y flannel", "dnf install -y docker", "systemctl enable flanneld", "systemctl restart flanneld", "systemctl enable docker", "systemctl restart docker", "dnf -y upgrade --setopt=*.skip_if_unavailable=False", "systemctl reboot"},
 		two: {"systemctl enable flanneld", "systemctl restart flanneld", "systemctl enable docker", "systemctl restart docker", "rpm-ostree upgrade", "systemctl reboot"},
 	} {
 		same(t, "commands on "+h.Address, changes(h), want)

@@ -103,7 +103,7 @@ func TestCommissaireWorksOnTheFleet(t *testing.T) {
 			}
 			upgrades := 0
 			for _, c := range h.Commands() {
-				if strings.HasSuffix(c.Line, "upgrade") || strings.HasSuffix(c.Line, "update") && !strings.HasPrefix(c.Line, "apt-get") {
+				if strings.Contains(c.Line, "upgrade") || strings.HasPrefix(c.Line, "yum -y update") {
 					upgrades++
 				}
 			}

@@ -21,8 +21,8 @@ func init() {
 		"sh": sh, "echo": builtin("echo"), "printf": builtin("printf"), "pwd": builtin("pwd"), "test": builtin("test"),
 		"true": succeed, "sync": succeed, "false": func(context.Context, *process, []string) int { return 1 },
 
-		"base64": encode, "cat": cat, "chmod": chmod, "cp": cp, "date": date, "find": find, "head": head,
-		"mkdir": mkdir, "mv": mv, "rm": rm, "sha256sum": sha256sum, "tail": tail, "touch": touch, "wc": wc,
+		"base64": encode, "cat": cat, "chmod": chmod, "cp": cp, "date": date, "find": find, "grep": grep, "head": head,
+		"mkdir": mkdir, "mv": mv, "rm": rm, "sha256sum": sha256sum, "tail": tail, "touch": touch, "tr": tr, "wc": wc,
 
 		"env": env, "flock": flock, "kill": kill, "nohup": detach, "setsid": detach, "sleep": sleep, "sudo": sudo,
 		"timeout": timeout, "which": which,

@@ -171,7 +171,7 @@ func (p *process) root(program string) bool {
 
 // dnf is dnf and yum: install, upgrade, update, check-update, makecache.
 func dnf(ctx context.Context, p *process, args []string) int {
-	verb, names, err := verbOf(args, []string{"-y", "--assumeyes", "-q", "--quiet", "-v"}, nil)
+	verb, names, err := verbOf(args, []string{"-y", "--assumeyes", "-q", "--quiet", "-v"}, []string{"--setopt="})
 	if err != nil {
 		return p.complain("dnf", err)
 	}
@@ -194,7 +194,7 @@ func dnf(ctx context.Context, p *process, args []string) int {
 
 // aptGet knows update, upgrade, dist-upgrade and install.
 func aptGet(ctx context.Context, p *process, args []string) int {
-	verb, names, err := verbOf(args, []string{"-y", "-q", "-qq", "--yes"}, []string{"-o"})
+	verb, names, err := verbOf(args, []string{"-y", "-q", "-qq", "--yes", "-f"}, []string{"-o"})
 	if err != nil {
 		return p.complain("apt-get", err)
 	}
@@ -317,10 +317,13 @@ func subscription(_ context.Context, p *process, _ []string) int {
 	return 0
 }
 
-// dpkg knows -s NAME….
+// dpkg knows -s NAME…, and --configure -a, which finds nothing to do.
 func dpkg(_ context.Context, p *process, args []string) int {
+	if strings.HasSuffix(strings.Join(args, " "), "--configure -a") {
+		return 0
+	}
 	if len(args) < 2 || args[0] != "-s" {
-		return p.complain("dpkg", errors.New("only -s is known"))
+		return p.complain("dpkg", errors.New("only -s and --configure -a are known"))
 	}
 	exit := 0
 	for _, name := range args[1:] {

@@ -2,12 +2,14 @@ package fleet
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -185,6 +187,49 @@ func encode(ctx context.Context, p *process, args []string) int {
 			return err
 		}
 		p.stdout.Write(coded)
+		return err
+	})
+}
+
+// grep knows grep [-E] [-A LINES] PATTERN [FILE…].
+func grep(ctx context.Context, p *process, args []string) int {
+	given, rest, err := options(args, "EA:")
+	if err != nil || len(rest) == 0 {
+		p.complain("grep", cmp.Or(err, errors.New("no pattern")))
+		return 2
+	}
+	pattern, err := regexp.Compile(rest[0])
+	after, err2 := strconv.Atoi(orElse(given, "A", "0"))
+	if err := cmp.Or(err, err2); err != nil {
+		p.complain("grep", err)
+		return 2
+	}
+	found := 1
+	exit := p.eachInput(ctx, "grep", rest[1:], func(_ string, in io.Reader) error {
+		text, err := io.ReadAll(in)
+		more := 0
+		for line := range bytes.Lines(text) {
+			if pattern.Match(bytes.TrimSuffix(line, []byte("\n"))) {
+				found, more = 0, after+1
+			}
+			if more > 0 {
+				p.stdout.Write(line)
+				more--
+			}
+		}
+		return err
+	})
+	return max(found, 2*exit)
+}
+
+// tr knows tr -d '\000'.
+func tr(ctx context.Context, p *process, args []string) int {
+	if !slices.Equal(args, []string{"-d", `\000`}) {
+		return p.complain("tr", errors.New("only -d '\\000' is known"))
+	}
+	return p.eachInput(ctx, "tr", nil, func(_ string, in io.Reader) error {
+		text, err := io.ReadAll(in)
+		p.stdout.Write(bytes.ReplaceAll(text, []byte{0}, nil))
 		return err
 	})
 }
