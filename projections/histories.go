@@ -166,6 +166,10 @@ func (s *Snapshot) remember(r event.Recorded) {
 		turn(e.Turn)
 	case event.HostTurnWorked:
 		turn(e.Turn)
+	case event.HostTurnRebootOrdered:
+		turn(e.Turn)
+	case event.HostTurnWaiting:
+		turn(e.Turn)
 	case event.HostTurnGated:
 		turn(e.Turn)
 	case event.HostCleanedUp:
@@ -175,6 +179,8 @@ func (s *Snapshot) remember(r event.Recorded) {
 	case event.OperationResumed:
 		steered(e.Operation)
 	case event.OperationCancelled:
+		steered(e.Operation)
+	case event.OperationAbandoned:
 		steered(e.Operation)
 	case event.OperationWaiting:
 		steered(e.Operation)

@@ -67,6 +67,7 @@ type keptTurn struct {
 	Turn
 	HostID  domain.HostID  `json:"host_id"`
 	Printed int64          `json:"printed"`
+	Limit   *Wait          `json:"limit"`
 	Claim   domain.ClaimID `json:"claim"`
 	Frozen  Host           `json:"frozen"`
 }
@@ -136,7 +137,7 @@ func (o *Operation) head() any {
 func (o *Operation) turns() any {
 	turns := make([]keptTurn, len(o.whole().Hosts))
 	for i, t := range o.Hosts {
-		turns[i] = keptTurn{t, t.HostID, t.Printed, t.claim, t.frozen}
+		turns[i] = keptTurn{t, t.HostID, t.Printed, t.limit, t.claim, t.frozen}
 	}
 	return turns
 }
@@ -154,7 +155,8 @@ func (o *Operation) whole() *Operation {
 		o.Hosts = make([]Turn, len(turns))
 		for i, t := range turns {
 			o.Hosts[i] = t.Turn
-			o.Hosts[i].HostID, o.Hosts[i].Printed, o.Hosts[i].claim, o.Hosts[i].frozen = t.HostID, t.Printed, t.Claim, t.Frozen
+			o.Hosts[i].HostID, o.Hosts[i].Printed, o.Hosts[i].limit = t.HostID, t.Printed, t.Limit
+			o.Hosts[i].claim, o.Hosts[i].frozen = t.Claim, t.Frozen
 		}
 		o.place, o.kept.text = placesOf(o.Hosts), nil
 	})

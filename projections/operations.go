@@ -58,6 +58,9 @@ func (s *Snapshot) changeOperation(id domain.OperationID, change func(*Operation
 	change(o)
 }
 
+// gating is what is being done on a host whose health is looked at.
+const gating = "checking health"
+
 // asItWas is the state of a turn that stays in its own.
 const asItWas = ""
 
@@ -80,17 +83,19 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 			if state == "begun" && turn.StartedAt == nil {
 				turn.StartedAt, turn.Attempts, turn.claim = &Time{at}, 1, t.Claim
 			}
+			turn.Waiting, turn.limit = nil, nil
 			if turn.Doing = ""; state != "begun" && state != "waiting" && turn.FinishedAt == nil {
 				turn.FinishedAt = &Time{at}
 			}
 			f(turn)
 		})
 	}
+	wait := func(why string, since, until time.Time) *Wait { return &Wait{why, Time{since}, Time{until}} }
 	doing := func(t event.Turn, what string) { change(t, "begun", func(turn *Turn) { turn.Doing = what }) }
-	is := func(id domain.OperationID, state string, wait *Wait) {
+	is := func(id domain.OperationID, state string, until *Wait) {
 		s.changeOperation(id, func(o *Operation) {
 			if o.State != "cancelling" && o.State != "ended" {
-				o.State, o.Waiting = state, wait
+				o.State, o.Waiting = state, until
 			}
 		})
 	}
@@ -104,6 +109,12 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 		doing(e.Turn, "draining")
 	case event.HostTurnExamined:
 		change(e.Turn, "begun", func(t *Turn) { t.Doing, t.VersionBefore = "working", e.Version })
+		s.changeOperation(e.Operation, func(o *Operation) {
+			if i, ok := o.place[e.HostID]; ok && o.Kind != domain.Restart {
+				o.Hosts[i].limit = wait("its "+string(o.Kind), at, at.Add(time.Duration(o.Policy.Timeout)*time.Second))
+				o.Hosts[i].Waiting = o.Hosts[i].limit
+			}
+		})
 	case event.HostTurnWorked:
 		change(e.Turn, "begun", func(t *Turn) {
 			exit := 0
@@ -112,8 +123,38 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 				t.Doing = "rebooting"
 			}
 		})
+	case event.HostTurnRebootOrdered:
+		change(e.Turn, "begun", func(t *Turn) {
+			t.Doing, t.limit = "rebooting", wait("its reboot", at, e.Until)
+			t.Waiting = t.limit
+		})
+	case event.HostTurnWaiting:
+		s.changeOperation(e.Operation, func(o *Operation) {
+			i, ok := o.place[e.HostID]
+			if !ok || o.Hosts[i].FinishedAt != nil {
+				return
+			}
+			if o.Hosts[i].Waiting = o.Hosts[i].limit; e.Why != "" {
+				o.Hosts[i].Waiting = wait(e.Why, at, e.Until)
+			}
+		})
 	case event.HostTurnGated:
-		change(e.Turn, "begun", func(t *Turn) { t.Doing, t.Reason = "checking health", e.Reason })
+		s.changeOperation(e.Operation, func(o *Operation) {
+			i, ok := o.place[e.HostID]
+			if !ok || o.Policy.Health == nil {
+				return
+			}
+			since := at // of the first look
+			if o.Hosts[i].Doing == gating && o.Hosts[i].limit != nil {
+				since = o.Hosts[i].limit.Since.Time
+			}
+			limit := wait("its health", since, since.Add(time.Duration(o.Policy.Health.Timeout)*time.Second))
+			if e.Reason != "" {
+				limit.Why += ": " + e.Reason
+			}
+			doing(e.Turn, gating)
+			o.Hosts[i].Reason, o.Hosts[i].Waiting, o.Hosts[i].limit = e.Reason, limit, limit
+		})
 	case event.HostTurnSucceeded:
 		change(e.Turn, "succeeded", func(t *Turn) {
 			exit := 0
@@ -144,13 +185,15 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 			t.Reason = why
 		})
 	case event.OperationWaiting:
-		is(e.Operation, "waiting", &Wait{e.Why, Time{e.Until}})
+		is(e.Operation, "waiting", wait(e.Why, at, e.Until))
 	case event.OperationTakenUp:
 	case event.OperationPaused:
 		is(e.Operation, "paused", nil)
 	case event.OperationResumed:
 		is(e.Operation, "running", nil)
 	case event.OperationCancelled:
+		is(e.Operation, "cancelling", nil)
+	case event.OperationAbandoned:
 		is(e.Operation, "cancelling", nil)
 	}
 }

@@ -170,17 +170,20 @@ type Operation struct {
 	generation int
 }
 
-// Wait says why no host is begun, and until when.
+// Wait says what is waited for before a host is begun, or with one that was, since
+// when, and until when at most.
 type Wait struct {
 	Why   string `json:"why"`
+	Since Time   `json:"since"`
 	Until Time   `json:"until"`
 }
 
 // Turn is a host's part in an operation.
 type Turn struct {
 	Address       domain.Address `json:"address"`
-	State         string         `json:"state"` // waiting, begun, succeeded, failed, skipped
-	Doing         string         `json:"doing"` // with the state begun: what, in a word
+	State         string         `json:"state"`   // waiting, begun, succeeded, failed, skipped
+	Doing         string         `json:"doing"`   // with the state begun: what, in a word
+	Waiting       *Wait          `json:"waiting"` // for what, until it is over
 	StartedAt     *Time          `json:"started_at"`
 	FinishedAt    *Time          `json:"finished_at"`
 	Attempts      int            `json:"attempts"`
@@ -193,6 +196,7 @@ type Turn struct {
 
 	HostID  domain.HostID `json:"-"`
 	Printed int64         `json:"-"` // bytes, by what is recorded
+	limit   *Wait         // of what is being done, while something else is waited for
 	claim   domain.ClaimID
 	frozen  Host
 }

@@ -359,7 +359,7 @@ func (h *hostState) apply(at time.Time, e event.HostEvent) {
 		h.Registered = ""
 	case event.HostKeyChanged:
 		h.Changed = true
-	case event.HostKeyAccepted:
+	case event.HostKeyAccepted, event.HostKeyShownAgain:
 		h.Changed, h.Failed = false, false
 	case event.HostKeyPinned:
 		h.Changed = false

@@ -28,14 +28,15 @@ var types = register(
 	event.HostInvestigated{}, event.HostInvestigationFailed{},
 	event.HostBootstrapped{}, event.HostBootstrapFailed{},
 	event.HostRegistered{}, event.HostUnregistered{}, event.HostRegistrationFailed{}, event.HostUncordonFailed{}, event.HostUncordoned{},
-	event.HostKeyPinned{}, event.HostKeyChanged{}, event.HostKeyAccepted{},
+	event.HostKeyPinned{}, event.HostKeyChanged{}, event.HostKeyShownAgain{}, event.HostKeyAccepted{},
 	event.HostWentSilent{}, event.HostAnswered{}, event.HostRebooted{},
 	event.HostCredentialsRead{},
 
 	event.HostTurnBegun{}, event.HostTurnExamined{},
 	event.HostTurnSucceeded{}, event.HostTurnFailed{}, event.HostTurnSkipped{},
 	event.HostStaged{}, event.HostTurnCordoned{}, event.HostTurnWorked{}, event.HostTurnGated{}, event.HostCleanedUp{},
-	event.OperationPaused{}, event.OperationResumed{}, event.OperationCancelled{}, event.OperationWaiting{}, event.OperationTakenUp{},
+	event.HostTurnRebootOrdered{}, event.HostTurnWaiting{},
+	event.OperationPaused{}, event.OperationResumed{}, event.OperationCancelled{}, event.OperationAbandoned{}, event.OperationWaiting{}, event.OperationTakenUp{},
 
 	event.SweepFinished{},
 )

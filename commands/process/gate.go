@@ -82,11 +82,10 @@ func (w *working) check(ctx context.Context, h event.Health, bootID string) (why
 		})
 	}
 	var fenced *Fenced
-	var changed *KeyChanged
 	switch {
 	case ctx.Err() != nil:
 		return "", ctx.Err()
-	case errors.As(err, &fenced), errors.As(err, &changed), ofStore(err):
+	case errors.As(err, &fenced), ofStore(err):
 		return "", err
 	case err != nil:
 		return reason(err), nil

@@ -91,6 +91,7 @@ type Process struct {
 	upkeeps  map[domain.Address]context.CancelFunc // under way
 	deciding map[domain.OperationID]event.Position // decisions about them, until applied; 0: not recorded yet
 	misses   map[domain.HostID]int
+	refusals map[domain.HostID]refusal            // of logins, since the last one that was not refused
 	turning  map[domain.HostID]domain.OperationID // busy with a turn of that operation
 	destroys []domain.CredentialID
 }
@@ -108,7 +109,7 @@ func New(config Config) *Process {
 		managers: map[domain.ManagerID]event.ContainerManagerDefined{}, retired: map[domain.ManagerID]bool{}, removed: map[domain.HostID]event.HostAdded{},
 		named: map[domain.CredentialID]bool{}, missing: map[domain.HostID]bool{}, addedBy: map[domain.HostID]string{},
 		dirty: map[domain.HostID]bool{}, retries: map[domain.HostID]retry{}, busy: map[domain.HostID]event.Position{}, turning: map[domain.HostID]domain.OperationID{},
-		deciding: map[domain.OperationID]event.Position{}, misses: map[domain.HostID]int{},
+		deciding: map[domain.OperationID]event.Position{}, misses: map[domain.HostID]int{}, refusals: map[domain.HostID]refusal{},
 		upkeeps: map[domain.Address]context.CancelFunc{},
 	}
 }
@@ -250,6 +251,7 @@ func (p *Process) settleRemoved(id domain.HostID) {
 		delete(p.dirty, id)
 		delete(p.retries, id)
 		delete(p.misses, id)
+		delete(p.refusals, id)
 		delete(p.addedBy, id)
 		return
 	}
@@ -316,6 +318,7 @@ func (p *Process) begin(ctx context.Context, term domain.Term) error {
 		applied := p.position >= begun.Position
 		if applied { // what an earlier term left of its own
 			clear(p.misses)
+			clear(p.refusals)
 			clear(p.retries)
 			p.destroys = nil // the sweep finds them
 		}

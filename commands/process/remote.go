@@ -183,7 +183,7 @@ type KeyChanged struct {
 }
 
 func (e *KeyChanged) Error() string {
-	return fmt.Sprintf("the host key changed to %s %s: nothing is sent there until PUT /host/%s/hostkey accepts it", e.Shown.Type, e.Shown.Fingerprint, e.Host)
+	return fmt.Sprintf("the host key changed to %s %s: nothing is sent there until the pinned one is shown again, or PUT /host/%s/hostkey accepts it", e.Shown.Type, e.Shown.Fingerprint, e.Host)
 }
 
 // Fenced says that the host has seen a later leader of the same log. That is the

@@ -34,6 +34,9 @@ type turn struct {
 // too many hosts have failed.
 var errNotBegun = errors.New("the turn was not begun")
 
+// errOver says that the turn was given up meanwhile.
+var errOver = errors.New("the turn is over")
+
 // errOvertaken says that a later leader carries the operation out.
 var errOvertaken = errors.New("a later leader carries the operation out")
 
@@ -60,7 +63,7 @@ func (t *turn) claimed(ctx context.Context, gone func(ctx context.Context, why s
 		return 0
 	}
 	outcome, err := work(at)
-	if err != nil && !errors.Is(err, errNotBegun) {
+	if err != nil && !errors.Is(err, errNotBegun) && !errors.Is(err, errOver) {
 		t.p.report(ctx, "a turn could not be recorded", err, "host", t.member.Host, "operation", t.operation)
 		return 0 // it stays open, and is taken up again
 	}
@@ -176,12 +179,14 @@ func (t *turn) work(ctx context.Context, at event.Turn) (event.OperationEvent, e
 // working is a turn with a connection, made anew when it breaks.
 type working struct {
 	*turn
-	at       event.Turn
-	host     roster.Host
-	node     *node         // nil: no container manager knows the host
-	limit    time.Duration // for the command
-	deadline time.Time     // limit from when the turn was taken up, here and now
-	session  Session
+	at        event.Turn
+	host      roster.Host
+	node      *node         // nil: no container manager knows the host
+	limit     time.Duration // for the command
+	deadline  time.Time     // limit from when the turn was taken up, here and now
+	session   Session
+	contacted bool // the host was dialled
+	ordered   bool // the host took note of the order to reboot
 
 	draining time.Duration // was spent on it so far, since the turn was taken up
 }
@@ -236,6 +241,18 @@ func (w *working) hangUp() {
 	}
 }
 
+// record is that of the turn. A turn that was given up meanwhile is over: nothing
+// more is done of it.
+func (w *working) record(ctx context.Context, f func(*operation.Progress) []event.OperationEvent) error {
+	if err := w.turn.record(ctx, f); err != nil {
+		return err
+	}
+	if w.state.Over() {
+		return errOver
+	}
+	return nil
+}
+
 // name is how the host knows the turn's command, or its reboot.
 func (w *working) name() Turn { return Turn{Name: string(w.at.Claim)} }
 
@@ -271,16 +288,8 @@ func (w *working) failed(ctx context.Context, err error) (event.OperationEvent, 
 // there is one, else as often as configured.
 func (w *working) connected(ctx context.Context, deadline time.Time, f func(Session) error) error {
 	for attempt := 1; ; attempt++ {
-		if w.session == nil {
-			session, err := w.p.dial(ctx, w.host, w.p.config.Attempts)
-			if err != nil {
-				var away *Unreachable
-				if errors.As(err, &away) && w.p.config.Now().Before(deadline) && pause(ctx, w.p.config.RetryDelay) {
-					continue
-				}
-				return err
-			}
-			w.session = session
+		if err := w.connect(ctx, deadline); err != nil {
+			return err
 		}
 		err := f(w.session)
 		var away *Unreachable
@@ -292,6 +301,38 @@ func (w *working) connected(ctx context.Context, deadline time.Time, f func(Sess
 			return err
 		}
 	}
+}
+
+// connect sees to it that there is a connection. A host that does not let us in has
+// answered; but with a deadline something may be going on there, and it may have been
+// rebooted meanwhile, without us: then it has as long as after a reboot of ours.
+func (w *working) connect(ctx context.Context, deadline time.Time) error {
+	var since time.Time
+	for w.session == nil {
+		err := w.p.refusing(w.host.HostID)
+		if err == nil || !w.contacted {
+			w.session, err = w.p.dial(ctx, w.host, w.p.config.Attempts)
+			w.contacted = true
+		}
+		until := deadline
+		var away *Unreachable
+		switch {
+		case err == nil:
+			return nil
+		case !ofHost(err):
+			return err
+		case errors.As(err, &away):
+		case since.IsZero():
+			since = w.p.config.Now()
+			fallthrough
+		default:
+			until = earlier(deadline, since.Add(w.p.config.RebootTimeout))
+		}
+		if !w.p.config.Now().Before(until) || !pause(ctx, w.p.config.RetryDelay) {
+			return err
+		}
+	}
+	return nil
 }
 
 func (w *working) facts(ctx context.Context, deadline time.Time) (facts event.Facts, err error) {
@@ -395,10 +436,7 @@ func (w *working) rebooted(ctx context.Context, worked event.Facts) (after event
 	if !w.state.OSTree && want == w.state.Pending {
 		want = ""
 	}
-	if err := w.back(ctx, from); err != nil {
-		return after, nil, err
-	}
-	if after, err = w.facts(ctx, w.p.config.Now().Add(w.p.config.RebootTimeout)); err != nil {
+	if after, err = w.back(ctx, from); err != nil {
 		return after, nil, err
 	}
 	if want == "" || after.Version == want {
@@ -410,59 +448,148 @@ func (w *working) rebooted(ctx context.Context, worked event.Facts) (after event
 	}, nil
 }
 
-// back reboots the host, unless it runs from another boot already, and returns
-// when it is back. A host that is out of reach may be down for the reboot that
-// was asked for.
-func (w *working) back(ctx context.Context, from string) error {
-	deadline := w.p.config.Now().Add(w.p.config.RebootTimeout)
-	tried, asked, wait := false, false, time.Duration(0)
-	for pause(ctx, wait) {
-		bootID, err := w.bootID(ctx)
-		switch {
-		case err != nil:
-		case bootID != from:
-			return nil
-		case !asked:
-			if err := w.drain(ctx); err != nil { // somebody may have let work in again
-				return err
-			}
-			if !tried {
-				tried, deadline = true, w.p.config.Now().Add(w.p.config.RebootTimeout)
-			}
-			err = w.session.Reboot(ctx, w.rebootName(), from)
-			asked = err == nil // else it may have gone down before it answered
+// errStillUp says that the host runs as before its reboot was ordered.
+var errStillUp = errors.New("it still runs as before the reboot was asked for")
+
+// lastTry is how long the last look at a host that is late may take.
+const lastTry = 30 * time.Second
+
+// back reboots the host, unless it runs from another boot already, and tells how it
+// is when it is back. From the order to its deadline nothing that the host answers
+// is an answer of its own but a login with its key, a shell that works, as root, and
+// another boot id: another server may ask for the passphrase of a disk, with
+// another key, and users come late from the network. A reboot that the host refuses
+// fails at once.
+func (w *working) back(ctx context.Context, from string) (after event.Facts, err error) {
+	resumed := !w.state.BackBy.IsZero()
+	if !resumed {
+		after, err = w.order(ctx, from)
+		if err != nil || after.BootID != "" {
+			return after, err
+		}
+	}
+	limited, cancel := context.WithDeadline(ctx, later(w.state.BackBy, w.p.config.Now()).Add(lastTry))
+	defer cancel()
+	wait, slow := w.p.config.RebootFirstLook, time.Duration(0)
+	if resumed {
+		wait = 0
+	}
+	for tries := 1; pause(ctx, wait); tries++ {
+		var in bool
+		after, in, err = w.isBack(limited, from)
+		if err == nil {
+			return after, nil
+		}
+		if errors.Is(err, errStillUp) && !w.ordered {
+			err = w.reboot(limited, from)
 		}
 		w.hangUp()
-		var away *Unreachable
-		if err != nil && !errors.As(err, &away) {
-			return err
-		}
-		if !w.p.config.Now().Before(deadline) {
-			why := "it still runs as before the reboot was asked for"
-			if err != nil {
-				why = reason(err)
-			}
-			return &Refused{Reason: fmt.Sprintf("the host was not back within %s of its reboot, look at its console: %s", w.p.config.RebootTimeout, why)}
-		}
-		if wait == 0 {
-			wait = w.p.config.RebootFirstLook
-		} else {
-			wait = min(w.p.config.RebootFirstLook, time.Second)
+		switch left := w.state.BackBy.Sub(w.p.config.Now()); {
+		case ctx.Err() != nil:
+			return after, ctx.Err()
+		case !ofHost(err) && limited.Err() == nil:
+			return after, err
+		case left <= 0 && (tries >= w.p.config.Attempts || limited.Err() != nil):
+			return after, &Refused{Reason: fmt.Sprintf("the host was not back within %s of its reboot, look at its console: %s", w.p.config.RebootTimeout, reason(err))}
+		case left <= 0:
+			wait = w.p.config.RetryDelay
+		case in && !errors.Is(err, errStillUp):
+			slow = w.p.slower(slow)
+			wait = min(slow, left)
+		default:
+			wait = min(w.p.config.RebootFirstLook, time.Second, left)
 		}
 	}
-	return ctx.Err()
+	return after, ctx.Err()
 }
 
-// bootID is that of the host now, on a connection that stays.
-func (w *working) bootID(ctx context.Context) (string, error) {
-	if w.session == nil {
-		session, err := w.p.dial(ctx, w.host, 1)
-		if err != nil {
-			return "", err
-		}
-		w.session = session
+// order orders the reboot; or it tells how the host is that runs from another boot
+// already. Where what became of the order is not known, it may be given again.
+func (w *working) order(ctx context.Context, from string) (after event.Facts, err error) {
+	deadline := time.Time{}
+	if w.session == nil { // taken up again
+		deadline = w.state.Since.Add(w.p.config.RebootTimeout)
 	}
-	return w.session.BootID(ctx)
+	var bootID string
+	if err := w.connected(ctx, deadline, func(s Session) (err error) {
+		bootID, err = s.BootID(ctx)
+		return err
+	}); err != nil {
+		return after, err
+	}
+	if bootID != from {
+		return w.facts(ctx, deadline)
+	}
+	if err := w.drain(ctx); err != nil { // somebody may have let work in again
+		return after, err
+	}
+	if err := w.record(ctx, func(p *operation.Progress) []event.OperationEvent {
+		return p.OrderReboot(event.HostTurnRebootOrdered{Turn: w.at, BootID: from, Until: w.p.config.Now().Add(w.p.config.RebootTimeout).UTC()})
+	}); err != nil {
+		return after, err
+	}
+	err = w.reboot(ctx, from)
+	w.hangUp()
+	if errors.As(err, new(*Unreachable)) { // it may have gone down before it answered
+		err = nil
+	}
+	return after, err
+}
+
+// reboot gives the order, on a connection that is there.
+func (w *working) reboot(ctx context.Context, from string) error {
+	if w.session == nil {
+		return &Unreachable{Reason: "the connection broke"}
+	}
+	err := w.session.Reboot(ctx, w.rebootName(), from)
+	w.ordered = err == nil
+	return err
+}
+
+// isBack tells how the host is that runs from another boot than before; in: it let
+// us in.
+func (w *working) isBack(ctx context.Context, from string) (facts event.Facts, in bool, err error) {
+	if err = w.p.refusing(w.host.HostID); err != nil {
+		return facts, false, err
+	}
+	if w.session, err = w.p.login(ctx, w.host); err != nil {
+		w.session = nil
+		return facts, false, err
+	}
+	bootID, err := w.session.BootID(ctx)
+	switch {
+	case err != nil:
+		return facts, true, err
+	case bootID == from:
+		return facts, true, errStillUp
+	}
+	facts, err = w.session.Facts(ctx)
+	if err == nil && facts.BootID == from {
+		err = errStillUp
+	}
+	return facts, true, err
+}
+
+// ofHost tells whether an error is what a host answered, or that it did not.
+func ofHost(err error) bool {
+	var away *Unreachable
+	var refused *Refused
+	var changed *KeyChanged
+	return errors.As(err, &away) || errors.As(err, &refused) || errors.As(err, &changed) || errors.Is(err, errStillUp)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func (w *working) recordFacts(ctx context.Context, facts event.Facts) error {

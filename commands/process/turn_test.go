@@ -26,6 +26,8 @@ type fakeHost struct {
 	run    func(context.Context) error
 	reboot func() error
 	check  func() error
+	facts  func() error
+	bootID func() error
 	boot   int
 	dials  int
 }
@@ -47,9 +49,21 @@ func (h *fakeHost) Dial(context.Context, Target) (Session, error) {
 
 func (h *fakeHost) HostKey() HostKey { return HostKey{Type: "ssh-ed25519", Fingerprint: "SHA256:x"} }
 
-func (h *fakeHost) BootID(context.Context) (string, error) { return fmt.Sprint("boot ", h.boot), nil }
+func (h *fakeHost) BootID(context.Context) (string, error) {
+	if h.bootID != nil {
+		if err := h.bootID(); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprint("boot ", h.boot), nil
+}
 
 func (h *fakeHost) Facts(context.Context) (event.Facts, error) {
+	if h.facts != nil {
+		if err := h.facts(); err != nil {
+			return event.Facts{}, err
+		}
+	}
 	return event.Facts{OS: "fedora", Version: "41", BootID: fmt.Sprint("boot ", h.boot)}, nil
 }
 
@@ -263,7 +277,7 @@ func TestAnOutageOfTheStoreIsNoIllHealth(t *testing.T) {
 		}
 		r := newRoll(t, host, restart, 1, func(p *event.Policy) { p.Health = &event.Health{Command: "true", Timeout: 5} })
 		r.turn(1).carryOut(t.Context())
-		if got := types(r.history(event.OperationStream("o"))); got != "HostTurnBegun HostTurnExamined" {
+		if got := types(r.history(event.OperationStream("o"))); got != "HostTurnBegun HostTurnExamined HostTurnRebootOrdered" {
 			t.Errorf("recorded are %s", got)
 		}
 	})

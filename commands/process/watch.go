@@ -117,7 +117,7 @@ func (p *Process) look(ctx context.Context, h roster.Host) (looked, answers bool
 }
 
 func (p *Process) bootID(ctx context.Context, h roster.Host) (string, error) {
-	session, err := p.dial(ctx, h, 1)
+	session, err := p.again(ctx, h)
 	if err != nil {
 		return "", err
 	}

@@ -102,8 +102,17 @@ type HostKeyPinned struct {
 }
 
 // HostKeyChanged says that a host showed another key than the pinned one.
-// Nothing is sent to it until the new one is accepted.
+// Nothing is sent to it until it shows the pinned one again, or the new one is
+// accepted.
 type HostKeyChanged struct {
+	Host        domain.Address `json:"host"`
+	Type        string         `json:"type"`
+	Fingerprint string         `json:"fingerprint"`
+}
+
+// HostKeyShownAgain says that a host which had shown another key shows the pinned
+// one again.
+type HostKeyShownAgain struct {
 	Host        domain.Address `json:"host"`
 	Type        string         `json:"type"`
 	Fingerprint string         `json:"fingerprint"`
@@ -151,6 +160,7 @@ func (e HostUncordonFailed) hostEvent() domain.Address      { return e.Host }
 func (e HostUncordoned) hostEvent() domain.Address          { return e.Host }
 func (e HostKeyPinned) hostEvent() domain.Address           { return e.Host }
 func (e HostKeyChanged) hostEvent() domain.Address          { return e.Host }
+func (e HostKeyShownAgain) hostEvent() domain.Address       { return e.Host }
 func (e HostKeyAccepted) hostEvent() domain.Address         { return e.Host }
 func (e HostWentSilent) hostEvent() domain.Address          { return e.Host }
 func (e HostAnswered) hostEvent() domain.Address            { return e.Host }
@@ -168,6 +178,7 @@ func (HostUncordonFailed) EventType() string      { return "HostUncordonFailed" 
 func (HostUncordoned) EventType() string          { return "HostUncordoned" }
 func (HostKeyPinned) EventType() string           { return "HostKeyPinned" }
 func (HostKeyChanged) EventType() string          { return "HostKeyChanged" }
+func (HostKeyShownAgain) EventType() string       { return "HostKeyShownAgain" }
 func (HostKeyAccepted) EventType() string         { return "HostKeyAccepted" }
 func (HostWentSilent) EventType() string          { return "HostWentSilent" }
 func (HostAnswered) EventType() string            { return "HostAnswered" }

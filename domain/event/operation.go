@@ -59,6 +59,22 @@ type HostTurnWorked struct {
 	Output  Output `json:"output,omitzero"`
 }
 
+// HostTurnRebootOrdered says that the host is told to reboot, and until when it
+// must be back. The order was not sent before.
+type HostTurnRebootOrdered struct {
+	Turn
+	BootID string    `json:"boot_id"` // from which it is to reboot
+	Until  time.Time `json:"until"`   // UTC
+}
+
+// HostTurnWaiting says what a turn waits for from now on, and until when it does
+// at most; with no reason, that it no longer does.
+type HostTurnWaiting struct {
+	Turn
+	Why   string    `json:"why,omitempty"`
+	Until time.Time `json:"until,omitzero"` // UTC
+}
+
 // HostTurnGated says whether the host is healthy after its work: at first, and
 // when that changes.
 type HostTurnGated struct {
@@ -132,40 +148,53 @@ type OperationCancelled struct {
 	Cause     string             `json:"cause"` // by whom and why
 }
 
+// OperationAbandoned says that a person gave an operation up while hosts were in
+// hand: their turns are over, whatever goes on there.
+type OperationAbandoned struct {
+	Operation domain.OperationID `json:"operation"`
+	Cause     string             `json:"cause"` // by whom and why
+}
+
 // Output describes what a command printed; the text itself is kept beside the log.
 type Output struct {
 	Size   int64  `json:"size"`   // bytes
 	SHA256 string `json:"sha256"` // hexadecimal
 }
 
-func (HostStaged) operationEvent()         {}
-func (HostTurnBegun) operationEvent()      {}
-func (HostTurnCordoned) operationEvent()   {}
-func (HostTurnExamined) operationEvent()   {}
-func (HostTurnWorked) operationEvent()     {}
-func (HostTurnGated) operationEvent()      {}
-func (HostTurnSucceeded) operationEvent()  {}
-func (HostTurnFailed) operationEvent()     {}
-func (HostTurnSkipped) operationEvent()    {}
-func (HostCleanedUp) operationEvent()      {}
-func (OperationWaiting) operationEvent()   {}
-func (OperationTakenUp) operationEvent()   {}
-func (OperationPaused) operationEvent()    {}
-func (OperationResumed) operationEvent()   {}
-func (OperationCancelled) operationEvent() {}
+func (HostStaged) operationEvent()            {}
+func (HostTurnBegun) operationEvent()         {}
+func (HostTurnCordoned) operationEvent()      {}
+func (HostTurnExamined) operationEvent()      {}
+func (HostTurnWorked) operationEvent()        {}
+func (HostTurnWaiting) operationEvent()       {}
+func (HostTurnRebootOrdered) operationEvent() {}
+func (HostTurnGated) operationEvent()         {}
+func (HostTurnSucceeded) operationEvent()     {}
+func (HostTurnFailed) operationEvent()        {}
+func (HostTurnSkipped) operationEvent()       {}
+func (HostCleanedUp) operationEvent()         {}
+func (OperationWaiting) operationEvent()      {}
+func (OperationTakenUp) operationEvent()      {}
+func (OperationPaused) operationEvent()       {}
+func (OperationResumed) operationEvent()      {}
+func (OperationCancelled) operationEvent()    {}
+func (OperationAbandoned) operationEvent()    {}
 
-func (HostStaged) EventType() string         { return "HostStaged" }
-func (HostTurnBegun) EventType() string      { return "HostTurnBegun" }
-func (HostTurnCordoned) EventType() string   { return "HostTurnCordoned" }
-func (HostTurnExamined) EventType() string   { return "HostTurnExamined" }
-func (HostTurnWorked) EventType() string     { return "HostTurnWorked" }
-func (HostTurnGated) EventType() string      { return "HostTurnGated" }
-func (HostTurnSucceeded) EventType() string  { return "HostTurnSucceeded" }
-func (HostTurnFailed) EventType() string     { return "HostTurnFailed" }
-func (HostTurnSkipped) EventType() string    { return "HostTurnSkipped" }
-func (HostCleanedUp) EventType() string      { return "HostCleanedUp" }
-func (OperationWaiting) EventType() string   { return "OperationWaiting" }
-func (OperationTakenUp) EventType() string   { return "OperationTakenUp" }
-func (OperationPaused) EventType() string    { return "OperationPaused" }
-func (OperationResumed) EventType() string   { return "OperationResumed" }
-func (OperationCancelled) EventType() string { return "OperationCancelled" }
+func (HostStaged) EventType() string            { return "HostStaged" }
+func (HostTurnBegun) EventType() string         { return "HostTurnBegun" }
+func (HostTurnCordoned) EventType() string      { return "HostTurnCordoned" }
+func (HostTurnExamined) EventType() string      { return "HostTurnExamined" }
+func (HostTurnWorked) EventType() string        { return "HostTurnWorked" }
+func (HostTurnWaiting) EventType() string       { return "HostTurnWaiting" }
+func (HostTurnRebootOrdered) EventType() string { return "HostTurnRebootOrdered" }
+func (HostTurnGated) EventType() string         { return "HostTurnGated" }
+func (HostTurnSucceeded) EventType() string     { return "HostTurnSucceeded" }
+func (HostTurnFailed) EventType() string        { return "HostTurnFailed" }
+func (HostTurnSkipped) EventType() string       { return "HostTurnSkipped" }
+func (HostCleanedUp) EventType() string         { return "HostCleanedUp" }
+func (OperationWaiting) EventType() string      { return "OperationWaiting" }
+func (OperationTakenUp) EventType() string      { return "OperationTakenUp" }
+func (OperationPaused) EventType() string       { return "OperationPaused" }
+func (OperationResumed) EventType() string      { return "OperationResumed" }
+func (OperationCancelled) EventType() string    { return "OperationCancelled" }
+func (OperationAbandoned) EventType() string    { return "OperationAbandoned" }

@@ -3,6 +3,8 @@
 package host
 
 import (
+	"slices"
+
 	"commissaire/domain"
 	"commissaire/domain/event"
 )
@@ -20,8 +22,12 @@ type Host struct {
 	registration string           // why it failed
 	cordoned     domain.ManagerID // where a turn left the host's node cordoned
 	uncordon     string           // why that could not be taken back
-	key, shown   Key              // pinned; and the other one it showed
+	key, shown   Key              // pinned; and the other one it shows
+	others       []Key            // that it showed since the pinned one was pinned, the last mostOthers
 }
+
+// mostOthers is how many other keys that a host showed may still be accepted.
+const mostOthers = 8
 
 // Key is a host key.
 type Key struct{ Type, Fingerprint string }
@@ -52,11 +58,15 @@ func (h *Host) Evolve(e event.HostEvent) {
 	case event.HostUncordoned:
 		h.cordoned, h.uncordon = "", ""
 	case event.HostKeyPinned:
-		h.key, h.shown = Key{e.Type, e.Fingerprint}, Key{}
+		h.key, h.shown, h.others = Key{e.Type, e.Fingerprint}, Key{}, nil
 	case event.HostKeyChanged:
 		h.shown = Key{e.Type, e.Fingerprint}
+		others := slices.DeleteFunc(slices.Clone(h.others), func(k Key) bool { return k == h.shown })
+		h.others = append(others, h.shown)[max(0, len(others)+1-mostOthers):]
+	case event.HostKeyShownAgain:
+		h.shown, h.stale, h.failure = Key{}, true, ""
 	case event.HostKeyAccepted:
-		h.key, h.shown, h.stale, h.failure = Key{e.Type, e.Fingerprint}, Key{}, true, ""
+		h.key, h.shown, h.stale, h.failure, h.others = Key{e.Type, e.Fingerprint}, Key{}, true, "", nil
 	case event.HostWentSilent:
 		h.silent = true
 	case event.HostAnswered:
@@ -78,8 +88,13 @@ func (h *Host) Ready() bool {
 	return h.bootstrapped && !h.silent && h.failure == "" && h.shown == Key{}
 }
 
-// Watched tells whether the host is to be looked at from time to time.
-func (h *Host) Watched() bool { return h.bootstrapped && h.shown == Key{} }
+// OtherKey is the key that the host shows instead of the pinned one; false where it
+// shows that.
+func (h *Host) OtherKey() (Key, bool) { return h.shown, h.shown != Key{} }
+
+// Watched tells whether the host is to be looked at from time to time: also one
+// that shows another key, which may show the pinned one again.
+func (h *Host) Watched() bool { return h.bootstrapped || h.shown != Key{} }
 
 // Silent tells whether the host does not answer.
 func (h *Host) Silent() bool { return h.silent }
@@ -105,9 +120,9 @@ const (
 )
 
 // Next is the upkeep that history leaves outstanding, for a host whose cluster's
-// container manager is wanted ("": none). A changed host key stops all that is
-// done on the host itself; what a container manager is told does not wait for a
-// host that may never answer again.
+// container manager is wanted ("": none). While the host shows another key nothing
+// is done on it; what a container manager is told does not wait for a host that may
+// never answer again.
 func (h *Host) Next(wanted domain.ManagerID) Step {
 	switch {
 	case h.manager != "" && h.manager != wanted:
@@ -203,11 +218,14 @@ func (h *Host) Uncordoned(address domain.Address, id domain.ManagerID, name doma
 }
 
 // KeyShown records the key a host showed: the first one is pinned, trusted by
-// who added the host; another one stops all work.
+// who added the host; another one stops all work, until the pinned one is shown
+// again.
 func (h *Host) KeyShown(address domain.Address, key Key, addedBy string) []event.HostEvent {
 	switch {
 	case h.key.Fingerprint == "":
 		return []event.HostEvent{event.HostKeyPinned{Host: address, Type: key.Type, Fingerprint: key.Fingerprint, AddedBy: addedBy}}
+	case h.key.Fingerprint == key.Fingerprint && h.shown != Key{}:
+		return []event.HostEvent{event.HostKeyShownAgain{Host: address, Type: key.Type, Fingerprint: key.Fingerprint}}
 	case h.key.Fingerprint == key.Fingerprint || h.shown == key:
 		return nil
 	}
@@ -218,22 +236,26 @@ func (h *Host) KeyShown(address domain.Address, key Key, addedBy string) []event
 // host's from now on, whatever was pinned before.
 func (h *Host) KeyVouched(address domain.Address, key Key, authority, addedBy string) []event.HostEvent {
 	if h.key == key {
-		return nil
+		return h.KeyShown(address, key, addedBy)
 	}
 	return []event.HostEvent{event.HostKeyPinned{Host: address, Type: key.Type, Fingerprint: key.Fingerprint, AddedBy: addedBy, Authority: authority}}
 }
 
-// AcceptKey makes the changed key that the host showed its key.
+// AcceptKey makes a key that the host showed its key. To name the pinned one is to
+// keep it, which changes nothing: the host recovers when it shows that.
 func (h *Host) AcceptKey(address domain.Address, fingerprint string) ([]event.HostEvent, error) {
-	switch {
-	case fingerprint == "":
+	if fingerprint == "" {
 		return nil, domain.ErrInvalid.At("fingerprint", "name the host key to accept, as SHA256:…")
-	case fingerprint == h.key.Fingerprint && h.shown == Key{}:
-		return nil, nil
-	case fingerprint != h.shown.Fingerprint:
-		return nil, ErrKeyNotShown.With("host %s did not show the key %.64q; GET /host/%s/history says which it showed", address, fingerprint, address)
 	}
-	return []event.HostEvent{event.HostKeyAccepted{Host: address, Type: h.shown.Type, Fingerprint: fingerprint}}, nil
+	if fingerprint == h.key.Fingerprint {
+		return nil, nil
+	}
+	for _, key := range slices.Backward(h.others) {
+		if key.Fingerprint == fingerprint {
+			return []event.HostEvent{event.HostKeyAccepted{Host: address, Type: key.Type, Fingerprint: fingerprint}}, nil
+		}
+	}
+	return nil, ErrKeyNotShown.With("host %s did not show the key %.64q; GET /host/%s/history says which it showed", address, fingerprint, address)
 }
 
 // WentSilent records that the host no longer answers.
@@ -251,7 +273,7 @@ func (h *Host) Seen(address domain.Address, bootID string) []event.HostEvent {
 	if h.silent {
 		events = append(events, event.HostAnswered{Host: address})
 	}
-	if h.facts.BootID != bootID {
+	if h.investigated && h.facts.BootID != bootID {
 		events = append(events, event.HostRebooted{Host: address, Before: h.facts.BootID, BootID: bootID})
 	}
 	return events

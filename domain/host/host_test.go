@@ -1,6 +1,7 @@
 package host
 
 import (
+	"fmt"
 	"testing"
 
 	"commissaire/domain"
@@ -22,6 +23,7 @@ var (
 	silent       = event.HostWentSilent{Host: at, Reason: "timeout"}
 	answered     = event.HostAnswered{Host: at}
 	changed      = event.HostKeyChanged{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:b"}
+	shownAgain   = event.HostKeyShownAgain{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:a"}
 	accepted     = event.HostKeyAccepted{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:b"}
 )
 
@@ -49,6 +51,7 @@ func TestWhatAHostNeedsNext(t *testing.T) {
 		"it is silent":               {[]event.HostEvent{investigated, bootstrapped, silent}, "M", Nothing, false},
 		"it answers again":           {[]event.HostEvent{investigated, bootstrapped, silent, answered}, "", Investigate, true},
 		"it showed another host key": {[]event.HostEvent{pinned, investigated, bootstrapped, changed}, "M", Nothing, false},
+		"it shows its own again":     {[]event.HostEvent{pinned, investigated, bootstrapped, changed, shownAgain}, "", Investigate, true},
 		"that was accepted":          {[]event.HostEvent{pinned, investigated, bootstrapped, changed, accepted}, "", Investigate, true},
 		"it left while it is silent": {[]event.HostEvent{investigated, bootstrapped, registered, silent}, "", Unregister, false},
 		"its node is cordoned":       {[]event.HostEvent{investigated, bootstrapped, registered, leftCordoned}, "M", Uncordon, true},
@@ -81,6 +84,8 @@ func TestTheFirstKeyIsPinnedAndAnotherStopsAllWork(t *testing.T) {
 	given(t).When(show("SHA256:a")).Then(pinned)
 	given(t, pinned).When(show("SHA256:a")).Then()
 	given(t, pinned).When(show("SHA256:b")).Then(changed)
+	given(t, pinned, changed).When(show("SHA256:a")).Then(shownAgain)
+	given(t, pinned, changed, shownAgain).When(show("SHA256:b")).Then(changed)
 }
 
 func TestAKeyThatAnAuthorityVouchesForIsNoChangedKey(t *testing.T) {
@@ -97,9 +102,10 @@ func TestAKeyThatAnAuthorityVouchesForIsNoChangedKey(t *testing.T) {
 	given(t, pinned).When(vouch("SHA256:a")).Then()
 	given(t, pinned).When(vouch("SHA256:b")).Then(second)
 	given(t, pinned, changed).When(vouch("SHA256:b")).Then(second)
+	given(t, pinned, changed).When(vouch("SHA256:a")).Then(shownAgain)
 }
 
-func TestOnlyTheKeyThatWasShownIsAccepted(t *testing.T) {
+func TestOnlyAKeyThatWasShownIsAccepted(t *testing.T) {
 	accept := func(fingerprint string) decision {
 		return func(h *Host) ([]event.HostEvent, error) { return h.AcceptKey(at, fingerprint) }
 	}
@@ -107,6 +113,33 @@ func TestOnlyTheKeyThatWasShownIsAccepted(t *testing.T) {
 	given(t, pinned, changed).When(accept("SHA256:c")).ThenRefused(ErrKeyNotShown)
 	given(t, pinned, changed).When(accept("")).ThenRefused(domain.ErrInvalid)
 	given(t, pinned).When(accept("SHA256:b")).ThenRefused(ErrKeyNotShown)
+	third := changed
+	third.Fingerprint = "SHA256:d"
+	given(t, pinned, changed, third).When(accept("SHA256:b")).Then(accepted)
+	given(t, pinned, changed, shownAgain).When(accept("SHA256:b")).Then(accepted)
+	given(t, pinned, changed, accepted, third).When(accept("SHA256:a")).ThenRefused(ErrKeyNotShown)
+	// To name the pinned one is to keep it, shown or not.
+	given(t, pinned).When(accept("SHA256:a")).Then()
+	given(t, pinned, changed).When(accept("SHA256:a")).Then()
+	given(t, pinned, changed, shownAgain).When(accept("SHA256:a")).Then()
+}
+
+func TestOfTheOtherKeysThatWereShownTheLastOnesMayBeAccepted(t *testing.T) {
+	h := &Host{}
+	h.Evolve(pinned)
+	show := func(i int) event.HostKeyChanged {
+		return event.HostKeyChanged{Host: at, Type: "ssh-ed25519", Fingerprint: fmt.Sprint("SHA256:", i)}
+	}
+	for i := range 100 {
+		h.Evolve(show(i))
+		h.Evolve(show(99))
+	}
+	if len(h.others) != mostOthers {
+		t.Errorf("%d keys are kept", len(h.others))
+	}
+	if events, err := h.AcceptKey(at, "SHA256:98"); err != nil || len(events) != 1 {
+		t.Errorf("%v, %v", events, err)
+	}
 }
 
 func TestOnlyChangesAreRecorded(t *testing.T) {

@@ -35,10 +35,25 @@ type Turn struct {
 	Cordon  Cordon    // what was done to keep work away from it
 	Healthy time.Time // since when the gate is passed without a break; zero: it is not
 	Gated   time.Time // since when the gate is asked
+	Since   time.Time // when it came to what it does now
+	BackBy  time.Time // when it must be back from its reboot; zero: none was ordered
+	Wait    Wait      // what it waits for
+	waits   int       // so many were recorded
 	Reason  string
 	Ended   time.Time
 	Left    string // the deployment that it left to be booted
 }
+
+// Wait is what a turn waits for, since when, and until when at most; its zero value
+// is nothing.
+type Wait struct {
+	Why          string
+	Since, Until time.Time
+}
+
+// mostWaits is how often it is recorded what a turn waits for: a host may change its
+// mind about that as often as it likes.
+const mostWaits = 100
 
 // Work is how the host was after its command.
 type Work struct {
@@ -76,6 +91,7 @@ type Progress struct {
 	pausedAlone bool // by its policy, once
 	waiting     event.OperationWaiting
 	Cancelled   string // why; "": it was not
+	Abandoned   string // likewise
 	term        domain.Term
 }
 
@@ -119,6 +135,7 @@ func (p *Progress) Evolve(e event.OperationEvent, at time.Time) {
 			p.turns = map[domain.HostID]Turn{}
 		}
 		t := p.turns[of.HostID]
+		t.Since, t.Wait = at, Wait{}
 		f(&t)
 		p.turns[of.HostID] = t
 	}
@@ -144,6 +161,17 @@ func (p *Progress) Evolve(e event.OperationEvent, at time.Time) {
 	case event.HostTurnWorked:
 		change(e.Turn, func(t *Turn) {
 			t.State, t.Worked = Worked, Work{e.BootID, e.Version, e.Pending, e.Reboot, e.Output}
+		})
+	case event.HostTurnRebootOrdered:
+		change(e.Turn, func(t *Turn) { t.BackBy = e.Until })
+	case event.HostTurnWaiting:
+		since := p.turns[e.HostID].Since
+		change(e.Turn, func(t *Turn) {
+			t.Since = since
+			t.waits++
+			if e.Why != "" {
+				t.Wait = Wait{e.Why, at, e.Until}
+			}
 		})
 	case event.HostTurnGated:
 		change(e.Turn, func(t *Turn) {
@@ -181,12 +209,14 @@ func (p *Progress) Evolve(e event.OperationEvent, at time.Time) {
 		p.Paused, p.waiting = false, event.OperationWaiting{} // what it waits for is said again
 	case event.OperationCancelled:
 		p.Cancelled = e.Cause
+	case event.OperationAbandoned:
+		p.Abandoned = e.Cause
 	}
 }
 
 // Stage records that a host has downloaded what it needs. Once is enough.
 func (p *Progress) Stage(turn event.Turn) []event.OperationEvent {
-	if t := p.Turn(turn.HostID); t.Staged || t.State != Waiting {
+	if t := p.Turn(turn.HostID); t.Staged || t.State != Waiting || p.Abandoned != "" {
 		return nil
 	}
 	return []event.OperationEvent{event.HostStaged{Turn: turn}}
@@ -208,9 +238,9 @@ func (p *Progress) Overtaken(term domain.Term) bool { return term < p.term }
 
 // Begin begins a host's turn. A turn that was begun stays as it is, and none
 // begins while the operation is paused, after more than the tolerated number of
-// hosts failed, after it was cancelled, or in a term that is over.
+// hosts failed, after it was cancelled or abandoned, or in a term that is over.
 func (p *Progress) Begin(turn event.Turn, term domain.Term, tolerated int) []event.OperationEvent {
-	if p.Turn(turn.HostID).State != Waiting || p.Paused || p.Cancelled != "" || p.failed() > tolerated || p.Overtaken(term) {
+	if p.Turn(turn.HostID).State != Waiting || p.Paused || p.Cancelled != "" || p.Abandoned != "" || p.failed() > tolerated || p.Overtaken(term) {
 		return nil
 	}
 	return []event.OperationEvent{event.HostTurnBegun{Turn: turn, Term: term}}
@@ -238,6 +268,28 @@ func (p *Progress) Examine(e event.HostTurnExamined) []event.OperationEvent {
 func (p *Progress) Work(e event.HostTurnWorked) []event.OperationEvent {
 	if p.Turn(e.HostID).State != Examined {
 		return nil
+	}
+	return []event.OperationEvent{e}
+}
+
+// OrderReboot records, before it is done, that the host is told to reboot; once a turn.
+func (p *Progress) OrderReboot(e event.HostTurnRebootOrdered) []event.OperationEvent {
+	if t := p.Turn(e.HostID); t.State != Examined && t.State != Worked || !t.BackBy.IsZero() {
+		return nil
+	}
+	return []event.OperationEvent{e}
+}
+
+// AwaitHost records what a turn waits for, and until when at most, where that is
+// another thing than before; with no reason, that it waits for nothing any more.
+func (p *Progress) AwaitHost(turn event.Turn, why string, until time.Time) []event.OperationEvent {
+	t := p.Turn(turn.HostID)
+	if t.Over() || p.Abandoned != "" || t.Wait.Why == why || why != "" && t.waits >= mostWaits {
+		return nil
+	}
+	e := event.HostTurnWaiting{Turn: turn, Why: why}
+	if why != "" {
+		e.Until = until.UTC()
 	}
 	return []event.OperationEvent{e}
 }
@@ -301,4 +353,23 @@ func (p *Progress) Cancel(id domain.OperationID, cause string) []event.Operation
 		return nil
 	}
 	return []event.OperationEvent{event.OperationCancelled{Operation: id, Cause: cause}}
+}
+
+// Abandon gives an operation up: turns that were begun are over, with the cause as
+// their reason, and no further one begins. What goes on on hosts is not touched.
+// It cannot be taken back; doing it again changes nothing.
+func (p *Progress) Abandon(id domain.OperationID, cause string, hosts []event.Member) []event.OperationEvent {
+	if p.Abandoned != "" {
+		return nil
+	}
+	events := []event.OperationEvent{event.OperationAbandoned{Operation: id, Cause: cause}}
+	for _, m := range hosts {
+		if t := p.Turn(m.HostID); t.State != Waiting && !t.Over() {
+			events = append(events, event.HostTurnFailed{
+				Turn:   event.Turn{Operation: id, HostID: m.HostID, Host: m.Host, Claim: t.Claim},
+				Reason: cause, Output: t.Worked.Output,
+			})
+		}
+	}
+	return events
 }

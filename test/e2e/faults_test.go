@@ -46,7 +46,7 @@ func TestFaultsOfAHost(t *testing.T) {
 		}
 		r.bad.DropConnections()
 		shown := fingerprint(r.bad)
-		r.fails("upgrade", "the host key changed to ssh-ed25519 "+shown+": nothing is sent there until PUT /host/"+r.bad.Address()+"/hostkey accepts it")
+		r.fails("upgrade", "the host key changed to ssh-ed25519 "+shown+": nothing is sent there until the pinned one is shown again, or PUT /host/"+r.bad.Address()+"/hostkey accepts it")
 		r.tells("HostKeyChanged", "fingerprint", shown)
 		r.undisturbed("failed", upgraded, nil)
 	})
