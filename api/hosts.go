@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
-	"strings"
 	"time"
 
 	"commissaire/commands"
@@ -130,8 +129,10 @@ func hostCommand(b body, at domain.Address) (commands.PutHost, error) {
 	if cmd.HostKey, err = b.text("ssh_host_key"); err != nil {
 		return fail(err)
 	}
-	if cmd.HostKey != "" && !strings.HasPrefix(cmd.HostKey, "SHA256:") {
-		return fail(domain.ErrInvalid.At("ssh_host_key", "must be a fingerprint SHA256:… as ssh-keygen -l prints it"))
+	if cmd.HostKey != "" {
+		if cmd.HostKey, err = domain.ParseFingerprint(cmd.HostKey); err != nil {
+			return fail(domain.ErrInvalid.At("ssh_host_key", "%v", err))
+		}
 	}
 	if cmd.Certificate, err = b.text("ssh_certificate"); err != nil {
 		return fail(err)
@@ -220,6 +221,9 @@ func (s *Server) putHostKey(w http.ResponseWriter, r *http.Request) error {
 	fingerprint, err := b.text("fingerprint")
 	if err != nil {
 		return err
+	}
+	if fingerprint, err = domain.ParseFingerprint(fingerprint); err != nil {
+		return domain.ErrInvalid.At("fingerprint", "%v", err)
 	}
 	receipt, err := s.config.Commands.AcceptHostKey(r.Context(), who, at, fingerprint)
 	if err != nil {

@@ -36,6 +36,7 @@ func (anybody) Authenticate(*http.Request) (authentication.Identity, error) {
 // TestWhatIsRecordedIsAnsweredThoughTheViewIsLate has views that no event ever
 // reaches.
 func TestWhatIsRecordedIsAnsweredThoughTheViewIsLate(t *testing.T) {
+	const one, two = "SHA256:1111111111111111111111111111111111111111110", "SHA256:2222222222222222222222222222222222222222220"
 	synctest.Test(t, func(t *testing.T) {
 		secrets, err := credentials.Open(t.Context(), "", make([]byte, 32), time.Now)
 		if err != nil {
@@ -102,15 +103,15 @@ func TestWhatIsRecordedIsAnsweredThoughTheViewIsLate(t *testing.T) {
 			}
 			if _, err := handler.RecordHost(t.Context(), added.HostID, func(*host.Host) []event.HostEvent {
 				return []event.HostEvent{
-					event.HostKeyPinned{Host: added.Host, Type: "ssh-ed25519", Fingerprint: "SHA256:one"},
-					event.HostKeyChanged{Host: added.Host, Type: "ssh-ed25519", Fingerprint: "SHA256:two"},
+					event.HostKeyPinned{Host: added.Host, Type: "ssh-ed25519", Fingerprint: one},
+					event.HostKeyChanged{Host: added.Host, Type: "ssh-ed25519", Fingerprint: two},
 				}
 			}); err != nil {
 				t.Fatal(err)
 			}
 		}
 		for range 2 {
-			put("/host/10.0.0.9/hostkey", `{"fingerprint":"SHA256:two"}`, 201,
+			put("/host/10.0.0.9/hostkey", `{"fingerprint":"`+two+`"}`, 201,
 				`{"address":"10.0.0.9","status":"investigating","os":"","cpus":0,"memory":0,"space":0,"last_check":"","source":""}`)
 		}
 	})

@@ -23,6 +23,7 @@ import (
 
 	"commissaire/adapters/eventlog/eventstoredb"
 	"commissaire/api/authentication"
+	"commissaire/domain"
 )
 
 const defaultConfigFile = "/etc/commissaire/commissaire.conf"
@@ -425,7 +426,7 @@ func (c Config) check() error {
 		return fail("ssh.dial-timeout and ssh.handshake-timeout must be more than 0, ssh.retry-delay not less")
 	case c.SSH.Jump.Address == "" && (c.SSH.Jump.User != "" || c.SSH.Jump.Key != "" || c.SSH.Jump.HostKey != ""):
 		return fail("ssh.jump needs an address")
-	case c.SSH.Jump.Address != "" && (c.SSH.Jump.User == "" || c.SSH.Jump.Key == "" || !strings.HasPrefix(c.SSH.Jump.HostKey, "SHA256:")):
+	case c.SSH.Jump.Address != "" && (c.SSH.Jump.User == "" || c.SSH.Jump.Key == "" || c.SSH.Jump.HostKey == ""):
 		return fail("ssh.jump needs a user, a key (file:PATH, env:NAME or exec:COMMAND) and the host-key of the jump host (SHA256:…, as ssh-keygen -l prints it)")
 	case c.SSH.Jump.Port < 1 || c.SSH.Jump.Port > 65535:
 		return fail("ssh.jump.port must be from 1 to 65535")
@@ -459,6 +460,11 @@ func (c Config) check() error {
 		return fail("bootstrap.etcd-client-cert and bootstrap.etcd-client-key need each other")
 	case c.TLSClientVerifyFile != "" && c.TLSPEMFile == "":
 		return fail("tls-clientverifyfile needs tls-pemfile too")
+	}
+	if c.SSH.Jump.HostKey != "" {
+		if _, err := domain.ParseFingerprint(c.SSH.Jump.HostKey); err != nil {
+			return fail("ssh.jump.host-key %w", err)
+		}
 	}
 	for _, p := range c.AuthenticationPlugins {
 		if p.shortName() != "httpbasicauth" {

@@ -107,7 +107,7 @@ func TestAMisspeltVariableIsRefused(t *testing.T) {
 		t.Error("COMMISSAIRE_PORT=8000 is taken for what Kubernetes sets")
 	}
 	mustLoad(t, `{"log": {"signing-key": "env:COMMISSAIRE_SIGNING"},
-		"ssh": {"jump": {"address": "gate", "user": "core", "key": "env:COMMISSAIRE_JUMP", "host-key": "SHA256:x"}}}`,
+		"ssh": {"jump": {"address": "gate", "user": "core", "key": "env:COMMISSAIRE_JUMP", "host-key": "SHA256:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxw"}}}`,
 		map[string]string{"COMMISSAIRE_SIGNING": "x", "COMMISSAIRE_JUMP": "x"}, nil, false)
 	mustLoad(t, `{"credentials": {"master-key": "env:COMMISSAIRE_MASTER_KEY"}}`, map[string]string{
 		"COMMISSAIRE_MASTER_KEY": "…", "COMMISSAIRE_TEST_ESDB": "esdb://", "PATH": "/bin", "COMMCTL_CONFIG": "c",
@@ -212,7 +212,8 @@ func TestWhatCannotBeMeantIsRefused(t *testing.T) {
 		`{"listen-port": 80.5}`:                       "listen-port",
 		`{"ssh": {"jump": {"user": "core"}}}`:         "ssh.jump needs an address",
 		`{"ssh": {"jump": {"address": "gate"}}}`:      "ssh.jump needs a user, a key",
-		`{"ssh.jump.address": "gate", "ssh.jump.user": "core", "ssh.jump.key": "file:/k", "ssh.jump.host-key": "MD5:00"}`: "host-key of the jump host (SHA256:",
+		`{"ssh.jump.address": "gate", "ssh.jump.user": "core", "ssh.jump.key": "file:/k", "ssh.jump.host-key": "MD5:00"}`:   "ssh.jump.host-key must be a SHA-256 fingerprint",
+		`{"ssh.jump.address": "gate", "ssh.jump.user": "core", "ssh.jump.key": "file:/k", "ssh.jump.host-key": "SHA256:x"}`: "ssh.jump.host-key must be a SHA-256 fingerprint",
 		`{"ssh": {"jump": {"port": 0}}}`:                                                      "ssh.jump.port",
 		`{"ssh": {"jump": "gate"}}`:                                                           "ssh.jump must be an object",
 		`{"ssh": {"known-host": "/k"}}`:                                                       `the nearest is "ssh.known-hosts"`,
@@ -248,8 +249,8 @@ func TestWhatCannotBeMeantIsRefused(t *testing.T) {
 }
 
 func TestAJumpHostIsReadByItsKeys(t *testing.T) {
-	c := mustLoad(t, `{"ssh": {"known_hosts": "/k", "jump": {"address": "gate", "user": "core", "key": "exec:vault --token MARKER", "host_key": "SHA256:x"}}}`, nil, nil, false)
-	if want := (jumpConfig{Address: "gate", Port: 22, User: "core", Key: "exec:vault --token MARKER", HostKey: "SHA256:x"}); c.SSH.Jump != want || c.SSH.KnownHosts != "/k" {
+	c := mustLoad(t, `{"ssh": {"known_hosts": "/k", "jump": {"address": "gate", "user": "core", "key": "exec:vault --token MARKER", "host_key": "SHA256:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxw"}}}`, nil, nil, false)
+	if want := (jumpConfig{Address: "gate", Port: 22, User: "core", Key: "exec:vault --token MARKER", HostKey: "SHA256:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxw"}); c.SSH.Jump != want || c.SSH.KnownHosts != "/k" {
 		t.Errorf("%+v", c.SSH)
 	}
 	if shown := c.masked().SSH.Jump.Key; shown != "exec:********" {
@@ -259,13 +260,14 @@ func TestAJumpHostIsReadByItsKeys(t *testing.T) {
 
 func TestAJumpHostWithoutAUsableKeyIsRefusedAtStart(t *testing.T) {
 	t.Setenv("TEST_JUMP_KEY", "MARKER")
-	good := jumpConfig{Address: "gate", Port: 22, User: "core", Key: "env:TEST_JUMP_KEY", HostKey: "SHA256:x"}
+	good := jumpConfig{Address: "gate", Port: 22, User: "core", Key: "env:TEST_JUMP_KEY", HostKey: "SHA256:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxw"}
 	for want, change := range map[string]func(*jumpConfig){
 		"ssh.jump.key: this is no private key":                           func(*jumpConfig) {},
 		"ssh.jump.key: the environment has no TEST_NO_KEY":               func(c *jumpConfig) { c.Key = "env:TEST_NO_KEY" },
 		"ssh.jump.key: name it as file:PATH, env:NAME or exec:COMMAND":   func(c *jumpConfig) { c.Key = "MARKER" },
 		`ssh.jump.address: "no host" is neither an IP address nor a DNS`: func(c *jumpConfig) { c.Address = "no host" },
 		`ssh.jump.user: "No User" is no account name`:                    func(c *jumpConfig) { c.User = "No User" },
+		"ssh.jump.host-key must be a SHA-256 fingerprint":                func(c *jumpConfig) { c.HostKey = "SHA256:x" },
 	} {
 		config := good
 		change(&config)

@@ -222,6 +222,10 @@ func jump(ctx context.Context, config jumpConfig) (*ssh.Jump, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ssh.jump.user: %q is no account name", config.User)
 	}
+	hostKey, err := domain.ParseFingerprint(config.HostKey)
+	if err != nil {
+		return nil, fmt.Errorf("ssh.jump.host-key %w", err)
+	}
 	key, err := credentials.Source(ctx, config.Key)
 	if err == nil {
 		_, err = ssh.ParsePrivateKey(key)
@@ -229,7 +233,7 @@ func jump(ctx context.Context, config jumpConfig) (*ssh.Jump, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ssh.jump.key: %w", err)
 	}
-	return &ssh.Jump{Host: host, Port: config.Port, User: user, Key: key, HostKey: config.HostKey}, nil
+	return &ssh.Jump{Host: host, Port: config.Port, User: user, Key: key, HostKey: hostKey}, nil
 }
 
 func denied(reach ssh.Reach) func(domain.Address) error {

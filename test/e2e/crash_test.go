@@ -239,7 +239,7 @@ func TestAChangedHostKeyStopsAllWorkUntilItIsAccepted(t *testing.T) {
 	}
 	h.DropConnections()
 	s.until(at, status("failed"))
-	s.put(at+"/hostkey", `{"fingerprint":"SHA256:another"}`).is(409)
+	s.put(at+"/hostkey", `{"fingerprint":"SHA256:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxw"}`).is(409)
 	s.put(at+"/hostkey", `{"fingerprint":"`+fingerprint(h)+`"}`).is(201)
 	s.until(at, status("disassociated"))
 }
