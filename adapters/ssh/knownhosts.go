@@ -3,14 +3,17 @@ package ssh
 import (
 	"bytes"
 	"cmp"
+	"crypto/hmac"
+	"crypto/sha1" //nolint:gosec // names are hashed so in the file
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -19,26 +22,31 @@ import (
 	"commissaire/domain"
 
 	xssh "golang.org/x/crypto/ssh"
-	"golang.org/x/crypto/ssh/knownhosts"
 )
 
 // KnownHosts is a known_hosts file as OpenSSH has it: patterns, hashed names,
 // [host]:port, @cert-authority and @revoked. It is read again when it changes;
 // one that cannot be read is logged, and what was read before stays in force.
 //
+// It is read line by line. A line that cannot be read, as with a type of key that
+// came later than this program, is left out, and the log says which. That is not
+// so for @revoked: nobody can know what such a line revokes, so the file cannot be
+// read.
+//
 // It decides on the key of a host that has none pinned and none given: one that
 // the file does not have is refused. A certificate of an @cert-authority of the
 // host is accepted also when another key is pinned, so that certificates may be
-// issued anew. What is @revoked is refused always.
+// issued anew. What is @revoked for a host is refused always.
 type KnownHosts struct {
 	path string
 	log  *slog.Logger
 
-	mu     sync.Mutex
-	file   knownFile
-	info   fs.FileInfo // of the file as it was read
-	readAt time.Time
-	failed string // why it could not be read again, as it was logged
+	mu      sync.Mutex
+	file    knownFile
+	info    fs.FileInfo // of the file as it was read
+	readAt  time.Time
+	leftOut string // lines, as they were logged
+	failed  string // why it could not be read again, as it was logged
 }
 
 // OpenKnownHosts reads the file at path.
@@ -66,16 +74,30 @@ func (k *KnownHosts) read() error {
 	if err != nil {
 		return err
 	}
-	check, err := knownhosts.New(k.path)
+	file, leftOut, err := parseKnownHosts(string(text))
 	if err != nil {
-		return err
-	}
-	file := knownFile{check: check, authorities: map[int]bool{}}
-	for i, line := range bytes.Split(text, []byte("\n")) {
-		file.authorities[i+1] = bytes.HasPrefix(bytes.TrimSpace(line), []byte("@cert-authority"))
+		return fmt.Errorf("%s:%w", k.path, err)
 	}
 	k.file, k.info, k.readAt = file, info, now
+	if lines := listed(leftOut, maxLeftOut); lines != k.leftOut {
+		k.leftOut = lines
+		if lines != "" {
+			k.log.Warn("Lines of the known hosts cannot be read and are left out; the others hold",
+				slog.String("file", k.path), slog.String("lines", lines))
+		}
+	}
 	return nil
+}
+
+const maxLeftOut = 20 // lines that are named with what is wrong with them
+
+// listed is texts as one, of which the first most are told in full.
+func listed(texts []string, most int) string {
+	more := ""
+	if n := len(texts) - most; n > 0 {
+		texts, more = texts[:most], fmt.Sprintf(" and %d more", n)
+	}
+	return strings.Join(texts, ", ") + more
 }
 
 // current is the file as it is now.
@@ -96,42 +118,219 @@ func (k *KnownHosts) current() knownFile {
 }
 
 // knownFile is what a known_hosts file says.
-type knownFile struct {
-	check       xssh.HostKeyCallback
-	authorities map[int]bool // by number of line
+type knownFile []knownLine
+
+type knownLine struct {
+	marker string // "", authorityMarker or revokedMarker
+	hosts  hostPatterns
+	key    xssh.PublicKey
 }
 
-// noKey is a key that nobody has: asking for it gives the keys that there are.
-type noKey struct{}
+const (
+	authorityMarker = "@cert-authority"
+	revokedMarker   = "@revoked"
+)
 
-func (noKey) Type() string                         { return "none" }
-func (noKey) Marshal() []byte                      { return nil }
-func (noKey) Verify([]byte, *xssh.Signature) error { return errors.New("it signs nothing") }
-
-// of are the keys of a host and of the authorities for it. As with OpenSSH, what
-// is said of a host without a port holds where nothing is said of it with one.
-func (f knownFile) of(host domain.Address, port int) (keys, authorities []xssh.PublicKey) {
-	for _, port := range []int{port, 22} {
-		err := f.check(net.JoinHostPort(string(host), strconv.Itoa(port)), &net.TCPAddr{}, noKey{})
-		other, ok := errors.AsType[*knownhosts.KeyError](err)
-		if !ok || len(other.Want) == 0 {
+// parseKnownHosts reads a known_hosts file. leftOut are the lines that cannot be
+// read, by their numbers and with the reason. It fails where such a line revokes
+// something.
+func parseKnownHosts(text string) (file knownFile, leftOut []string, err error) {
+	number := 0
+	for row := range strings.Lines(text) {
+		number++
+		row = strings.TrimLeft(strings.TrimRight(row, "\r\n"), " \t")
+		if row == "" || row[0] == '#' {
 			continue
 		}
-		for _, known := range other.Want {
-			if f.authorities[known.Line] {
-				authorities = append(authorities, known.Key)
-			} else {
-				keys = append(keys, known.Key)
+		known, err := parseKnownLine(row)
+		switch {
+		case err == nil:
+			file = append(file, known)
+		case revokes(row):
+			return nil, nil, fmt.Errorf("%d: what this line revokes cannot be known: %w", number, err)
+		default:
+			leftOut = append(leftOut, fmt.Sprintf("%d (%s)", number, err))
+		}
+	}
+	return file, leftOut, nil
+}
+
+// revokes says whether a line was written to revoke something, even if it cannot
+// be read.
+func revokes(row string) bool {
+	for {
+		word, rest := nextWord(row)
+		if word == "" || word[0] != '@' {
+			return false
+		}
+		if strings.EqualFold(word, revokedMarker) {
+			return true
+		}
+		row = rest
+	}
+}
+
+// nextWord splits off the first word of a line.
+func nextWord(row string) (word, rest string) {
+	end := strings.IndexAny(row, " \t")
+	if end < 0 {
+		return row, ""
+	}
+	return row[:end], strings.TrimLeft(row[end:], " \t")
+}
+
+func parseKnownLine(row string) (knownLine, error) {
+	var known knownLine
+	names, rest := nextWord(row)
+	if names == authorityMarker || names == revokedMarker {
+		// To OpenSSH a marker ends with a blank, and with a tab where there is none.
+		if known.marker = names; names == authorityMarker && row[len(names):] != "" && row[len(names)] == '\t' && strings.Contains(row, " ") {
+			return knownLine{}, errors.New("a tab after its marker")
+		}
+		names, rest = nextWord(rest)
+	}
+	if strings.HasPrefix(names, "@") {
+		return knownLine{}, errors.New("its marker is not known")
+	}
+	kind, rest := nextWord(rest)
+	encoded, _ := nextWord(rest)
+	if encoded == "" {
+		return knownLine{}, errors.New("names, type and key are wanted")
+	}
+	var err error
+	if known.hosts, err = parseHostPatterns(names); err != nil {
+		return knownLine{}, err
+	}
+	blob, err := base64.StdEncoding.DecodeString(encoded)
+	if err != nil {
+		return knownLine{}, errors.New("its key is not base64")
+	}
+	if known.key, err = xssh.ParsePublicKey(blob); err != nil {
+		return knownLine{}, fmt.Errorf("a key of type %q cannot be read", clip(printable(kind), 64))
+	}
+	if certificate, ok := known.key.(*xssh.Certificate); ok && known.marker != "" {
+		known.key = certificate.Key
+	}
+	if kind != known.key.Type() {
+		return knownLine{}, errors.New("its key is of another type than it says")
+	}
+	return known, nil
+}
+
+// hostPatterns are the names of a line: patterns, or one name that is hashed.
+type hostPatterns struct {
+	patterns   []string // in lower case
+	salt, hash []byte
+}
+
+func parseHostPatterns(names string) (hostPatterns, error) {
+	if !strings.HasPrefix(names, "|") {
+		return hostPatterns{patterns: strings.Split(asciiLower(names), ",")}, nil
+	}
+	salt, hash, found := strings.Cut(strings.TrimPrefix(names, "|1|"), "|")
+	s, saltErr := base64.StdEncoding.DecodeString(salt)
+	h, hashErr := base64.StdEncoding.DecodeString(hash)
+	if !strings.HasPrefix(names, "|1|") || !found || saltErr != nil || hashErr != nil || len(s) != sha1.Size || len(h) != sha1.Size {
+		return hostPatterns{}, errors.New("its hashed name cannot be read")
+	}
+	return hostPatterns{salt: s, hash: h}, nil
+}
+
+// asciiLower leaves other letters than A to Z as they are.
+func asciiLower(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= 'A' && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}, text)
+}
+
+const maxPattern = 1022 // bytes; OpenSSH takes a line with a longer one to match nothing
+
+// match tells whether the line is of a name, which is in lower case and has the
+// port in it where that is not 22. To the patterns both are plain text: * is also
+// any port.
+func (h hostPatterns) match(name string) bool {
+	if h.hash != nil {
+		sum := hmac.New(sha1.New, h.salt)
+		_, _ = io.WriteString(sum, name) // never fails
+		return hmac.Equal(sum.Sum(nil), h.hash)
+	}
+	matched := false
+	for _, pattern := range h.patterns {
+		pattern, negated := strings.CutPrefix(pattern, "!")
+		switch {
+		case len(pattern) > maxPattern:
+			return false
+		case !wildcard(pattern, name):
+		case negated:
+			return false
+		default:
+			matched = true
+		}
+	}
+	return matched
+}
+
+// wildcard matches text with a pattern, in which * is anything and ? one byte.
+func wildcard(pattern, text string) bool {
+	p, t := 0, 0
+	star, from := -1, 0 // the last * that was met, and where what follows it is tried
+	for t < len(text) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, from = p, t
+			p++
+		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == text[t]):
+			p++
+			t++
+		case star >= 0:
+			from++
+			p, t = star+1, from
+		default:
+			return false
+		}
+	}
+	return strings.Trim(pattern[p:], "*") == ""
+}
+
+// hostNames are the names to look for, in that order: what is said of a host
+// without a port holds where nothing is said of it with one.
+func hostNames(host domain.Address, port int) []string {
+	name := strings.ToLower(string(host))
+	if port == 22 {
+		return []string{name}
+	}
+	return []string{fmt.Sprintf("[%s]:%d", name, port), name}
+}
+
+// of are the keys of a host and of the authorities for it. An authority may be of
+// any of the names.
+func (f knownFile) of(names []string) (keys, authorities []xssh.PublicKey) {
+	for _, name := range names {
+		more := len(keys) == 0
+		for _, known := range f {
+			switch {
+			case known.marker == revokedMarker || !known.hosts.match(name):
+			case known.marker == authorityMarker:
+				authorities = append(authorities, known.key)
+			case more:
+				keys = append(keys, known.key)
 			}
 		}
-		break
 	}
 	return keys, authorities
 }
 
-func (f knownFile) revoked(key xssh.PublicKey) bool {
-	_, revoked := errors.AsType[*knownhosts.RevokedError](f.check("", &net.TCPAddr{}, key))
-	return revoked
+// revoked are the keys that are revoked for a host, by any of its names.
+func (f knownFile) revoked(names []string) (keys []xssh.PublicKey) {
+	for _, known := range f {
+		if known.marker == revokedMarker && slices.ContainsFunc(names, known.hosts.match) {
+			keys = append(keys, known.key)
+		}
+	}
+	return keys
 }
 
 // trust decides whether the key that a host shows is the host's.
@@ -139,9 +338,8 @@ type trust struct {
 	host   domain.Address
 	pinned *process.HostKey
 
-	path              string // of the known hosts; "": there are none
-	file              knownFile
-	keys, authorities []xssh.PublicKey // of the host in the file
+	path                       string           // of the known hosts; "": there are none
+	keys, authorities, revoked []xssh.PublicKey // of the host in the file
 
 	shown process.HostKey // after check: what it showed
 }
@@ -152,8 +350,9 @@ func newTrust(known *KnownHosts, target process.Target) *trust {
 	if known == nil {
 		return t
 	}
-	t.path, t.file = known.path, known.current()
-	t.keys, t.authorities = t.file.of(target.Host, cmp.Or(target.Port, 22))
+	file, names := known.current(), hostNames(target.Host, cmp.Or(target.Port, 22))
+	t.path, t.revoked = known.path, file.revoked(names)
+	t.keys, t.authorities = file.of(names)
 	if t.bare() {
 		t.authorities = nil
 	}
@@ -188,14 +387,12 @@ func (t *trust) check(_ string, _ net.Addr, key xssh.PublicKey) error {
 		key = certificate.Key
 	}
 	t.shown = hostKey(key)
-	if t.path != "" {
-		switch {
-		case t.file.revoked(key):
-			return refusedKey("%s shows the host key %s, which is revoked in %s", t.host, t.shown.Fingerprint, t.path)
-		case certified && t.file.revoked(certificate.SignatureKey):
-			return refusedKey("%s shows a certificate of the authority %s, which is revoked in %s",
-				t.host, xssh.FingerprintSHA256(certificate.SignatureKey), t.path)
-		}
+	switch {
+	case contains(t.revoked, key):
+		return refusedKey("%s shows the host key %s, which is revoked in %s", t.host, t.shown.Fingerprint, t.path)
+	case certified && contains(t.revoked, certificate.SignatureKey):
+		return refusedKey("%s shows a certificate of the authority %s, which is revoked in %s",
+			t.host, xssh.FingerprintSHA256(certificate.SignatureKey), t.path)
 	}
 	if t.pinned != nil && t.pinned.Fingerprint == t.shown.Fingerprint {
 		return nil

@@ -4,12 +4,18 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/rsa"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -132,7 +138,7 @@ func TestAKnownHostsFileDecidesOnTheFirstKey(t *testing.T) {
 		"with its port another key":  {file: "127.0.0.1 " + publicLine(key) + "\n" + here + publicLine(other), has: []xssh.Signer{key}, why: "not the one"},
 		"at another port":            {file: "[127.0.0.1]:1 " + publicLine(key), has: []xssh.Signer{key}, why: "is not in"},
 		"not listed":                 {has: []xssh.Signer{key}, why: "give ssh_host_key"},
-		"excepted":                   {file: "*,!127.0.0.1 " + publicLine(key), has: []xssh.Signer{key}, why: "is not in"},
+		"excepted":                   {file: "*,![127.0.0.1]:PORT,!127.0.0.1 " + publicLine(key), has: []xssh.Signer{key}, why: "is not in"},
 		"one key of several":         {file: here + publicLine(rsaKey), has: []xssh.Signer{key, rsaKey}, shown: *pin(rsaKey)},
 		"a certificate":              {file: ours, has: []xssh.Signer{good}, shown: vouched},
 		"a certificate and its key":  {file: ours, has: []xssh.Signer{key, good}, shown: vouched},
@@ -226,7 +232,7 @@ func TestAKnownHostsFileIsReadAgainWhenItChanges(t *testing.T) {
 	if !allowed() {
 		t.Error("a line that was changed back is not seen")
 	}
-	write("what is no known_hosts file\n")
+	write("@revoked what cannot be read\n")
 	for range 2 {
 		if !allowed() {
 			t.Error("what was read before is forgotten")
@@ -245,8 +251,224 @@ func TestAKnownHostsFileIsReadAgainWhenItChanges(t *testing.T) {
 	if _, err := OpenKnownHosts(path, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("a file that is not there is opened")
 	}
-	write("x ssh-ed25519 AAAA\n")
-	if _, err := OpenKnownHosts(path, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), path+":1") {
-		t.Errorf("a file with a broken line: %v", err)
+	write("# ours\n@revoked x ssh-ed25519 AAAA\n")
+	if _, err := OpenKnownHosts(path, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), path+":2") {
+		t.Errorf("a file with a broken @revoked line: %v", err)
 	}
+}
+
+func TestLinesThatCannotBeReadAreLeftOutWithOneWarning(t *testing.T) {
+	var log bytes.Buffer
+	key := newKey(t)
+	port := door(t, key)
+	edDSA448 := xssh.Marshal(struct{ Type, Key string }{"ssh-ed448", strings.Repeat("k", 57)})
+	mlDSA := xssh.Marshal(struct{ Type, Key string }{"ssh-mldsa65-ed25519@openssh.com", strings.Repeat("k", 1984)})
+	dsa2048 := xssh.Marshal(struct {
+		Type       string
+		P, Q, G, Y *big.Int
+	}{"ssh-dss", new(big.Int).Lsh(big.NewInt(1), 2047), new(big.Int).Lsh(big.NewInt(1), 255), big.NewInt(2), big.NewInt(3)})
+	text := func(blob []byte) string { return base64.StdEncoding.EncodeToString(blob) }
+	unknown := []string{
+		"h ssh-ed448 " + text(edDSA448),
+		"h ssh-mldsa65-ed25519@openssh.com " + text(mlDSA),
+		"h ssh-dss " + text(dsa2048),
+		"h 1024 35 142851", // SSH-1
+		"h 1024 65537 142851 root@h",
+		"h",
+		"h ssh-ed25519",
+		"h ssh-ed25519 AAAA",
+		"h ssh-ed25519 ?",
+		"h ssh-rsa " + strings.Fields(publicLine(key))[1],
+		"|1|AAAA|BBBB " + publicLine(key),
+		"|2|AAAAAAAAAAAAAAAAAAAAAAAAAAA=|AAAAAAAAAAAAAAAAAAAAAAAAAAA= " + publicLine(key),
+		"@what h " + publicLine(key),
+		"@cert-authority @what h " + publicLine(key),
+		"@cert-authority",
+		"\x00\xff\xfe " + strings.Repeat("x", 200_000),
+		"<<<<<<< HEAD",
+	}
+	good := fmt.Sprintf("[127.0.0.1]:%d %s\n", port, publicLine(key))
+	remote, path := knowing(t, "# all\n"+strings.Join(unknown, "\n")+"\n"+good, slog.New(slog.NewTextHandler(&log, nil)))
+	target := process.Target{Host: "127.0.0.1", Port: port, User: domain.Root, Credential: "key"}
+	enter := func() {
+		t.Helper()
+		session, err := remote.Dial(t.Context(), target)
+		if err != nil {
+			t.Error(err)
+		} else {
+			session.Close()
+		}
+	}
+	warnings := func(want int) string {
+		t.Helper()
+		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+		if len(lines) != want || strings.Count(log.String(), "level=WARN") != want {
+			t.Errorf("logged %d times, want %d: %.2000s", len(lines), want, log.String())
+		}
+		return lines[len(lines)-1]
+	}
+	enter()
+	enter()
+	said := warnings(1)
+	for i := range unknown {
+		if !strings.Contains(said, fmt.Sprintf("%d (", i+2)) {
+			t.Errorf("line %d is not named: %s", i+2, said)
+		}
+	}
+	if len(said) > 4096 {
+		t.Errorf("a warning of %d bytes", len(said))
+	}
+
+	write := func(text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		enter()
+	}
+	write(good + "h ssh-ed448 " + text(edDSA448) + "\n")
+	if said := warnings(2); !strings.Contains(said, `2 (a key of type`) {
+		t.Error(said)
+	}
+	write(good + "h ssh-ed448 " + text(edDSA448)) // the same lines
+	warnings(2)
+	write(good + strings.Repeat("h ssh-ed448 AAAA\n", 1000))
+	if said := warnings(3); !strings.Contains(said, "and 980 more") || len(said) > 4096 {
+		t.Error(said)
+	}
+
+	for _, line := range unknown[:10] {
+		for _, marker := range []string{"@revoked ", "  @revoked\t", "@cert-authority @revoked ", "@Revoked "} {
+			if err := os.WriteFile(path, []byte(good+marker+line+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := OpenKnownHosts(path, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), path+":2: ") {
+				t.Errorf("%s%.40s: %v", marker, line, err)
+			}
+		}
+	}
+}
+
+// knownTrials are known_hosts files and the hosts that are looked for in them. KEY
+// is the host's own key, OTHER and DSA are others.
+var knownTrials = []struct{ file, host string }{
+	{"h KEY", "h"}, {"h KEY", "x"}, {"H KEY", "h"}, {"h KEY", "H"}, {"Host.Example.COM KEY", "host.example.com"},
+	{"h KEY a comment here", "h"}, {"h KEY\r\n", "h"}, {"h KEY a comment\r\n", "h"}, {"\r\n# x\r\n  \r\nh KEY\r\n", "h"},
+	{"h\tKEYTAB", "h"}, {" \th \t KEY", "h"}, {"#h KEY", "h"}, {"h #KEY", "h"}, {"h # KEY", "h"},
+	{"x,h KEY", "h"}, {"h,x KEY", "h"}, {",h KEY", "h"}, {"h, KEY", "h"}, {"x, h KEY", "h"},
+	{"* KEY", "h"}, {"? KEY", "h"}, {"? KEY", "hh"}, {"h?st KEY", "host"}, {"H?ST KEY", "host"}, {"*.example.com KEY", "a.example.com"},
+	{"*.EXAMPLE.com KEY", "a.example.com"}, {"*.example.com KEY", "example.com"}, {"*.example.com KEY", "a.b.example.com"}, {"h* KEY", "h"}, {"*h KEY", "h"},
+	{"h** KEY", "h"}, {"*a*b*c KEY", "xaxbxcxbxc"}, {"*a*b*c KEY", "xaxbx"}, {"10.0.0.* KEY", "10.0.0.9"}, {"10.0.0.? KEY", "10.0.0.10"},
+	{"10.0.0.0/24 KEY", "10.0.0.9"}, {"[a-z] KEY", "h"}, {"h\\ KEY", "h"},
+	{"*,!h KEY", "h"}, {"*,!H KEY", "h"}, {"!h,* KEY", "h"}, {"!x,h KEY", "h"}, {"!x KEY", "h"}, {"h,!h KEY", "h"}, {"!*.EXAMPLE.com,* KEY", "a.example.com"},
+	{"! KEY", "h"}, {"h,! KEY", "h"}, {"!!h,* KEY", "h"}, {"*,!h KEY\nh KEY", "h"},
+	{"[h]:2222 KEY", "[h]:2222"}, {"[H]:2222 KEY", "[h]:2222"}, {"[h]:2222 KEY", "h"}, {"[h]:2222 KEY", "[h]:2223"}, {"h KEY", "[h]:2222"}, {"[h]:22 KEY", "h"}, {"[h] KEY", "h"},
+	{"h:2222 KEY", "[h]:2222"}, {"[h]:* KEY", "[h]:2222"}, {"[h]:* KEY", "h"}, {"[*]:2222 KEY", "[h]:2222"}, {"[?]:2??2 KEY", "[h]:2222"}, {"* KEY", "[h]:2222"},
+	{"*,!h KEY", "[h]:2222"}, {"*,![h]:2222 KEY", "[h]:2222"}, {"*,![H]:* KEY", "[h]:2222"}, {"*:2222 KEY", "[h]:2222"},
+	{"h KEY\n[h]:2222 OTHER", "[h]:2222"}, {"h OTHER\n[h]:2222 KEY", "[h]:2222"}, {"h KEY\n[h]:2222 DSA", "[h]:2222"}, {"h KEY\n[h]:2222 ssh-new AAAA", "[h]:2222"},
+	{"h KEY\n@cert-authority [h]:2222 OTHER", "[h]:2222"}, {"@cert-authority h KEY", "h"}, {"@cert-authority h OTHER\nh KEY", "h"},
+	{"h OTHER\nh KEY", "h"}, {"h KEY\nh OTHER", "h"}, {"h OTHER", "h"}, {"h DSA\nh KEY", "h"}, {"h OTHER\n\n\nx KEY", "h"},
+	{"HASH(h) KEY", "h"}, {"HASH(h) KEY", "x"}, {"HASH(h) KEY", "H"}, {"HASH([h]:2222) KEY", "[h]:2222"}, {"HASH([h]:2222) KEY", "h"}, {"HASH(h) KEY", "[h]:2222"},
+	{"HASH([h]:22) KEY", "h"}, {"HASH(2001:db8::1) KEY", "2001:db8::1"}, {"HASH([2001:db8::1]:2222) KEY", "[2001:db8::1]:2222"}, {"HASH(h),x KEY", "h"}, {"x,HASH(h) KEY", "h"},
+	{"|1|AAAA|AAAA KEY\nh KEY", "h"}, {"|3|x|y KEY\nh KEY", "h"},
+	{"2001:db8::1 KEY", "2001:db8::1"}, {"2001:DB8::1 KEY", "2001:db8::1"}, {"[2001:db8::1]:2222 KEY", "[2001:db8::1]:2222"}, {"2001:db8::1 KEY", "[2001:db8::1]:2222"}, {"2001:db8::* KEY", "2001:db8::1"}, {"[2001:db8::1] KEY", "2001:db8::1"},
+	{"@revoked * KEY\nh KEY", "h"}, {"h KEY\n@revoked h KEY", "h"}, {"h KEY\n@revoked x KEY", "h"}, {"h KEY\n@revoked *,!h KEY", "h"}, {"h KEY\n@revoked H KEY", "h"}, {"h KEY\n@revoked HASH(h) KEY", "h"},
+	{"h KEY\n@revoked * OTHER", "h"}, {"[h]:2222 KEY\n@revoked [h]:2222 KEY", "[h]:2222"}, {"h KEY\n@revoked h KEY", "[h]:2222"}, {"[h]:2222 KEY\n@revoked h KEY", "[h]:2222"},
+	{"h KEY\n@revoked\th KEY", "h"}, {"@revoked\t*\tKEYTAB\nh KEYTAB", "h"},
+	{"@what h KEY", "h"}, {"@what * KEY\nh KEY", "h"}, {"h ssh-new AAAA\nh KEY", "h"}, {"h 1024 35 123456\nh KEY", "h"}, {"h ssh-ed25519 AAAA\nh KEY", "h"}, {"h ssh-ed25519 A?\nh KEY", "h"},
+	{"junk\nh KEY", "h"}, {"h\nh KEY", "h"}, {"h ED25519 BLOB", "h"}, {"h ssh-rsa BLOB", "h"}, {"h ssh-ed25519 BLOB#", "h"}, {"h ssh-ed25519 BLOB=", "h"}, {"LONG KEY", "h"}, {"h,LONG KEY", "h"}, {"LONGLINE KEY", "h"},
+}
+
+func (known knownFile) names(name string) bool {
+	return slices.ContainsFunc(known, func(l knownLine) bool { return l.hosts.match(strings.ToLower(name)) })
+}
+
+// TestKnownHostsAreFoundAsOpenSSHFindsThem asks ssh-keygen and a client of OpenSSH
+// about the same files.
+func TestKnownHostsAreFoundAsOpenSSHFindsThem(t *testing.T) {
+	client, err := exec.LookPath("ssh")
+	keygen, keygenErr := exec.LookPath("ssh-keygen")
+	if err != nil || keygenErr != nil {
+		t.Skip("no ssh or ssh-keygen: OpenSSH's reading of known_hosts is not compared")
+	}
+	key, other := newKey(t), newKey(t)
+	port := door(t, key)
+	dsa := "ssh-dss " + base64.StdEncoding.EncodeToString(xssh.Marshal(struct {
+		Type       string
+		P, Q, G, Y *big.Int
+	}{"ssh-dss", new(big.Int).SetBit(big.NewInt(1), 1023, 1), new(big.Int).SetBit(big.NewInt(1), 159, 1), big.NewInt(2), big.NewInt(3)}))
+	blob := strings.Fields(publicLine(key))[1]
+	expand := strings.NewReplacer("KEYTAB", strings.ReplaceAll(publicLine(key), " ", "\t"), "KEY", publicLine(key), "OTHER", publicLine(other), "DSA", dsa, "BLOB", blob,
+		"LONGLINE", strings.Repeat("x,", 50_000)+"h", "LONG", strings.Repeat("*", 1100))
+	hashed := regexp.MustCompile(`HASH\((.*?)\)`)
+	for i, trial := range knownTrials {
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			t.Parallel()
+			text := hashed.ReplaceAllStringFunc(trial.file, func(s string) string { return knownhosts.HashHostname(s[5 : len(s)-1]) })
+			text = expand.Replace(text)
+			path := filepath.Join(t.TempDir(), "known_hosts")
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			known, err := OpenKnownHosts(path, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+
+			name, at := trial.host, 22
+			if host, text, err := net.SplitHostPort(trial.host); err == nil && strings.HasPrefix(trial.host, "[") {
+				name = host
+				if at, err = strconv.Atoi(text); err != nil {
+					t.Fatal(err)
+				}
+			}
+			trust := newTrust(known, process.Target{Host: domain.Address(name), Port: at})
+			ours := trust.check("", nil, key.PublicKey())
+
+			ssh := exec.CommandContext(t.Context(), client, "-v", "-F", "none", "-p", strconv.Itoa(at), "-l", "root",
+				"-o", "UserKnownHostsFile="+path, "-o", "GlobalKnownHostsFile=none", "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes",
+				"-o", fmt.Sprintf("ProxyCommand=%s -test.run=^TestPipe$", os.Args[0]), name, "true")
+			ssh.Env = append(os.Environ(), "TEST_PIPE_TO="+net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+			said, _ := ssh.CombinedOutput() // the door lets nobody do anything
+			theirs := strings.Contains(string(said), "Authenticated to")
+			if !theirs && !strings.Contains(string(said), "Host key verification failed") {
+				t.Fatalf("ssh: %s", said)
+			}
+			if theirs != (ours == nil) != stricter[trial] {
+				t.Errorf("%.80q, looking for %s: ssh lets it in: %t; here: %v\n%s", trial.file, trial.host, theirs, ours, said)
+			}
+
+			if trial.host != strings.ToLower(trial.host) {
+				return // ssh-keygen takes a hashed name as it is written, ssh in lower case
+			}
+			found, _ := exec.CommandContext(t.Context(), keygen, "-F", trial.host, "-f", path).Output() // it fails where it finds nothing
+			if there := len(found) > 0; there != known.current().names(trial.host) && !strings.Contains(trial.file, "AAAA") && !strings.Contains(trial.file, "BLOB") {
+				t.Errorf("%.80q, looking for %s: found by ssh-keygen: %t", trial.file, trial.host, there)
+			}
+		})
+	}
+}
+
+// stricter are the trials in which ssh lets in what is revoked here: a key that is
+// revoked for a host is so on all its ports, and with a tab after the marker.
+var stricter = map[struct{ file, host string }]bool{
+	{"[h]:2222 KEY\n@revoked h KEY", "[h]:2222"}: true,
+	{"h KEY\n@revoked\th KEY", "h"}:              true,
+}
+
+// TestPipe is no test: it connects standard input and output to an address, for ssh.
+func TestPipe(t *testing.T) {
+	to := os.Getenv("TEST_PIPE_TO")
+	if to == "" {
+		t.Skip("it is run by another test")
+	}
+	conn, err := net.Dial("tcp", to)
+	if err != nil {
+		os.Exit(1)
+	}
+	go func() {
+		io.Copy(conn, os.Stdin)
+		conn.(*net.TCPConn).CloseWrite()
+	}()
+	io.Copy(os.Stdout, conn)
+	os.Exit(0)
 }
