@@ -3,7 +3,9 @@ package commands
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"strings"
 
 	"commissaire/domain"
 	"commissaire/domain/event"
@@ -37,13 +39,15 @@ type HostCredentials struct {
 // known host it checks that what is given is the same, and changes nothing.
 // The key is sealed and kept before the host is recorded.
 func (h *Handler) PutHost(ctx context.Context, who Who, cmd PutHost) (Receipt, error) {
-	key, keyErr := base64.StdEncoding.DecodeString(cmd.PrivateKey)
+	var key []byte
+	var fingerprint string
+	var keyErr error
+	if cmd.HasKey {
+		key, fingerprint, keyErr = h.readKey(cmd.PrivateKey)
+	}
 	added := event.HostAdded{
 		HostID: newID[domain.HostID](h), Host: cmd.Address, RemoteUser: cmd.RemoteUser,
-		Credential: newID[domain.CredentialID](h), Port: cmd.Port, HostKey: cmd.HostKey,
-	}
-	if keyErr == nil && cmd.HasKey {
-		added.Fingerprint, keyErr = h.config.KeyFingerprint(key)
+		Credential: newID[domain.CredentialID](h), Port: cmd.Port, HostKey: cmd.HostKey, Fingerprint: fingerprint,
 	}
 	if keyErr != nil {
 		added.Fingerprint = "unreadable" // no key has this fingerprint
@@ -97,6 +101,32 @@ func (h *Handler) PutHost(ctx context.Context, who Who, cmd PutHost) (Receipt, e
 		}
 	}
 	return receipt, err
+}
+
+// readKey reads a private key as clients send it, or says what is wrong, without any
+// of it.
+func (h *Handler) readKey(text string) (key []byte, fingerprint string, err error) {
+	if key, err = base64.StdEncoding.DecodeString(text); err == nil {
+		fingerprint, err = h.config.KeyFingerprint(key)
+		return key, fingerprint, err
+	}
+	_, plain := h.config.KeyFingerprint([]byte(text))
+	standard := strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(text, "=\r\n"))
+	_, unpadded := base64.RawStdEncoding.DecodeString(standard)
+	foreign := strings.Trim(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\r\n")
+	switch {
+	case plain == nil:
+		return nil, "", errors.New("this is the private key itself; give its base64 (base64 -w0 FILE)")
+	case unpadded == nil && strings.ContainsAny(text, "-_"):
+		return nil, "", errors.New("this is base64 for URLs, with - and _; give it with + and / (base64 -w0 FILE)")
+	case unpadded == nil:
+		return nil, "", errors.New("this is base64 without the right number of = at its end (base64 -w0 FILE writes it)")
+	case foreign == "":
+		return nil, "", errors.New("this is base64 of which a part is missing, or that goes on after its end")
+	case strings.TrimSpace(foreign) == "" || strings.Trim(foreign, " \t") != foreign:
+		return nil, "", fmt.Errorf("there are blanks in it, which base64 does not have; as it is, %w", plain)
+	}
+	return nil, "", fmt.Errorf("there are characters in it that base64 does not have; as it is, %w", plain)
 }
 
 // DeleteHost makes a host unknown. Its credentials are destroyed in response.

@@ -65,8 +65,8 @@ type login struct {
 
 // parseLogin makes a login of a private key and the line of a certificate, "" if
 // there is none.
-func parseLogin(key commands.Secret, certificate string) (login, error) {
-	signer, err := parseKey(key)
+func (a Algorithms) parseLogin(key commands.Secret, certificate string) (login, error) {
+	signer, err := a.parseKey(key)
 	if err != nil || certificate == "" {
 		return login{key: signer}, err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"commissaire/commands/process"
 	"commissaire/domain"
+	"commissaire/domain/event"
 
 	xssh "golang.org/x/crypto/ssh"
 )
@@ -47,6 +48,17 @@ func newConnection(client *xssh.Client, user domain.RemoteUser, key process.Host
 	c.alive = time.AfterFunc(time.Hour, c.prove)
 	c.hold()
 	return c
+}
+
+// agreed is what was agreed on with the host when it was connected to; the same is
+// agreed on when keys are exchanged again.
+func (c *connection) agreed() event.SSH {
+	metadata, ok := c.client.Conn.(xssh.AlgorithmsConnMetadata)
+	if !ok {
+		return event.SSH{}
+	}
+	a := metadata.Algorithms()
+	return event.SSH{KeyExchange: a.KeyExchange, HostKey: a.HostKey, Cipher: a.Write.Cipher, MAC: a.Write.MAC}
 }
 
 // await ends c when its other side does, and then calls ended.

@@ -119,7 +119,7 @@ func (j *jump) current() (l *link, isNew bool) {
 // connect makes a connection and keeps it until it breaks. It is for all that
 // wait for it, so none of them ends it.
 func (j *jump) connect(l *link) {
-	login, err := parseLogin(j.key, "")
+	login, err := j.remote.config.Algorithms.parseLogin(j.key, "")
 	if err == nil {
 		l.client, _, err = j.remote.connect(context.Background(), j.target, login, func(ctx context.Context, address string) (net.Conn, error) {
 			return j.remote.tcp(ctx, address, nil)

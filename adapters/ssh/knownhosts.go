@@ -337,6 +337,7 @@ func (f knownFile) revoked(names []string) (keys []xssh.PublicKey) {
 type trust struct {
 	host   domain.Address
 	pinned *process.HostKey
+	accept Algorithms
 
 	path                       string           // of the known hosts; "": there are none
 	keys, authorities, revoked []xssh.PublicKey // of the host in the file
@@ -345,8 +346,8 @@ type trust struct {
 }
 
 // newTrust is the trust in the host of target. known may be nil.
-func newTrust(known *KnownHosts, target process.Target) *trust {
-	t := &trust{host: target.Host, pinned: target.Pinned}
+func newTrust(known *KnownHosts, target process.Target, accept Algorithms) *trust {
+	t := &trust{host: target.Host, pinned: target.Pinned, accept: accept}
 	if known == nil {
 		return t
 	}
@@ -370,9 +371,11 @@ func (t *trust) algorithms() []string {
 		first = append(first, t.pinned.Type)
 	}
 	for _, key := range t.keys {
-		first = append(first, key.Type())
+		if t.accept.short(key) == nil {
+			first = append(first, key.Type())
+		}
 	}
-	plain := hostKeyAlgorithms(first...)
+	plain := t.accept.hostKeys(first...)
 	if len(t.authorities) == 0 {
 		return plain
 	}
@@ -382,6 +385,20 @@ func (t *trust) algorithms() []string {
 // check fits xssh.ClientConfig. It fails with *process.KeyChanged and
 // *process.Refused.
 func (t *trust) check(_ string, _ net.Addr, key xssh.PublicKey) error {
+	if err := t.known(key); err != nil {
+		return err
+	}
+	if certificate, ok := key.(*xssh.Certificate); ok {
+		key = certificate.Key
+	}
+	if err := t.accept.short(key); err != nil {
+		return refusedKey("%s shows an %w", t.host, err)
+	}
+	return nil
+}
+
+// known says why a key is not known to be the host's.
+func (t *trust) known(key xssh.PublicKey) error {
 	certificate, certified := key.(*xssh.Certificate)
 	if certified {
 		key = certificate.Key
@@ -425,6 +442,9 @@ func (t *trust) vouched(certificate *xssh.Certificate) error {
 	if certificate.Signature != nil && certificate.Signature.Format == xssh.KeyAlgoRSA {
 		return errors.New("it is signed with SHA-1")
 	}
+	if err := t.accept.short(certificate.SignatureKey); err != nil {
+		return fmt.Errorf("it is signed with an %w", err)
+	}
 	checker := xssh.CertChecker{IsHostAuthority: func(key xssh.PublicKey, _ string) bool { return contains(t.authorities, key) }}
 	err := checker.CheckHostKey(net.JoinHostPort(string(t.host), "22"), nil, certificate)
 	if err != nil {
@@ -438,5 +458,5 @@ func contains(keys []xssh.PublicKey, key xssh.PublicKey) bool {
 }
 
 func refusedKey(format string, arguments ...any) error {
-	return &process.Refused{Reason: fmt.Sprintf(format, arguments...)}
+	return &process.Refused{Reason: fmt.Errorf(format, arguments...).Error()}
 }

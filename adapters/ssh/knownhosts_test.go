@@ -421,7 +421,7 @@ func TestKnownHostsAreFoundAsOpenSSHFindsThem(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			trust := newTrust(known, process.Target{Host: domain.Address(name), Port: at})
+			trust := newTrust(known, process.Target{Host: domain.Address(name), Port: at}, Modern)
 			ours := trust.check("", nil, key.PublicKey())
 
 			ssh := exec.CommandContext(t.Context(), client, "-v", "-F", "none", "-p", strconv.Itoa(at), "-l", "root",

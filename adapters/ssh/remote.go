@@ -52,6 +52,7 @@ type Config struct {
 	KeepOpen int           // idle connections that are kept; default 0
 	KeepFor  time.Duration // that nobody takes one, until it is closed; default 10 min
 
+	Algorithms Algorithms // default Modern
 	Reach      Reach
 	KnownHosts *KnownHosts // nil: the first key that a host shows is taken
 	Jump       *Jump       // nil: hosts are connected to directly
@@ -65,6 +66,7 @@ func (c Config) withDefaults() Config {
 	c.KeepAlive = cmp.Or(c.KeepAlive, 15*time.Second)
 	c.Answer = cmp.Or(c.Answer, 2*time.Minute)
 	c.Command = cmp.Or(c.Command, time.Hour)
+	c.Algorithms = cmp.Or(c.Algorithms, Modern)
 	c.KeepFor = cmp.Or(c.KeepFor, 10*time.Minute)
 	if c.Bootstrap.Profile.Name == "" {
 		c.Bootstrap.Profile = FlannelDocker
@@ -131,7 +133,7 @@ func (r *Remote) Dial(ctx context.Context, target process.Target) (process.Sessi
 	if err != nil {
 		return nil, fmt.Errorf("read the private key for %s: %w", target.Host, err)
 	}
-	login, err := parseLogin(secret, target.Certificate)
+	login, err := r.config.Algorithms.parseLogin(secret, target.Certificate)
 	if err != nil {
 		return nil, &process.Refused{Reason: err.Error()}
 	}
@@ -146,7 +148,7 @@ func (r *Remote) Dial(ctx context.Context, target process.Target) (process.Sessi
 
 // connect makes a connection and logs in.
 func (r *Remote) connect(ctx context.Context, target process.Target, login login, dial dial) (*xssh.Client, process.HostKey, error) {
-	trust := newTrust(r.config.KnownHosts, target)
+	trust := newTrust(r.config.KnownHosts, target, r.config.Algorithms)
 	algorithms := trust.algorithms()
 	if !trust.bare() {
 		return r.handshake(ctx, target, login, dial, trust, algorithms)
@@ -154,7 +156,7 @@ func (r *Remote) connect(ctx context.Context, target process.Target, login login
 
 	// Of the pinned key only the fingerprint is known, and a host shows the one
 	// key it is asked for: ask for each.
-	var changed error
+	var changed, last error
 	for _, algorithm := range algorithms {
 		client, key, err := r.handshake(ctx, target, login, dial, trust, []string{algorithm})
 		var none *xssh.AlgorithmNegotiationError
@@ -162,15 +164,13 @@ func (r *Remote) connect(ctx context.Context, target process.Target, login login
 		switch {
 		case errors.As(err, &other):
 			changed = cmp.Or(changed, err)
-		case errors.As(err, &none):
+		case errors.As(err, &none) && none.What == hostKeyAlgorithm:
+			last = err
 		default:
 			return client, key, err
 		}
 	}
-	if changed == nil {
-		changed = &process.Refused{Reason: fmt.Sprintf("%s has no host key of a type that is supported (%s)", target.Host, strings.Join(keyTypes, ", "))}
-	}
-	return nil, process.HostKey{}, changed
+	return nil, process.HostKey{}, cmp.Or(changed, last)
 }
 
 // handshake makes one connection. *xssh.AlgorithmNegotiationError stays visible
@@ -183,6 +183,7 @@ func (r *Remote) handshake(ctx context.Context, target process.Target, login log
 	}
 	conn := &heard{Conn: made}
 	config := &xssh.ClientConfig{
+		Config:            r.config.Algorithms.offer(),
 		User:              string(target.User),
 		Auth:              []xssh.AuthMethod{xssh.PublicKeys(login.signers()...)},
 		AuthCallback:      conn.next,
@@ -265,7 +266,7 @@ func (r *Remote) notLoggedIn(target process.Target, login login, address string,
 		return untrusted
 	case errors.As(err, &none):
 		return &noAlgorithm{
-			Refused: process.Refused{Reason: fmt.Sprintf("%s and this service have no SSH algorithm in common: %s", address, line(none.Error(), maxReason))},
+			Refused: process.Refused{Reason: fmt.Sprintf("%s and this service have no SSH algorithm in common: %s", address, r.config.Algorithms.disagreement(none))},
 			cause:   none,
 		}
 	case heard.more() != "":
@@ -273,6 +274,8 @@ func (r *Remote) notLoggedIn(target process.Target, login login, address string,
 			address, xssh.FingerprintSHA256(login.key.PublicKey()), target.User, heard.more())}
 	case late:
 		return &process.Unreachable{Reason: fmt.Sprintf("%s took the connection, but SSH was not ready within %s: is it sshd that listens there, and is the host overloaded?%s", address, r.config.Handshake, said)}
+	case strings.Contains(err.Error(), "no common public key signature algorithm"):
+		return &process.Refused{Reason: fmt.Sprintf("%s lets %s in only with an RSA key that signs with SHA-1: update it, give a key of another type, or set ssh.algorithms to compatible", address, target.User)}
 	case strings.Contains(err.Error(), "unable to authenticate"):
 		return &process.Refused{Reason: fmt.Sprintf("%s does not let %s in with %s%s", address, target.User, login.refused(), said)}
 	}

@@ -100,6 +100,7 @@ func (s *Session) Facts(ctx context.Context) (event.Facts, error) {
 	if err != nil {
 		return event.Facts{}, s.unfit(err.Error())
 	}
+	facts.SSH = s.connection.agreed()
 	return facts, nil
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/google/uuid"
 
 	"commissaire/adapters/eventlog/eventstoredb"
+	"commissaire/adapters/ssh"
 	"commissaire/api/authentication"
 	"commissaire/domain"
 )
@@ -79,6 +80,8 @@ type sshConfig struct {
 	Attempts         int      `json:"attempts"`
 	RetryDelay       Duration `json:"retry-delay"`
 	AtOnce           int      `json:"at-once"`
+
+	Algorithms ssh.Algorithms `json:"algorithms"` // modern or compatible
 
 	KnownHosts string     `json:"known-hosts"` // path; "": the first key that a host shows is pinned
 	Jump       jumpConfig `json:"jump"`
@@ -208,7 +211,8 @@ func defaults(dev bool) Config {
 		ListenInterface: "0.0.0.0", ListenPort: 8000, Store: "sqlite:/var/lib/commissaire",
 		SSH: sshConfig{
 			DialTimeout: Duration(10 * time.Second), HandshakeTimeout: Duration(10 * time.Second),
-			Attempts: 3, RetryDelay: Duration(5 * time.Second), AtOnce: 64, Jump: jumpConfig{Port: 22},
+			Attempts: 3, RetryDelay: Duration(5 * time.Second), AtOnce: 64,
+			Algorithms: ssh.Modern, Jump: jumpConfig{Port: 22},
 		},
 		Bootstrap: bootstrapConfig{Profile: "flannel-docker", EtcdURL: "http://127.0.0.1:2379", FlannelKey: "/atomic01/network"},
 		Operations: operationsConfig{
@@ -424,6 +428,8 @@ func (c Config) check() error {
 		return fail("ssh.attempts and ssh.at-once must be at least 1")
 	case c.SSH.DialTimeout <= 0 || c.SSH.HandshakeTimeout <= 0 || c.SSH.RetryDelay < 0:
 		return fail("ssh.dial-timeout and ssh.handshake-timeout must be more than 0, ssh.retry-delay not less")
+	case c.SSH.Algorithms != ssh.Modern && c.SSH.Algorithms != ssh.Compatible:
+		return fail("ssh.algorithms must be modern, or compatible: also SHA-1, and RSA keys of 1024 bits and more")
 	case c.SSH.Jump.Address == "" && (c.SSH.Jump.User != "" || c.SSH.Jump.Key != "" || c.SSH.Jump.HostKey != ""):
 		return fail("ssh.jump needs an address")
 	case c.SSH.Jump.Address != "" && (c.SSH.Jump.User == "" || c.SSH.Jump.Key == "" || c.SSH.Jump.HostKey == ""):

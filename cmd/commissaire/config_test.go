@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"commissaire/adapters/ssh"
 	"commissaire/api/authentication"
 )
 
@@ -271,7 +272,7 @@ func TestAJumpHostWithoutAUsableKeyIsRefusedAtStart(t *testing.T) {
 	} {
 		config := good
 		change(&config)
-		if _, err := jump(t.Context(), config); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "MARKER") {
+		if _, err := jump(t.Context(), config, ssh.Modern); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "MARKER") {
 			t.Errorf("%v; want %q in it", err, want)
 		}
 	}

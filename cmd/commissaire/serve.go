@@ -105,7 +105,7 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 	s.log = eventlog.NewLog(s.store.log)
 	reach := ssh.Reach{Loopback: config.Hosts.AllowLoopback, Deny: config.Hosts.Denied}
 	s.commands = commands.New(commands.Config{
-		Log: s.log, Credentials: s.store.secrets, KeyFingerprint: ssh.ParsePrivateKey, Certificate: ssh.ParseCertificate, TokenDigest: s.store.secrets.Digest,
+		Log: s.log, Credentials: s.store.secrets, KeyFingerprint: config.SSH.Algorithms.ParsePrivateKey, Certificate: ssh.ParseCertificate, TokenDigest: s.store.secrets.Digest,
 		Denied: denied(reach), CertificateDir: config.ContainerManagers.CertificateDir,
 		Now: time.Now, NewID: uuid.New, Random: func() uint64 { return uint64(rand.Uint32()) }, // JSON readers keep 53 bits
 		Instance: s.instance, Shared: name.shared(),
@@ -118,13 +118,13 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 	if err != nil {
 		return s, err
 	}
-	jump, err := jump(ctx, config.SSH.Jump)
+	jump, err := jump(ctx, config.SSH.Jump, config.SSH.Algorithms)
 	if err != nil {
 		return s, err
 	}
 	s.remote = ssh.New(ssh.Config{
 		Dial: time.Duration(config.SSH.DialTimeout), Handshake: time.Duration(config.SSH.HandshakeTimeout),
-		Reach: reach, KnownHosts: knownHosts, Jump: jump,
+		Algorithms: config.SSH.Algorithms, Reach: reach, KnownHosts: knownHosts, Jump: jump,
 		KeepOpen: config.Watch.KeepOpen, KeepFor: max(10*time.Minute, 2*time.Duration(config.Watch.Interval)), // more than a sweep
 		Bootstrap: ssh.Bootstrap{
 			Profile: profile, EtcdURL: config.Bootstrap.EtcdURL, FlannelKey: config.Bootstrap.FlannelKey,
@@ -210,7 +210,7 @@ func knownHosts(config sshConfig, logger *slog.Logger) (*ssh.KnownHosts, error) 
 }
 
 // jump is the configured jump host, with its key; nil where there is none.
-func jump(ctx context.Context, config jumpConfig) (*ssh.Jump, error) {
+func jump(ctx context.Context, config jumpConfig, algorithms ssh.Algorithms) (*ssh.Jump, error) {
 	if config.Address == "" {
 		return nil, nil
 	}
@@ -228,7 +228,7 @@ func jump(ctx context.Context, config jumpConfig) (*ssh.Jump, error) {
 	}
 	key, err := credentials.Source(ctx, config.Key)
 	if err == nil {
-		_, err = ssh.ParsePrivateKey(key)
+		_, err = algorithms.ParsePrivateKey(key)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ssh.jump.key: %w", err)

@@ -26,6 +26,16 @@ type Facts struct {
 	Arch      string `json:"arch"`              // uname -m
 	BootID    string `json:"boot_id"`           // changes with every boot
 	Pending   string `json:"pending,omitempty"` // ostree: the deployment the next boot brings
+	SSH       SSH    `json:"ssh,omitzero"`
+}
+
+// SSH is what a host and the service agreed on for the connection over which the
+// facts came.
+type SSH struct {
+	KeyExchange string `json:"key_exchange"`
+	HostKey     string `json:"host_key"` // how the host signed with it, e.g. rsa-sha2-512
+	Cipher      string `json:"cipher"`
+	MAC         string `json:"mac,omitempty"` // "": the cipher has it in it
 }
 
 // HostInvestigated says what a host is.
