@@ -41,6 +41,23 @@ func (s *Server) getHost(w http.ResponseWriter, r *http.Request) error {
 	return s.answer(w, r, http.StatusOK, h)
 }
 
+// getInventory answers with what there is to know of a host.
+func (s *Server) getInventory(w http.ResponseWriter, r *http.Request) error {
+	host, err := address(r)
+	if err != nil {
+		return err
+	}
+	snapshot, err := s.snapshot(w, r)
+	if err != nil {
+		return err
+	}
+	found, ok := snapshot.Inventory(host)
+	if !ok {
+		return errNoHost.With("there is no host %s", host)
+	}
+	return s.answer(w, r, http.StatusOK, found)
+}
+
 func (s *Server) putHost(w http.ResponseWriter, r *http.Request) error {
 	at, err := address(r)
 	if err != nil {

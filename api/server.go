@@ -147,6 +147,7 @@ func (s *Server) records(get func(path string, p authentication.Permission, f en
 	get("/host/{host}/status", read, s.getHostStatus)
 	get("/host/{host}/diff", audit, s.getDiff(projections.OfHost, "host"))
 	get("/host/{host}/history", audit, s.getHistory(projections.OfHost, "host"))
+	get("/inventory/{host}", read, s.getInventory)
 	get("/networks", read, s.getNetworks)
 	get("/network/{name}", read, s.getNetwork)
 	get("/operations", read, s.getOperations)

@@ -109,6 +109,15 @@ type hostState struct {
 	Registered   domain.ManagerID `json:"registered,omitzero"`
 	Wanted       domain.ManagerID `json:"wanted,omitzero"` // the cluster's
 
+	Port         int               `json:"port,omitzero"`
+	RemoteUser   domain.RemoteUser `json:"remote_user,omitzero"`
+	Since        time.Time         `json:"since,omitzero"` // of the status
+	Failure      string            `json:"failure,omitzero"`
+	Silence      string            `json:"silence,omitzero"`
+	Registration string            `json:"registration,omitzero"` // why it failed
+	Uncordon     string            `json:"uncordon,omitzero"`     // why that failed
+	Keys         hostKeys          `json:"keys,omitzero"`
+
 	shown      *shown // how this very state is served
 	generation int
 }
@@ -232,7 +241,7 @@ func (s *Snapshot) apply(r event.Recorded) {
 		s.applyRoster(r, e)
 	case event.HostEvent:
 		if id, ok := r.Stream.Host(); ok {
-			s.changeHost(id, func(h *hostState) { h.apply(r.Meta.Time, e) })
+			s.changeHost(id, func(h *hostState) { h.apply(r.Meta, e) })
 		}
 	case event.OperationEvent:
 		s.applyTurn(r.Meta.Time, e)
@@ -268,7 +277,13 @@ func (s *Snapshot) own(h *hostState) *hostState {
 func (s *Snapshot) applyRoster(r event.Recorded, e event.RosterEvent) {
 	switch e := e.(type) {
 	case event.HostAdded:
-		s.hosts.Set(e.HostID, &hostState{ID: e.HostID, Address: e.Host, shown: &shown{}, generation: s.generation})
+		h := &hostState{
+			ID: e.HostID, Address: e.Host, Port: cmp.Or(e.Port, 22), RemoteUser: e.RemoteUser, Since: r.Meta.Time, shown: &shown{}, generation: s.generation,
+		}
+		if e.HostKey != "" {
+			h.Keys = hostKeys{Fingerprint: e.HostKey, At: r.Meta.Time, By: r.Meta.Actor}
+		}
+		s.hosts.Set(e.HostID, h)
 		s.addresses.Set(e.Host, e.HostID)
 	case event.HostRemoved:
 		s.hosts.Delete(e.HostID)
@@ -345,29 +360,43 @@ func masked(e event.ContainerManagerDefined) json.RawMessage {
 }
 
 // apply brings a host up to an event of its own stream.
-func (h *hostState) apply(at time.Time, e event.HostEvent) {
+func (h *hostState) apply(meta event.Meta, e event.HostEvent) {
+	at := meta.Time
 	switch e := e.(type) {
 	case event.HostInvestigated:
 		h.Facts, h.Checked, h.Investigated, h.Failed, h.Silent = e.Facts, at, true, false, false
-	case event.HostInvestigationFailed, event.HostBootstrapFailed:
-		h.Failed = true
+	case event.HostInvestigationFailed:
+		h.Failed, h.Failure = true, e.Reason
+	case event.HostBootstrapFailed:
+		h.Failed, h.Failure = true, e.Reason
 	case event.HostBootstrapped:
 		h.Bootstrapped, h.Failed = at, false
 	case event.HostRegistered:
-		h.Registered = e.ManagerID
+		h.Registered, h.Registration = e.ManagerID, ""
 	case event.HostUnregistered:
-		h.Registered = ""
+		h.Registered, h.Registration, h.Uncordon = "", "", ""
 	case event.HostKeyChanged:
 		h.Changed = true
-	case event.HostKeyAccepted, event.HostKeyShownAgain:
+		h.Keys.OtherType, h.Keys.OtherFingerprint, h.Keys.OtherAt = e.Type, e.Fingerprint, at
+	case event.HostKeyShownAgain:
 		h.Changed, h.Failed = false, false
+	case event.HostKeyAccepted:
+		h.Changed, h.Failed = false, false
+		h.Keys = hostKeys{Type: e.Type, Fingerprint: e.Fingerprint, At: at, By: meta.Actor}
 	case event.HostKeyPinned:
 		h.Changed = false
+		h.Keys = hostKeys{Type: e.Type, Fingerprint: e.Fingerprint, At: at, By: e.AddedBy, Authority: e.Authority}
 	case event.HostWentSilent:
-		h.Silent = true
+		h.Silent, h.Silence = true, e.Reason
 	case event.HostAnswered:
 		h.Silent = false
-	case event.HostRebooted, event.HostRegistrationFailed, event.HostUncordonFailed, event.HostUncordoned, event.HostCredentialsRead:
+	case event.HostRegistrationFailed:
+		h.Registration = e.Reason
+	case event.HostUncordonFailed:
+		h.Uncordon = e.Reason
+	case event.HostUncordoned:
+		h.Uncordon = ""
+	case event.HostRebooted, event.HostCredentialsRead:
 	}
 }
 
@@ -397,8 +426,11 @@ func (s *Snapshot) changeHost(id domain.HostID, change func(*hostState)) {
 		return // it was removed: what is still learnt of it is history
 	}
 	h = s.own(h)
-	cluster, available := h.Cluster, h.available()
+	cluster, available, status := h.Cluster, h.available(), h.status()
 	change(h)
+	if h.status() != status {
+		h.Since = s.Time
+	}
 	if h.Cluster != cluster || h.available() != available {
 		s.count(cluster, available, -1)
 		s.count(h.Cluster, h.available(), 1)

@@ -14,6 +14,7 @@ import (
 var (
 	hostKeys    = []string{"address", "status", "os", "cpus", "memory", "space", "last_check", "source"}
 	clusterKeys = []string{"name", "status", "network", "container_manager"}
+	moreOfHosts = []string{"cluster", "reason", "since", "os_release", "version", "pending", "ssh_port", "remote_user", "host_key", "facts"}
 )
 
 // TestEveryRoute walks section 2 of the contract, with good and with bad input.
@@ -36,6 +37,8 @@ func TestEveryRoute(t *testing.T) {
 		s.as("viewer", "GET", "/events?type=x", nil).is(403)
 		s.as("join", "GET", "/events", nil).is(403)
 		s.as("join", "GET", "/hosts", nil).is(403)
+		s.as("join", "GET", "/inventory/127.0.11.1", nil).is(403)
+		s.as("viewer", "GET", "/inventory/127.0.11.1", nil).is(404)
 		s.as("auditor", "PUT", "/cluster/c/restart", nil).is(403)
 		s.as("", "GET", "//healthz", nil).is(200)
 		s.as("", "GET", "//readyz", nil).is(200)
@@ -135,6 +138,16 @@ func TestEveryRoute(t *testing.T) {
 		if got := s.get(one).object(); got["os"] != "atomic" || got["cpus"] != 2.0 || got["memory"] != float64(4<<20) || got["space"] != float64(40<<20) || got["source"] != "" {
 			t.Errorf("the facts of host 1: %v", got)
 		}
+		more := s.get("/inventory/127.0.11.1").is(200).keys(append(hostKeys, moreOfHosts...)...)
+		if got := more.object(); got["cluster"] != "c" || got["reason"] != "" || got["version"] != "41.1" || got["host_key"].(map[string]any)["fingerprint"] == "" ||
+			got["facts"].(map[string]any)["boot_id"] == "" {
+			t.Errorf("all of host 1: %s", more.body)
+		}
+		if got := s.get("/inventory/127.0.11.1", "If-None-Match", more.header.Get("ETag")); got.status != http.StatusNotModified {
+			t.Errorf("the same of host 1: %d", got.status)
+		}
+		s.get("/inventory/127.0.11.1?at=1").is(404)
+		s.put(one, `{"ssh_port":23}`).is(409)
 		s.get(one+"/creds").is(200).keys("ssh_priv_key", "remote_user")
 		if got := s.get(one + "/creds"); got.header.Get("ETag") != "" || got.header.Get("Cache-Control") != "no-store" {
 			t.Errorf("credentials are cached: %v", got.header)
@@ -171,6 +184,9 @@ func TestEveryRoute(t *testing.T) {
 		away["ssh_port"] = 1
 		s.put("/host/127.0.11.3", away).is(201)
 		s.until("/host/127.0.11.3", status("failed"))
+		if got := s.get("/inventory/127.0.11.3").is(200).object(); got["reason"] == "" || got["since"] == "" || got["facts"] != nil || got["host_key"] != nil || got["ssh_port"] != 1.0 {
+			t.Errorf("why host 3 is failed: %v", got)
+		}
 		s.put("/cluster/c/hosts/127.0.11.3", nil).is(405)
 		s.put("/cluster/c/hosts", `{"old":["127.0.11.1","127.0.11.2"],"new":["127.0.11.1","127.0.11.2","127.0.11.3"]}`).is(405)
 		s.delete("/host/127.0.11.3").is(200)

@@ -34,9 +34,9 @@ func Anything(t *rapid.T) (event.Stream, event.Event) {
 		return event.OperationStream(started.Operation), e
 	}
 	version := fmt.Sprint(rapid.IntRange(0, 9).Draw(t, "version"))
-	switch rapid.IntRange(0, 30).Draw(t, "kind") {
+	switch rapid.IntRange(0, 36).Draw(t, "kind") {
 	case 0, 1, 2, 3:
-		return roster(event.HostAdded{HostID: id, Host: address})
+		return roster(event.HostAdded{HostID: id, Host: address, RemoteUser: "root", HostKey: version})
 	case 4:
 		return roster(event.HostRemoved{HostID: id, Host: address})
 	case 5, 6:
@@ -72,7 +72,7 @@ func Anything(t *rapid.T) (event.Stream, event.Event) {
 	case 24:
 		return host(event.HostRegistered{Host: address, ManagerID: "M"})
 	case 25:
-		return host(event.HostWentSilent{Host: address})
+		return host(event.HostWentSilent{Host: address, Reason: version})
 	case 26:
 		return on(event.HostTurnBegun{Turn: turn})
 	case 27:
@@ -81,6 +81,16 @@ func Anything(t *rapid.T) (event.Stream, event.Event) {
 		return on(event.HostTurnFailed{Turn: turn, Reason: version})
 	case 29:
 		return on(event.HostTurnSkipped{Turn: turn})
+	case 30:
+		return host(event.HostInvestigationFailed{Host: address, Reason: version})
+	case 31:
+		return host(event.HostKeyPinned{Host: address, Type: "ssh-ed25519", Fingerprint: version, AddedBy: "ann"})
+	case 32:
+		return host(event.HostKeyChanged{Host: address, Type: "ssh-rsa", Fingerprint: version})
+	case 33:
+		return host(event.HostKeyAccepted{Host: address, Type: "ssh-rsa", Fingerprint: version})
+	case 34:
+		return host(event.HostRegistrationFailed{Host: address, ManagerID: "M", Reason: version})
 	}
 	return event.WatchStream, event.SweepFinished{Started: time.Unix(int64(rapid.IntRange(0, 1000).Draw(t, "sweep")), 0), Missed: []domain.HostID{id}}
 }
