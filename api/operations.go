@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"commissaire/api/authentication"
 	"commissaire/commands"
@@ -122,24 +123,46 @@ func (s *Server) plan(w http.ResponseWriter, r *http.Request, cmd commands.Start
 // steer answers a change of an operation that runs.
 func (s *Server) steer(f func(context.Context, commands.Who, domain.OperationID) (commands.Receipt, error)) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		id, err := domain.ParseID[domain.OperationID](param(r, "id"))
-		if err != nil {
-			return err
-		}
-		who, _, err := s.change(r)
-		if err != nil {
-			return err
-		}
-		receipt, err := f(r.Context(), who, id)
-		if err != nil {
-			return err
-		}
-		o, ok := s.settle(w, r, receipt).Operation(id)
-		if !ok {
-			return errLate
-		}
-		return s.answer(w, r, http.StatusOK, o)
+		return s.steering(w, r, func(ctx context.Context, who commands.Who, id domain.OperationID, _ body) (commands.Receipt, error) {
+			return f(ctx, who, id)
+		})
 	}
+}
+
+func (s *Server) steering(w http.ResponseWriter, r *http.Request, f func(context.Context, commands.Who, domain.OperationID, body) (commands.Receipt, error)) error {
+	id, err := domain.ParseID[domain.OperationID](param(r, "id"))
+	if err != nil {
+		return err
+	}
+	who, b, err := s.change(r)
+	if err != nil {
+		return err
+	}
+	receipt, err := f(r.Context(), who, id, b)
+	if err != nil {
+		return err
+	}
+	o, ok := s.settle(w, r, receipt).Operation(id)
+	if !ok {
+		return errLate
+	}
+	return s.answer(w, r, http.StatusOK, o)
+}
+
+// abandon gives an operation up, for a reason that the header or the body has.
+func (s *Server) abandon(w http.ResponseWriter, r *http.Request) error {
+	return s.steering(w, r, func(ctx context.Context, who commands.Who, id domain.OperationID, b body) (_ commands.Receipt, err error) {
+		if who.Reason == "" {
+			if who.Reason, err = b.text("reason"); err != nil {
+				return commands.Receipt{}, err
+			}
+			if len(who.Reason) > maxReason {
+				return commands.Receipt{}, domain.ErrInvalid.At("reason", "longer than 1024 bytes")
+			}
+		}
+		who.Reason = strings.TrimSpace(who.Reason)
+		return s.config.Commands.AbandonOperation(ctx, who, id)
+	})
 }
 
 func (s *Server) getOperation(w http.ResponseWriter, r *http.Request) error {

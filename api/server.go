@@ -200,6 +200,7 @@ func (s *Server) routes() {
 	put("/operation/{id}/pause", operate, s.steer(s.config.Commands.PauseOperation))
 	put("/operation/{id}/resume", operate, s.steer(s.config.Commands.ResumeOperation))
 	put("/operation/{id}/cancel", operate, s.steer(s.config.Commands.CancelOperation))
+	put("/operation/{id}/abandon", administer, s.abandon)
 	get("/events", audit, s.getEvents)
 	get("/log/checkpoint", authentication.ReadLog, s.getCheckpoint)
 	get("/log/proof", authentication.ReadLog, s.getProof)

@@ -7,6 +7,7 @@ import (
 
 	"commissaire/domain"
 	"commissaire/domain/event"
+	"commissaire/domain/host"
 	"commissaire/domain/operation"
 	"commissaire/domain/roster"
 )
@@ -138,23 +139,101 @@ func (h *Handler) CancelOperation(ctx context.Context, who Who, id domain.Operat
 	return h.steer(ctx, who, id, func(p *operation.Progress) []event.OperationEvent { return p.Cancel(id, cause) })
 }
 
+// AbandonOperation gives an operation up, at once, whatever its hosts do: their
+// turns have failed, hosts and cluster are free. What was begun on a host goes on
+// there. It is the last resort, and needs a reason. It may be repeated.
+func (h *Handler) AbandonOperation(ctx context.Context, who Who, id domain.OperationID) (Receipt, error) {
+	if who.Reason == "" {
+		return Receipt{}, domain.ErrInvalid.At("reason", "is required: say why the operation is given up, here or in X-Commissaire-Reason")
+	}
+	o, ended, err := h.operation(ctx, id)
+	if err != nil {
+		return Receipt{}, err
+	}
+	cause := "abandoned by " + who.Actor + ": " + who.Reason
+	if _, err := h.steered(ctx, who, id, ended, func(p *operation.Progress) []event.OperationEvent { return p.Abandon(id, cause, o.Hosts) }); err != nil {
+		return Receipt{}, err
+	}
+	return h.FinishAbandoned(ctx, who, id)
+}
+
+// FinishAbandoned ends an abandoned operation and frees what it has in hand. Nodes
+// that it cordoned are left to the upkeep of their hosts. It may be repeated.
+func (h *Handler) FinishAbandoned(ctx context.Context, who Who, id domain.OperationID) (Receipt, error) {
+	o, ended, err := h.operation(ctx, id)
+	if err != nil {
+		return Receipt{}, err
+	}
+	cause := ""
+	var cordoned []event.Member
+	receipt, err := h.onOperation(ctx, who, id, func(p *operation.Progress) ([]event.OperationEvent, error) {
+		cause, cordoned = p.Abandoned, nil
+		for _, m := range o.Hosts {
+			if t := p.Turn(m.HostID); t.State == operation.Failed && t.Reason == cause && t.Cordon == operation.Cordoned {
+				cordoned = append(cordoned, m)
+			}
+		}
+		return nil, nil
+	})
+	if err != nil || cause == "" || ended != nil {
+		return receipt, err
+	}
+	managers := map[domain.HostID]roster.Cluster{}
+	if _, err := h.onRoster(ctx, Who{}, func(r *roster.Roster) ([]event.RosterEvent, error) {
+		for _, m := range cordoned {
+			if one, ok := r.Host(m.HostID); ok {
+				managers[m.HostID], _ = r.Cluster(one.Cluster)
+			}
+		}
+		return nil, nil
+	}); err != nil {
+		return Receipt{}, err
+	}
+	for _, m := range cordoned {
+		of := managers[m.HostID]
+		if of.ManagerID == "" {
+			continue
+		}
+		if _, err := h.onHost(ctx, who, m.HostID, func(one *host.Host) ([]event.HostEvent, error) {
+			return one.UncordonFailed(m.Host, of.ManagerID, of.Manager, cause), nil
+		}); err != nil {
+			return Receipt{}, err
+		}
+	}
+	receipt, err = h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) { return r.Abandon(id, cause) })
+	if err == nil {
+		h.operations.forget(event.OperationStream(id))
+	}
+	return receipt, err
+}
+
 // steer records a decision about an operation that has not ended. One that ends
 // at the same moment takes no harm from it. Where it has ended, only what changes
 // nothing is done, so that a request whose answer was lost may be repeated.
 func (h *Handler) steer(ctx context.Context, who Who, id domain.OperationID, decide func(*operation.Progress) []event.OperationEvent) (Receipt, error) {
-	var ended error
-	if _, err := h.onRoster(ctx, Who{}, func(r *roster.Roster) ([]event.RosterEvent, error) {
-		o, running, ok := r.Operation(id)
-		if !ok {
+	_, ended, err := h.operation(ctx, id)
+	if err != nil {
+		return Receipt{}, err
+	}
+	return h.steered(ctx, who, id, ended, decide)
+}
+
+// operation is the operation of that id; ended refuses to change one that has ended.
+func (h *Handler) operation(ctx context.Context, id domain.OperationID) (o roster.Operation, ended, err error) {
+	_, err = h.onRoster(ctx, Who{}, func(r *roster.Roster) ([]event.RosterEvent, error) {
+		var running, ok bool
+		if o, running, ok = r.Operation(id); !ok {
 			return nil, ErrNoOperation.With("there is no operation %s", id)
 		}
 		if ended = nil; !running {
 			ended = ErrEnded.With("the %s of cluster %s has ended; start another one", o.Kind, o.Cluster)
 		}
 		return nil, nil
-	}); err != nil {
-		return Receipt{}, err
-	}
+	})
+	return o, ended, err
+}
+
+func (h *Handler) steered(ctx context.Context, who Who, id domain.OperationID, ended error, decide func(*operation.Progress) []event.OperationEvent) (Receipt, error) {
 	return h.onOperation(ctx, who, id, func(p *operation.Progress) ([]event.OperationEvent, error) {
 		decided := decide(p)
 		if len(decided) > 0 && ended != nil {

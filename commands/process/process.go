@@ -91,9 +91,15 @@ type Process struct {
 	upkeeps  map[domain.Address]context.CancelFunc // under way
 	deciding map[domain.OperationID]event.Position // decisions about them, until applied; 0: not recorded yet
 	misses   map[domain.HostID]int
-	refusals map[domain.HostID]refusal            // of logins, since the last one that was not refused
-	turning  map[domain.HostID]domain.OperationID // busy with a turn of that operation
+	refusals map[domain.HostID]refusal // of logins, since the last one that was not refused
+	turning  map[domain.HostID]turning // busy with a turn of an operation
 	destroys []domain.CredentialID
+}
+
+// turning is a turn that is under way here.
+type turning struct {
+	operation domain.OperationID
+	stop      context.CancelFunc
 }
 
 type retry struct {
@@ -108,7 +114,7 @@ func New(config Config) *Process {
 		hosts: map[domain.HostID]*host.Host{}, operations: map[domain.OperationID]*operation.Operation{},
 		managers: map[domain.ManagerID]event.ContainerManagerDefined{}, retired: map[domain.ManagerID]bool{}, removed: map[domain.HostID]event.HostAdded{},
 		named: map[domain.CredentialID]bool{}, missing: map[domain.HostID]bool{}, addedBy: map[domain.HostID]string{},
-		dirty: map[domain.HostID]bool{}, retries: map[domain.HostID]retry{}, busy: map[domain.HostID]event.Position{}, turning: map[domain.HostID]domain.OperationID{},
+		dirty: map[domain.HostID]bool{}, retries: map[domain.HostID]retry{}, busy: map[domain.HostID]event.Position{}, turning: map[domain.HostID]turning{},
 		deciding: map[domain.OperationID]event.Position{}, misses: map[domain.HostID]int{}, refusals: map[domain.HostID]refusal{},
 		upkeeps: map[domain.Address]context.CancelFunc{},
 	}
@@ -146,6 +152,9 @@ func (p *Process) Apply(r event.Recorded) {
 		if id, ok := r.Stream.Operation(); ok {
 			if o, running := p.operations[id]; running {
 				o.Evolve(e, r.Meta.Time)
+			}
+			if _, abandoned := e.(event.OperationAbandoned); abandoned {
+				p.drop(id)
 			}
 		}
 	case event.SweepFinished:
@@ -211,6 +220,16 @@ func (p *Process) applyRoster(e event.RosterEvent) {
 func (p *Process) anew(id domain.HostID) {
 	p.dirty[id] = true
 	delete(p.retries, id)
+}
+
+// drop ends what is under way here for an operation that was abandoned. What was
+// begun on hosts goes on there.
+func (p *Process) drop(id domain.OperationID) {
+	for _, t := range p.turning {
+		if t.operation == id {
+			t.stop()
+		}
+	}
 }
 
 func (p *Process) started(o operation.Operation) {
@@ -379,7 +398,8 @@ func (p *Process) startUpkeep(ctx context.Context) time.Duration {
 			}
 			h = roster.Host{HostAdded: added}
 		}
-		if p.host(id).Next(p.wanted(h)) == host.Nothing {
+		left := h.Claim != "" && h.By == "" && h.Term == p.term // by upkeep that could not record its end
+		if !left && p.host(id).Next(p.wanted(h)) == host.Nothing {
 			delete(p.dirty, id)
 			delete(p.retries, id)
 			continue
@@ -435,7 +455,7 @@ func (p *Process) situation(o *operation.Operation, m event.Member) operation.Si
 	switch {
 	case !known || h.Cluster != o.ClusterID:
 		at.Availability = operation.Gone
-	case working && p.turning[m.HostID] == o.Operation:
+	case working && p.turning[m.HostID].operation == o.Operation:
 		at.Availability = operation.Taken
 	case working || h.Claim != "" && h.By != o.Operation && h.Term == p.term || p.host(m.HostID).Settling():
 		at.Availability = operation.Busy
@@ -480,12 +500,20 @@ func (p *Process) advance(ctx context.Context, o *operation.Operation) time.Dura
 				continue
 			}
 			p.busy[m.HostID] = 0
-			p.turning[m.HostID] = o.Operation
+			working, stop := context.WithCancel(ctx)
+			p.turning[m.HostID] = turning{o.Operation, stop}
 			t := &turn{p: p, operation: o.Operation, kind: o.Kind, version: o.Version, policy: o.Policy, tolerated: o.Tolerated(), member: m, state: o.Turn(m.HostID)}
-			p.jobs.Go(func() { settle(ctx, p, p.busy, m.HostID, call.what(t, ctx)) })
+			p.jobs.Go(func() {
+				defer stop()
+				settle(working, p, p.busy, m.HostID, call.what(t, working))
+			})
 		}
 	}
 	switch {
+	case o.Abandoned != "":
+		p.decide(ctx, o.Operation, func() (commands.Receipt, error) {
+			return p.config.Commands.FinishAbandoned(ctx, commands.Who{Actor: commands.Service}, o.Operation)
+		})
 	case next.Ended && held: // it ends with no host in its hands
 	case next.Ended:
 		p.decide(ctx, o.Operation, func() (commands.Receipt, error) {

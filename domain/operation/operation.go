@@ -63,8 +63,11 @@ type Next struct {
 // Next depends on what is recorded, on the hosts' situation and on the time
 // alone. Begun hosts finish, whatever happens; none begins while it is paused or
 // outside its window, after more than the tolerated number failed, or once it is
-// cancelled.
+// cancelled. One that was abandoned has ended.
 func (o *Operation) Next(now time.Time, situation func(event.Member) Situation) Next {
+	if o.Abandoned != "" { // whatever its hosts do
+		return Next{Ended: true, Cause: o.Abandoned}
+	}
 	var next Next
 	var failed, waiting []event.Member
 	for _, m := range o.Hosts {

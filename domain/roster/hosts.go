@@ -174,5 +174,5 @@ func (r *Roster) leave(h Host) []event.RosterEvent {
 }
 
 func inHand(h Host) error {
-	return ErrHostInHand.With("operation %s has host %s in hand; wait until its turn ends", h.By, h.Host)
+	return ErrHostInHand.With("operation %s has host %s in hand; wait until its turn ends, or, as a last resort, PUT /operation/%s/abandon", h.By, h.Host, h.By)
 }

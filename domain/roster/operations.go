@@ -157,3 +157,20 @@ func (r *Roster) End(id domain.OperationID, cause string) ([]event.RosterEvent, 
 	}
 	return []event.RosterEvent{event.OperationCompleted{Operation: id, ClusterID: o.ClusterID, Cluster: o.Cluster}}, nil
 }
+
+// Abandon ends an operation that was abandoned, and frees the hosts that it has in
+// hand. Abandoning what does not run changes nothing.
+func (r *Roster) Abandon(id domain.OperationID, cause string) ([]event.RosterEvent, error) {
+	end, err := r.End(id, cause)
+	if err != nil || len(end) == 0 {
+		return nil, err
+	}
+	var events []event.RosterEvent
+	o, _ := r.operations.Get(id)
+	for _, m := range o.Hosts {
+		if h, ok := r.hosts.Get(m.HostID); ok && h.Claim != "" && h.By == id {
+			events = append(events, event.HostReleased{HostID: m.HostID, Host: h.Host, Claim: h.Claim})
+		}
+	}
+	return append(events, end...), nil
+}

@@ -127,6 +127,42 @@ func TestCancellingDropsWhatNobodyBooted(t *testing.T) {
 	}
 }
 
+func TestAnAbandonedOperationFreesItsHosts(t *testing.T) {
+	f, body := hosts(t, atomics(34, 2)...)
+	s := newService(t, map[string]any{"bootstrap.profile": "none"})
+	s.join(f, body)
+	first := f.Hosts()[0]
+	release := first.Hold("rpm-ostree upgrade")
+	defer release()
+	at := s.roll("upgrade", `{}`)
+	if err := first.Await(t.Context(), func(h *fleet.Host) bool { return commands(h, "rpm-ostree upgrade") == 1 }); err != nil {
+		t.Fatal(err)
+	}
+	turns := s.get(at).is(200).object()["hosts"].([]any)
+	if wait, _ := turns[0].(map[string]any)["waiting"].(map[string]any); wait["why"] != "its upgrade" || wait["since"] == "" || wait["until"] == "" {
+		t.Errorf("its turn waits for %v", wait)
+	}
+	if detail := s.delete("/host/" + first.Address()).is(409).object()["detail"]; !strings.Contains(sprint(detail), "/abandon") {
+		t.Errorf("a host in hand is not removed: %v", detail)
+	}
+	s.put(at+"/abandon", nil).is(400)
+	s.put(at+"/abandon", `{"reason":7}`).is(400)
+	s.put(at+"/abandon", `{"reason":"it hangs"}`).is(200)
+	o := s.put(at+"/abandon", nil, "X-Commissaire-Reason", "again").is(200).object()
+	if o["state"] != "ended" || o["status"] != "failed" || o["cause"] != "abandoned by admin: it hangs" {
+		t.Errorf("abandoned it is %v", o)
+	}
+	if got := s.turns(at); got != "failed waiting" {
+		t.Errorf("its turns: %s", got)
+	}
+	s.put("/operation/00000000-0000-4000-8000-000000000000/abandon", `{"reason":"r"}`).is(404)
+	s.delete("/host/" + first.Address()).is(200)
+	s.delete("/cluster/c").is(200)
+	if n := commands(f.Hosts()[1], "rpm-ostree upgrade"); n != 0 {
+		t.Errorf("a host that waited was upgraded %d times", n)
+	}
+}
+
 func TestOnlyThoseThatFailedAreTriedAgain(t *testing.T) {
 	f, body := hosts(t, atomics(34, 4)...)
 	s := newService(t, map[string]any{"bootstrap.profile": "none"})
