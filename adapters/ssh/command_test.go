@@ -40,7 +40,7 @@ func (m *machine) begin(t *testing.T, turn, seconds, command string) (*waits, <-
 	t.Helper()
 	w, p, ended := &waits{}, wanting(0, 1000, 1000), make(chan answer, 1)
 	marker := newMarker()
-	text, err := call(marker, "run", "log", "1", turn, seconds, data(command), data(""), "0", "1000", "1000")
+	text, err := call(marker, "run", "log", "1", turn, seconds, "-", data(command), data(""), "0", "1000", "1000")
 	if err != nil {
 		t.Fatal(err)
 	}

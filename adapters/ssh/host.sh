@@ -8,17 +8,22 @@
 # letters, digits, "+", "/", "=" and "-" only: it is data, whatever it holds.
 #
 #   facts  OWNER TERM                             all that is known of the host
-#   run    OWNER TERM TURN SECONDS COMMAND64 ARGUMENT64 [FROM HEAD TAIL]
+#   run    OWNER TERM TURN SECONDS BOOT_ID COMMAND64 ARGUMENT64 [FROM HEAD TAIL]
 #                                                 once a turn; answers at its end
 #   look   TURN [FROM HEAD TAIL]                  answers at once, starts nothing
-#   write  OWNER TERM MODE PATH64 CONTENT64       a whole file, if it differs
-#   reboot OWNER TERM TURN BOOT_ID                once a turn, from that boot only
+#   write  OWNER TERM SECONDS MODE PATH64 CONTENT64
+#                                                 a whole file, if it differs
+#   reboot OWNER TERM TURN SECONDS BOOT_ID        once a turn, from that boot only;
+#                                                 answers when it was ordered
 #   check  OWNER TERM SECONDS COMMAND64           a health command, as often as asked
 #   take   OWNER TERM                             makes the host OWNER's, whosever it was
 #
 # (OWNER is the identity of the log whose leader asks, TERM that leader's term. A host
 # without an owner becomes that of the first who asks, unless it has seen a later term:
 # an earlier version of this script kept terms only, and somebody manages that host.
+# SECONDS bound what is done, the wait for other work on the host included. BOOT_ID is
+# that of the boot in which a turn is begun: in another one, or where that is not known
+# "-", what has no record is not begun any more.
 # …64: base64 without line breaks. COMMAND is a shell script; it runs in the
 # turn's directory, where the file `argument` holds ARGUMENT. Of what it prints,
 # from the byte FROM on, all is told that lies before the byte HEAD, and of what
@@ -51,6 +56,7 @@
 #       warnings    what of it people should see though the command succeeded
 #       exit, ended exit status; why there is none
 #       refused     why the command was never begun
+#       hold        the command is a reboot: work is held until the host goes down
 #       late        whoever waited gave up before the runner started: it must not
 #
 # A command has the environment of a login of root's, and in it COMMISSAIRE_TURN.
@@ -150,8 +156,9 @@ else
 fi
 '
 
-# Under lock, in $state. Standard input: owner, term, new file, path.
-replace="$fence"'
+# Under work and lock, in $state. Standard input: owner, term, new file, path.
+replace="$fence"'echo "the writing of a file (process $$)" >work
+
 read -r new
 read -r path
 if [ -f "$path" ] && [ "$(sha256sum <"$new")" = "$(sha256sum <"$path")" ]; then
@@ -308,6 +315,26 @@ case $status in 124 | 137 | 143) # differ between implementations of timeout
 esac
 echo "$status" >exit.new && mv exit.new exit
 rm -f waiting
+if [ -e hold ] && [ "$status" = 0 ]; then
+	read -r boot <boot
+	now=$boot tries=0
+	while [ "$now" = "$boot" ] && [ "$tries" -lt 300 ]; do
+		sleep 1
+		read -r now </proc/sys/kernel/random/boot_id
+		tries=$((tries + 1))
+	done
+fi
+'
+
+# Under work: says the exit status of the health command on standard input,
+# which has the rest of $1 seconds from $2 on; what it prints is in $3. $4 is work.
+check='
+echo "a health command (process $$)" >"$4"
+read -r now idle </proc/uptime
+left=$(($1 - (${now%.*} - $2)))
+[ "$left" -gt 0 ] || left=1
+timeout -k 5 "$left" sh -s >"$3" 2>&1
+echo "$?"
 '
 
 decode() { printf '%s' "$1" | base64 -d; }
@@ -323,12 +350,19 @@ enter_state() {
 		refuse "no record can be kept in $state, without which nothing is done here: is there room, and may it be written to?"
 }
 
-# verdict TEXT OWNER TERM...: standard output of $1 under lock, or why there is none.
+# verdict TEXT OWNER TERM...: standard output of $1 under lock, and under work too where
+# it is to be had within $alone seconds, or why there is none.
 verdict() {
-	text=$1
+	text=$1 busy=
 	shift
-	said=$(printf '%s\n' "$@" | flock lock sh -c "$text")
-	case $said in
+	if [ -z "$alone" ]; then
+		said=$(printf '%s\n' "$@" | flock lock sh -c "$text")
+	else
+		said=$(printf '%s\n' "$@" | flock -o -w "$alone" work flock lock sh -c "$text")
+		[ "$?" != 1 ] || busy=1
+	fi
+	case $busy$said in
+	1) refuse "another piece of work runs on this host: $(cat work)" ;;
 	'fenced '*)
 		section fenced
 		printf '%s\n' "${said#fenced }"
@@ -389,6 +423,14 @@ tell_waiting() {
 	printf '%s\n' "$why"
 }
 
+# tell_others: who does something to the host already, if anybody does.
+tell_others() {
+	if ! flock -n "$state/work" true; then
+		section waiting
+		printf 'another piece of work on this host: %s\n' "$(cat "$state/work")"
+	fi
+}
+
 # forget_unit: one that failed because it was killed is not left to make the host
 # count as degraded.
 forget_unit() {
@@ -445,35 +487,44 @@ admitted() (
 	enter_state && verdict "$admit" "$@"
 )
 
-run_turn() {
-	owner=$1 term=$2 turn=$3
-	shift 3
-	from=$4 head=$5 tail=$6
+# make_turn SECONDS BOOT_ID COMMAND64 ARGUMENT64 [hold]: makes $turn, unless it is there,
+# in the name of $owner and $term. $said is as claim has it.
+make_turn() {
 	is_turn "$turn" || return
 	enter_state || return
 	if [ ! -d "turn/$turn" ]; then
 		new=turn/.new-$short
 		mkdir -m 700 "$new" &&
-			decode "$2" >"$new/command" &&
-			decode "$3" >"$new/argument" &&
+			decode "$3" >"$new/command" &&
+			decode "$4" >"$new/argument" &&
 			cat "$boot_id" >"$new/boot" &&
 			echo "$1" >"$new/limit" &&
 			printf '%s' "$run" >"$new/run" &&
 			printf '%s' "$carry" >"$new/carry" &&
 			printf '%s' "$stop" >"$new/stop" &&
+			{ [ -z "$5" ] || true >"$new/$5"; } &&
 			printf 'PATH=%s LC_ALL=C\nexport PATH LC_ALL\ncd %s && exec flock -o running sh ./run %s\n' "$PATH" "$state/turn/$turn" "$turn" >"$new/runner" ||
 			refuse "could not write to $state" || return
 	fi
-	if ! verdict "$claim" "$owner" "$term" "$turn" ".new-$short" -; then
+	if ! verdict "$claim" "$owner" "$term" "$turn" ".new-$short" "$2"; then
 		rm -rf "turn/.new-$short"
+		return 1
+	fi
+	[ "$said" = new ] || rm -rf "turn/.new-$short"
+}
+
+run_turn() {
+	owner=$1 term=$2 turn=$3
+	shift 3
+	from=$5 head=$6 tail=$7
+	make_turn "$1" "$2" "$3" "$4" || return
+	if [ "$said" = booted ]; then
+		section state
+		printf 'ended interrupted by a reboot\n'
 		return
 	fi
 	cd "turn/$turn" || return
-	if [ "$said" = new ]; then
-		detach "$state/turn/$turn"
-	else
-		rm -rf "../.new-$short"
-	fi
+	[ "$said" != new ] || detach "$state/turn/$turn"
 	# 1 s of short waits, 20 s of longer ones, if the runner does not start. Once it
 	# runs, what it prints, and waits for, is told after a fifth of a second, then
 	# every second.
@@ -521,7 +572,7 @@ look_turn() {
 }
 
 write_file() {
-	path=$(decode "$4")
+	path=$(decode "$5")
 	case $path in
 	/*[!/]) ;;
 	*) refuse 'this is no path of a file' || return ;;
@@ -533,10 +584,12 @@ write_file() {
 	directory=${path%/*}
 	new=$directory/.commissaire-$short
 	if mkdir -p "$directory/" && mkdir -m 700 "$new" &&
-		decode "$5" >"$new/file" && chmod "$3" "$new/file"; then
+		decode "$6" >"$new/file" && chmod "$4" "$new/file"; then
+		alone=$3
+		tell_others
 		if verdict "$replace" "$1" "$2" "$new/file" "$path"; then
 			if [ "$said" = same ]; then
-				chmod "$3" "$path"
+				chmod "$4" "$path"
 			fi
 			section written
 			printf '%s\n' "$said"
@@ -548,22 +601,34 @@ write_file() {
 }
 
 reboot_turn() {
-	turn=$3
-	is_turn "$turn" || return
-	enter_state || return
-	new=turn/.new-$short
-	mkdir -m 700 "$new" &&
-		printf '%s\n' "$4" >"$new/boot" &&
-		printf 'sleep 1\nsystemctl reboot || reboot\n' >"$new/runner" ||
-		refuse "could not write to $state" || return
-	if verdict "$claim" "$1" "$2" "$turn" ".new-$short" "$4"; then
-		if [ "$said" = new ]; then
-			detach "$state/turn/$turn"
-		fi
+	owner=$1 term=$2 turn=$3
+	make_turn "$4" "$5" "$(printf 'systemctl reboot || reboot\n' | base64)" '' hold || return
+	if [ "$said" = booted ]; then
 		section reboot
-		printf '%s\n' "$said"
+		printf 'booted\n'
+		return
 	fi
-	rm -rf "$new"
+	cd "turn/$turn" || return
+	[ "$said" != new ] || detach "$state/turn/$turn"
+	# The order is given at once, or refused; one that is not may never return. What
+	# is waited for before that has its own limit.
+	tries=0 most=$((10 * ($4 + 10))) told=
+	until [ -s exit ] || [ -s refused ] || [ "$tries" -ge "$most" ]; do
+		tell_waiting
+		section running || return # nobody listens any more
+		[ -z "$told" ] && [ "$tries" -ge 100 ] && break
+		tries=$((tries + 1))
+		sleep 0.1
+	done
+	status=
+	[ ! -s exit ] || read -r status <exit
+	if [ -s refused ] || [ "${status:-0}" != 0 ]; then
+		from=
+		report
+		return
+	fi
+	section reboot
+	printf '%s\n' "$said"
 }
 
 # What is printed goes to a file, so that a process which the command leaves behind
@@ -575,12 +640,17 @@ check_health() {
 		rm -f "$said"
 		said=/dev/null
 	}
-	decode "$4" | timeout -k 5 "$3" sh -s >"$said" 2>&1
-	status=$?
-	section output
-	tail -c 8192 "$said"
-	section exit
-	printf '%s\n' "$status"
+	tell_others
+	read -r began idle </proc/uptime
+	status=$(decode "$4" | flock -o -w "$3" "$state/work" sh -c "$check" check "$3" "${began%.*}" "$said" "$state/work")
+	if [ -n "$status" ]; then
+		section output
+		tail -c 8192 "$said"
+		section exit
+		printf '%s\n' "$status"
+	else
+		refuse "another piece of work runs on this host: $(cat "$state/work")"
+	fi
 	[ "$said" = /dev/null ] || rm -f "$said"
 }
 
@@ -625,6 +695,7 @@ commissaire() (
 	marker=$1
 	verb=$2
 	short=${marker%????????????????????????}
+	alone=
 	shift 2
 	section begin
 	case $verb in

@@ -41,7 +41,7 @@ until [ "$(cat /run/pids | wc -l)" = 5 ]; do sleep 0.05; done
 func TestATimeLimitStopsAllThatTheCommandStarted(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
 		m.put(t, "run/pids", "")
-		a := m.ask(t, "run", "log", "1", "turn", "3", data(aFamily+"echo begun; sleep 1000"), data(""))
+		a := m.ask(t, "run", "log", "1", "turn", "3", "-", data(aFamily+"echo begun; sleep 1000"), data(""))
 		if state(a) != "ended stopped at its time limit of 3 s" || !strings.HasPrefix(a["tail"], "begun\n") {
 			t.Errorf("answered %q", a)
 		}
@@ -63,7 +63,7 @@ func TestWhatACommandLeavesBehindGoesOnAndHoldsNoLock(t *testing.T) {
 		if left := m.alive(t); len(left) != 5 {
 			t.Errorf("only %q go on", left)
 		}
-		if a := m.ask(t, "run", "log", "1", "late", "1", data("sleep 60"), data("")); !strings.HasPrefix(state(a), "ended stopped") {
+		if a := m.ask(t, "run", "log", "1", "late", "1", "-", data("sleep 60"), data("")); !strings.HasPrefix(state(a), "ended stopped") {
 			t.Errorf("answered %q", a)
 		}
 		if left := m.alive(t); len(left) != 5 {
@@ -95,7 +95,7 @@ func TestACommandHasTheEnvironmentOfALoginOfRoots(t *testing.T) {
 				}
 				m.put(t, "etc/passwd", "root:x:0:0:root:/var/lib:/bin/bash\nroots:x:1:1::/home/roots:/bin/sh\n")
 				marker := newMarker()
-				text, err := call(marker, "run", "log", "1", "turn", "60", data("env; umask"), data(""))
+				text, err := call(marker, "run", "log", "1", "turn", "60", "-", data("env; umask"), data(""))
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -95,7 +95,7 @@ func TestWhatACommandPrintsIsToldWhileItRuns(t *testing.T) {
 		command := "echo one; until [ -e /run/two ]; do sleep 0.01; done; echo two; until [ -e /run/go ]; do sleep 0.01; done; printf three; exit 3"
 		p, ended := wanting(0, 1000, 1000), make(chan answer)
 		go func() {
-			a, _ := m.hear(t, p, "run", "log", "1", "turn", "60", data(command), data(""))
+			a, _ := m.hear(t, p, "run", "log", "1", "turn", "60", "-", data(command), data(""))
 			ended <- a
 		}()
 		within(t, 20*time.Second, "the first line is told", func() bool { return p.got(0) == "one\n" })
@@ -105,7 +105,7 @@ func TestWhatACommandPrintsIsToldWhileItRuns(t *testing.T) {
 		// Whoever comes later is told what is missing there.
 		late, lateEnded := wanting(4, 1000, 1000), make(chan answer)
 		go func() {
-			a, _ := m.hear(t, late, "run", "log", "1", "turn", "60", data(command), data(""))
+			a, _ := m.hear(t, late, "run", "log", "1", "turn", "60", "-", data(command), data(""))
 			lateEnded <- a
 		}()
 		within(t, 20*time.Second, "the second line is told again", func() bool { return late.got(4) == "two\n" })
@@ -131,7 +131,7 @@ func TestOfMuchOutputTheBeginningAndTheEndAreTold(t *testing.T) {
 		command := "seq -f %06.0f 0 199999"
 		const head, tail = 100_000, 20_000
 		p := wanting(0, head, tail)
-		a, err := m.hear(t, p, "run", "log", "1", "turn", "60", data(command), data(""))
+		a, err := m.hear(t, p, "run", "log", "1", "turn", "60", "-", data(command), data(""))
 		if err != nil || state(a) != "exit 0" || a["tail"] != want[len(want)-8192:] || strings.TrimSpace(a["size"]) != fmt.Sprint(len(want)) {
 			t.Fatalf("answered %.200q, %v", a, err)
 		}
@@ -163,7 +163,7 @@ func TestAShortOutputIsToldOnce(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
 		m.run(t, "turn", "echo short")
 		p := wanting(0, 1000, 1000)
-		a, err := m.hear(t, p, "run", "log", "1", "turn", "60", data("echo short"), data(""))
+		a, err := m.hear(t, p, "run", "log", "1", "turn", "60", "-", data("echo short"), data(""))
 		if err != nil || state(a) != "exit 0" || a["tail"] != "short\n" || len(p.text) > 0 {
 			t.Errorf("answered %q, and before that %q, %v", a, p.got(0), err)
 		}

@@ -182,20 +182,35 @@ func (s *Session) Check(ctx context.Context, command string) (exit int, said str
 	return int(status), words(a["output"]), nil
 }
 
+// within is how many seconds the host has to do what it must answer in time.
+func (s *Session) within() string {
+	return strconv.FormatInt(max(1, int64(s.remote.config.Answer*3/4/time.Second)), 10)
+}
+
 // versionForm is what rpm-ostree takes for a version, with room to spare.
 var versionForm = regexp.MustCompile(`^[^\x00-\x1f\x7f]{1,256}$`)
 
-// Reboot makes the host reboot, once a turn. Where its boot id no longer is
-// bootID it has rebooted already: that succeeds too, and nothing is done.
+// Reboot makes the host reboot, once a turn, when nothing else of this service's is
+// done to it. Where its boot id no longer is bootID it has rebooted already: that
+// succeeds too, and nothing is done. It fails with *process.Refused, and the host's
+// words, where the host will not.
 func (s *Session) Reboot(ctx context.Context, turn process.Turn, bootID string) error {
 	arguments, err := s.turn(turn)
 	if err != nil {
 		return err
 	}
 	s.rebooted.Store(true) // a connection to what goes down is not worth keeping
-	a, err := s.ask(ctx, request{verb: "reboot", privileged: true, arguments: append(arguments, bootID), limit: s.remote.config.Answer})
+	a, err := s.ask(ctx, request{verb: "reboot", privileged: true, arguments: append(arguments, s.within(), bootID), limit: s.remote.config.Answer})
 	if err != nil {
 		return err
+	}
+	if _, over := a["state"]; over {
+		result, err := parseResult(a)
+		if err != nil {
+			return s.refused("%s", err)
+		}
+		how, _ := result.Failed()
+		return s.refused("the order to reboot %s", how)
 	}
 	switch said := strings.TrimSpace(a["reboot"]); said {
 	case "new", "old", "booted":
@@ -287,7 +302,7 @@ func (s *Session) write(ctx context.Context, file File, content string) error {
 	}
 	a, err := s.ask(ctx, request{
 		verb:       "write",
-		arguments:  append(leader, file.Mode, data(file.Path), data(content)),
+		arguments:  append(leader, s.within(), file.Mode, data(file.Path), data(content)),
 		privileged: true,
 		limit:      s.remote.config.Answer,
 	})
@@ -318,7 +333,7 @@ func (s *Session) run(ctx context.Context, turn process.Turn, command, argument 
 	seconds := max(1, int64(limit/time.Second))
 	r := request{
 		verb:       "run",
-		arguments:  append(arguments, strconv.FormatInt(seconds, 10), data(command), data(argument)),
+		arguments:  append(arguments, strconv.FormatInt(seconds, 10), cmp.Or(work.BootID, "-"), data(command), data(argument)),
 		privileged: true,
 		// The host ends the command by itself; this is for one that does not.
 		limit:   limit + time.Minute + s.remote.config.Answer,

@@ -122,6 +122,10 @@ type Work struct {
 	Version string               // Deploy: to which
 	Facts   event.Facts
 
+	// BootID is that of the boot in which the work was, or is to be, begun; "": any.
+	// In another one it is not begun, but answered as interrupted by a reboot.
+	BootID string
+
 	// Limit is how long the host lets it take, waiting included; 0: as Run says.
 	Limit time.Duration
 

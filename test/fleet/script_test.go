@@ -78,7 +78,7 @@ func TestTheScriptRunsATurnOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			out, _ := runScript(t, r.connect(t, h), call(t, "run", "log", "1", "op-1", "600", b64(`rpm-ostree upgrade && cat argument`), b64("an argument")))
+			out, _ := runScript(t, r.connect(t, h), call(t, "run", "log", "1", "op-1", "600", "-", b64(`rpm-ostree upgrade && cat argument`), b64("an argument")))
 			got := sections(t, out)
 			if got["state"] != "exit 0" || !strings.HasSuffix(got["tail"], "an argument") {
 				t.Errorf("answered %q", got)
@@ -89,7 +89,7 @@ func TestTheScriptRunsATurnOnce(t *testing.T) {
 	if commands := h.Commands(); len(commands) != 1 {
 		t.Errorf("ran %+v", commands)
 	}
-	out, _ := runScript(t, r.connect(t, h), call(t, "run", "log", "0", "op-2", "600", b64("true"), b64("")))
+	out, _ := runScript(t, r.connect(t, h), call(t, "run", "log", "0", "op-2", "600", "-", b64("true"), b64("")))
 	if got := sections(t, out); got["fenced"] != "1" {
 		t.Errorf("an earlier term is answered with %q", got)
 	}
@@ -110,7 +110,7 @@ func TestTheScriptSeesHowATurnEnds(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			session.Stdin = strings.NewReader(call(t, "run", "log", "1", "turn", c.seconds, b64(c.command), b64("")))
+			session.Stdin = strings.NewReader(call(t, "run", "log", "1", "turn", c.seconds, "-", b64(c.command), b64("")))
 			out, err := session.Output("/bin/sh -s")
 			if c.name == "reboots under it" {
 				if err == nil {
@@ -131,10 +131,15 @@ func TestTheScriptRebootsFromOneBootOnly(t *testing.T) {
 	r, h := one(t, atomicHost)
 	boot := h.BootID()
 	first := boot
-	runScript(t, r.connect(t, h), call(t, "reboot", "log", "1", "op-1", first))
+	session, err := r.connect(t, h).NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	session.Stdin = strings.NewReader(call(t, "reboot", "log", "1", "op-1", "60", first))
+	session.Output("/bin/sh -s") // it may go down before it answers
 	await(t, h, func(h *Host) bool { return h.BootID() != boot && h.Listening() })
 	boot = h.BootID()
-	for _, text := range []string{call(t, "reboot", "log", "1", "op-1", first), call(t, "reboot", "log", "1", "op-2", "another-boot")} {
+	for _, text := range []string{call(t, "reboot", "log", "1", "op-1", "60", first), call(t, "reboot", "log", "1", "op-2", "60", "another-boot")} {
 		out, _ := runScript(t, r.connect(t, h), text)
 		if got := sections(t, out)["reboot"]; got != "old" && got != "booted" {
 			t.Errorf("answered %q", got)
@@ -149,7 +154,7 @@ func TestTheScriptRebootsFromOneBootOnly(t *testing.T) {
 func TestTheScriptWritesAFile(t *testing.T) {
 	r, h := one(t, atomicHost)
 	for _, want := range []string{"changed", "same"} {
-		out, _ := runScript(t, r.connect(t, h), call(t, "write", "log", "1", "600", b64("/etc/etcd/key.crt"), b64("a key\n")))
+		out, _ := runScript(t, r.connect(t, h), call(t, "write", "log", "1", "60", "600", b64("/etc/etcd/key.crt"), b64("a key\n")))
 		if got := sections(t, out)["written"]; got != want {
 			t.Errorf("answered %q, want %q", out, want)
 		}
