@@ -375,7 +375,7 @@ func (w *working) run(ctx context.Context, before event.Facts) (after event.Fact
 			return after, nil, err
 		}
 	}
-	work := Work{Act: Apply, Kind: w.kind, Version: w.version, Facts: before}
+	work := Work{Act: Apply, Kind: w.kind, Version: w.version, Facts: before, BootID: w.state.BootID}
 	if w.state.Staged {
 		work.Act = ApplyStaged
 	}
@@ -619,7 +619,7 @@ func (w *working) downloaded(ctx context.Context, at event.Turn) (event.Operatio
 	if err != nil {
 		return nil, err
 	}
-	result, err := w.command(ctx, Work{Act: Stage, Kind: w.kind, Version: w.version, Facts: facts})
+	result, err := w.command(ctx, Work{Act: Stage, Kind: w.kind, Version: w.version, Facts: facts, BootID: facts.BootID})
 	if err != nil {
 		return nil, err
 	}
@@ -648,7 +648,7 @@ func (t *turn) cleanUp(ctx context.Context) event.Position {
 		facts, err := w.facts(ctx, time.Time{})
 		if err == nil && facts.Pending == deployment {
 			var result Result
-			result, err = w.command(ctx, Work{Act: CleanUp, Kind: w.kind, Facts: facts})
+			result, err = w.command(ctx, Work{Act: CleanUp, Kind: w.kind, Facts: facts, BootID: facts.BootID})
 			if how, failed := result.Failed(); err == nil && failed {
 				err = &Refused{Reason: "rpm-ostree cleanup -p " + how}
 			}

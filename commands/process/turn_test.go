@@ -30,6 +30,7 @@ type fakeHost struct {
 	bootID func() error
 	boot   int
 	dials  int
+	work   []Work // that it was asked to do
 }
 
 var (
@@ -71,7 +72,8 @@ func (h *fakeHost) TakeOver(context.Context) error { return nil }
 
 func (h *fakeHost) Bootstrap(context.Context, Turn, Bootstrap) error { return nil }
 
-func (h *fakeHost) Run(ctx context.Context, _ Turn, _ Work) (Result, error) {
+func (h *fakeHost) Run(ctx context.Context, _ Turn, work Work) (Result, error) {
+	h.work = append(h.work, work)
 	if h.run != nil {
 		if err := h.run(ctx); err != nil {
 			return Result{}, err
@@ -297,6 +299,31 @@ func TestNoTurnBeginsAfterTooManyFailed(t *testing.T) {
 		}
 		if got := types(r.history(event.RosterStream)); !strings.HasSuffix(got, "HostTaken HostReleased") {
 			t.Errorf("recorded are %s", got)
+		}
+	})
+}
+
+func TestWorkIsAskedForInTheBootThatWasExaminedAndForAllItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host := &fakeHost{}
+		r := newRoll(t, host, upgrade, 1, func(p *event.Policy) { p.Timeout = 5 })
+		ctx, stop := context.WithCancel(t.Context())
+		host.run = func(context.Context) error { // the service stops, and the host loses its power
+			host.boot++
+			stop()
+			return ctx.Err()
+		}
+		r.turn(1).carryOut(ctx)
+		host.run = nil
+		r.applied()
+		r.turn(1).carryOut(t.Context())
+		if len(host.work) != 2 {
+			t.Fatalf("it was asked for %d times", len(host.work))
+		}
+		for _, work := range host.work {
+			if work.BootID != "boot 0" || work.Limit != 5*time.Second {
+				t.Errorf("asked for %+v", work)
+			}
 		}
 	})
 }
