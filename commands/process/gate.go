@@ -90,7 +90,7 @@ func (w *working) check(ctx context.Context, h event.Health, bootID string) (why
 	case err != nil:
 		return reason(err), nil
 	}
-	return why, nil
+	return readable(why), nil
 }
 
 func (w *working) checkCommand(ctx context.Context, command string) (string, error) {

@@ -73,6 +73,13 @@ func TestAReasonIsCutBetweenRunes(t *testing.T) {
 	}
 }
 
+func TestAReasonIsOneLineThatCanBePrinted(t *testing.T) {
+	got := reason(errors.New("GET http://10.0.0.1/ was answered 500 \x1b[2J\x00gone\r\n\xff\xfe\u202etoo\n"))
+	if got != "GET http://10.0.0.1/ was answered 500 [2Jgone  \uFFFDtoo" {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestHowACommandFailedIsNeverLeftOpen(t *testing.T) {
 	exit := func(n int) *int { return &n }
 	for _, c := range []struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"time"
+	"unicode"
 
 	"commissaire/commands"
 	"commissaire/domain"
@@ -395,11 +396,23 @@ func ofStore(err error) bool {
 	return errors.Is(err, commands.ErrUnavailable) || errors.Is(err, commands.ErrOutcomeUnknown)
 }
 
-// reason is an error as a person reads it, in at most 1024 bytes.
-func reason(err error) string {
-	text := err.Error()
+// reason is an error as a person reads it.
+func reason(err error) string { return readable(err.Error()) }
+
+// readable is a text, which others may have written a part of, as it is recorded: in
+// at most 1024 bytes, printable and on one line.
+func readable(text string) string {
+	text = strings.ToValidUTF8(text, "\uFFFD")
 	if len(text) > 1024 {
 		text = strings.ToValidUTF8(text[:1024], "") // it may end within a rune
 	}
-	return text
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsSpace(r):
+			return ' '
+		case unicode.IsPrint(r):
+			return r
+		}
+		return -1
+	}, text))
 }
