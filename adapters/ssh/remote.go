@@ -53,6 +53,10 @@ type Config struct {
 	KeepFor  time.Duration // that nobody takes one, until it is closed; default 10 min
 
 	Algorithms Algorithms // default Modern
+	// Dialer connects to an address; nil: by TCP, where Reach allows it. Its errors are
+	// those of net.Dialer.
+	Dialer func(ctx context.Context, address string) (net.Conn, error)
+
 	Reach      Reach
 	KnownHosts *KnownHosts // nil: the first key that a host shows is taken
 	Jump       *Jump       // nil: hosts are connected to directly
@@ -219,7 +223,16 @@ func (r *Remote) handshake(ctx context.Context, target process.Target, login log
 
 // direct connects to an address that is not denied, whatever name it has.
 func (r *Remote) direct(ctx context.Context, address string) (net.Conn, error) {
-	return r.tcp(ctx, address, r.config.Reach.Control)
+	if r.config.Dialer == nil {
+		return r.tcp(ctx, address, r.config.Reach.Control)
+	}
+	limited, cancel := context.WithTimeout(ctx, r.config.Dial)
+	defer cancel()
+	conn, err := r.config.Dialer(limited, address)
+	if err != nil {
+		return nil, r.notConnected(ctx, address, err)
+	}
+	return conn, nil
 }
 
 func (r *Remote) tcp(ctx context.Context, address string, control func(network, address string, c syscall.RawConn) error) (net.Conn, error) {
