@@ -458,7 +458,7 @@ func (s *Session) ask(ctx context.Context, r request) (answer, error) {
 		return nil, s.foreign(who)
 	}
 	if why, refused := a["refused"]; refused {
-		return nil, s.unfit(cmp.Or(line(why, maxReason), "it refuses, and does not say why"))
+		return nil, s.unfit(cmp.Or(words(why), "it refuses, and does not say why"))
 	}
 	return a, nil
 }

@@ -78,6 +78,11 @@ func TestAReasonIsOneLineThatCanBePrinted(t *testing.T) {
 	if got != "GET http://10.0.0.1/ was answered 500 [2Jgone  \uFFFDtoo" {
 		t.Errorf("%q", got)
 	}
+	for text, want := range map[string]string{"Verification code: \n": "Verification code", "\x00": "nobody said why", "": "nobody said why"} {
+		if got := reason(errors.New(text)); got != want {
+			t.Errorf("%q became %q", text, got)
+		}
+	}
 }
 
 func TestHowACommandFailedIsNeverLeftOpen(t *testing.T) {

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -397,16 +398,16 @@ func ofStore(err error) bool {
 }
 
 // reason is an error as a person reads it.
-func reason(err error) string { return readable(err.Error()) }
+func reason(err error) string { return cmp.Or(readable(err.Error()), "nobody said why") }
 
 // readable is a text, which others may have written a part of, as it is recorded: in
-// at most 1024 bytes, printable and on one line.
+// at most 1024 bytes, printable, on one line and not left open at its end.
 func readable(text string) string {
 	text = strings.ToValidUTF8(text, "\uFFFD")
 	if len(text) > 1024 {
 		text = strings.ToValidUTF8(text[:1024], "") // it may end within a rune
 	}
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
+	return strings.Trim(strings.Map(func(r rune) rune {
 		switch {
 		case unicode.IsSpace(r):
 			return ' '
@@ -414,5 +415,5 @@ func readable(text string) string {
 			return r
 		}
 		return -1
-	}, text))
+	}, text), ": ")
 }
