@@ -45,7 +45,7 @@ type host struct {
 	turns   map[string]*turn
 	ran     []string // the commands that were run
 	pipes   []*pipe
-	gone    chan struct{} // closed when the host is no longer needed
+	gone    chan struct{}  // closed when the host is no longer needed
 	seen    map[string]int // how often it departed from what is right, and how
 	habit   map[string]string
 	lies    map[string]lie
@@ -405,7 +405,7 @@ func (w *writer) section(name, text string) {
 			}
 		case "endless": // a command that runs and runs
 			for !w.broken {
-				w.put([]string{"running", "output " + strconv.Itoa(h.number(1000))}[h.number(2)], "")
+				w.put([]string{"running", "output " + strconv.Itoa(h.number(1000)), "waiting"}[h.number(3)], h.value())
 				h.pause(h.some() / 10)
 			}
 		case "flood":
@@ -575,7 +575,7 @@ func (h *host) run(w *writer, name, command string) {
 // name is that of any section.
 func (h *host) name() string {
 	names := []string{
-		"begin", "end", "fenced", "foreign", "refused", "state", "exit", "ended", "running", "waiting", "output", "output 0", "output 7", "output -1",
+		"begin", "end", "fenced", "foreign", "refused", "state", "exit", "ended", "running", "waiting", "warnings", "output", "output 0", "output 7", "output -1",
 		"output 9223372036854775807", "size", "sha256", "tail", "reboot", "written", "taken", "boot-id", "os-release", "rpm-ostree", "kernel", "kernels", "machine", "machine-id", "",
 	}
 	return names[h.number(len(names))]

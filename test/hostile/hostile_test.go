@@ -60,6 +60,7 @@ const (
 const (
 	mostEvents    = 400
 	mostEventSize = 16 << 10
+	mostLogged    = 64 << 10
 )
 
 func TestWhateverHostsAnswerEveryOperationEnds(t *testing.T) {
@@ -112,15 +113,16 @@ func TestWhateverHostsAnswerEveryOperationEnds(t *testing.T) {
 
 // sequence is a service, a cluster, and an operation over it.
 type sequence struct {
-	t      *testing.T
-	random *rand.Rand
-	seed   uint64
-	hosts  []*host // the first is good
-	store  *memory.Store
-	log    *eventlog.Log
-	handle *commands.Handler
-	*process.Process
-	remote  *ssh.Remote
+	t       *testing.T
+	random  *rand.Rand
+	seed    uint64
+	hosts   []*host // the first is good
+	store   *memory.Store
+	log     *eventlog.Log
+	handle  *commands.Handler
+	secrets *secrets
+	profile ssh.Profile
+	keep    int // idle connections
 	login   login
 	logged  bytes.Buffer
 	cluster domain.ClusterName
@@ -197,34 +199,22 @@ func newSequence(t *testing.T, seed uint64, login login, keys []xssh.Signer) *se
 		}
 		s.hosts = append(s.hosts, h)
 	}
-	credentials := &secrets{kept: map[domain.CredentialID]commands.Secret{}}
-	logger := slog.New(slog.NewTextHandler(&s.logged, nil))
+	s.secrets = &secrets{kept: map[domain.CredentialID]commands.Secret{}}
 	s.handle = commands.New(commands.Config{
-		Log: s.log, Credentials: credentials, KeyFingerprint: ssh.ParsePrivateKey, Certificate: ssh.ParseCertificate,
+		Log: s.log, Credentials: s.secrets, KeyFingerprint: ssh.ParsePrivateKey, Certificate: ssh.ParseCertificate,
 		TokenDigest: func(commands.Secret) string { return "" }, Denied: func(domain.Address) error { return nil },
 		Now: time.Now, NewID: uuid.New, Random: s.random.Uint64, Instance: "one",
 	})
-	profile := ssh.NoProfile
+	s.profile = ssh.NoProfile
 	if s.pick(2) == 0 {
-		profile = ssh.Profile{Name: "site", Steps: []ssh.Step{
+		s.profile = ssh.Profile{Name: "site", Steps: []ssh.Step{
 			{Name: "a package", Packages: []string{"one", "two"}, SkipOSTree: true},
 			{Name: "a file", File: &ssh.File{Path: "/etc/site", Mode: "0600", Content: "text\n"}},
 			{Name: "a command", Command: "true"},
 			{Name: "a service", Services: []string{"one"}},
 		}}
 	}
-	s.remote = ssh.New(ssh.Config{
-		Dial: dialLimit, Handshake: handshakeLimit, Answer: answerLimit, Command: commandLimit, KeepOpen: 8 * s.pick(2),
-		Dialer: s.dial, Bootstrap: ssh.Bootstrap{Profile: profile},
-	}, credentials, logger)
-	s.Process = process.New(process.Config{
-		Commands: s.handle, Credentials: credentials, Remote: s.remote, Probe: prober{s}, Outputs: nowhere{s},
-		Managers: func(event.ContainerManagerDefined) (process.Manager, error) { return nil, errors.New("there is none") },
-		Profile:  profile.Name, Attempts: attempts, RetryDelay: retryDelay, AtOnce: 16,
-		RebootFirstLook: 5 * time.Second, RebootTimeout: rebootTimeout, HealthInterval: 5 * time.Second,
-		WatchInterval: time.Minute, WatchConcurrency: 4, WatchMisses: 3,
-		NewID: uuid.New, Now: time.Now, Logger: logger,
-	})
+	s.keep = 8 * s.pick(2)
 	return s
 }
 
@@ -277,58 +267,98 @@ func (s *sequence) await(limit time.Duration, holds func([]event.Recorded) bool)
 }
 
 func (s *sequence) run() {
-	ctx, stop := context.WithCancel(s.t.Context())
-	defer stop()
-	var running sync.WaitGroup
-	running.Go(func() {
-		for events, err := range s.log.Read(ctx, 0) {
-			if err != nil && ctx.Err() == nil {
-				s.failed("the log cannot be read: %v", err)
-			}
-			for _, r := range events {
-				s.Apply(r)
-			}
-			s.mu.Lock()
-			s.history = append(s.history, events...)
-			close(s.changed)
-			s.changed = make(chan struct{})
-			s.mu.Unlock()
-		}
-	})
-	over := make(chan error, 1)
-	go func() { over <- s.Process.Run(ctx, 1) }()
-
+	stop := s.serve(1)
+	ctx := s.t.Context()
 	s.join(ctx)
+	var steering sync.WaitGroup
+	if s.pick(4) == 0 { // killed in the middle, and another one takes it up
+		after := s.good().some() / 60
+		steering.Go(func() {
+			time.Sleep(after)
+			stop()
+			stop = s.serve(2)
+		})
+	}
 	s.operate(ctx)
+	steering.Wait()
 	s.remove(ctx)
 	time.Sleep(2 * time.Minute)
-
 	stop()
-	select {
-	case err := <-over:
-		if err != nil {
-			s.failed("the process ended with %v", err)
-		}
-	case <-time.After(time.Minute):
-		s.failed("the process does not end")
-		for _, h := range s.hosts {
-			h.end()
-		}
-		<-over
-	}
-	running.Wait()
-	s.remote.Close()
-	time.Sleep(time.Minute)
 	for _, h := range s.hosts {
-		for _, p := range h.pipes {
-			if !p.left() {
-				s.failed("a connection to %s was left open", h.address)
-			}
+		h.mu.Lock()
+		pipes := h.pipes
+		h.mu.Unlock()
+		if i := slices.IndexFunc(pipes, func(p *pipe) bool { return !p.left() }); i >= 0 {
+			s.failed("the connection %d to %s was left open", i, h.address)
 		}
 		h.end()
 		close(h.gone)
 	}
 	s.check()
+}
+
+func (s *sequence) good() *host { return s.hosts[0] }
+
+// serve has a service act as the leader of a term, until stop is called.
+func (s *sequence) serve(term domain.Term) (stop func()) {
+	logger := slog.New(slog.NewTextHandler(&s.logged, nil))
+	remote := ssh.New(ssh.Config{
+		Dial: dialLimit, Handshake: handshakeLimit, Answer: answerLimit, Command: commandLimit, KeepOpen: s.keep,
+		Dialer: s.dial, Bootstrap: ssh.Bootstrap{Profile: s.profile},
+	}, s.secrets, logger)
+	p := process.New(process.Config{
+		Commands: s.handle, Credentials: s.secrets, Remote: remote, Probe: prober{s}, Outputs: nowhere{},
+		Managers: func(event.ContainerManagerDefined) (process.Manager, error) { return nil, errors.New("there is none") },
+		Profile:  s.profile.Name, Attempts: attempts, RetryDelay: retryDelay, AtOnce: 16,
+		RebootFirstLook: 5 * time.Second, RebootTimeout: rebootTimeout, HealthInterval: 5 * time.Second,
+		WatchInterval: time.Minute, WatchConcurrency: 4, WatchMisses: 3,
+		NewID: uuid.New, Now: time.Now, Logger: logger,
+	})
+	ctx, cancel := context.WithCancel(s.t.Context())
+	var following sync.WaitGroup
+	following.Go(func() {
+		for events, err := range s.log.Read(ctx, 0) {
+			if err != nil && ctx.Err() == nil {
+				s.failed("the log cannot be read: %v", err)
+			}
+			for _, r := range events {
+				p.Apply(r)
+				s.apply(r)
+			}
+		}
+	})
+	over := make(chan error, 1)
+	go func() { over <- p.Run(ctx, term) }()
+	return func() {
+		cancel()
+		select {
+		case err := <-over:
+			if err != nil {
+				s.failed("the process ended with %v", err)
+			}
+		case <-time.After(time.Minute):
+			s.failed("the process does not end")
+			for _, h := range s.hosts {
+				h.end()
+			}
+			<-over
+		}
+		following.Wait()
+		remote.Close()
+		time.Sleep(time.Minute)
+	}
+}
+
+// apply takes note of what was recorded.
+func (s *sequence) apply(r event.Recorded) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if int(r.Position) <= len(s.history) {
+		return
+	}
+	s.history = append(s.history, r)
+	close(s.changed)
+	s.changed = make(chan struct{})
 }
 
 // bare is how long it takes at most to connect once where only the fingerprint of a
@@ -377,7 +407,7 @@ func (s *sequence) policy() event.Policy {
 	p := event.DefaultPolicy()
 	p.MaxUnavailable = []event.Amount{{N: 1}, {N: 2}, {N: 100, Percent: true}}[s.pick(3)]
 	p.MaxFailures = []event.Amount{{N: 0}, {N: 100, Percent: true}, {N: 100, Percent: true}}[s.pick(3)]
-	p.Timeout = []int{1, 10, 60, 120}[s.pick(4)]
+	p.Timeout = []int{10, 60, 120}[s.pick(3)] // the good host needs a few
 	p.Reboot = []event.Reboot{event.NoReboot, event.AlwaysReboot, event.AlwaysReboot, event.RebootIfNeeded}[s.pick(4)]
 	p.Stage = s.pick(3) == 0
 	if s.pick(3) == 0 {
@@ -410,10 +440,6 @@ func (s *sequence) operate(ctx context.Context) {
 	if command.Kind == domain.Restart {
 		command.Policy.Reboot, command.Policy.Stage = event.NoReboot, false
 	}
-	if s.hosts[0].system != "atomic" || command.Kind == domain.Restart { // what the good host needs, it is given
-		command.Policy.Timeout = max(command.Policy.Timeout, 10)
-	}
-	command.Policy.Timeout = max(command.Policy.Timeout, 10)
 	for _, h := range s.hosts {
 		h.mu.Lock()
 		h.from = time.Time{}
@@ -466,7 +492,7 @@ func (s *sequence) steer(ctx context.Context, all ...func() error) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(s.hosts[0].some() / 60):
+		case <-time.After(s.good().some() / 60):
 		}
 		var refusal *domain.Refusal
 		if err := f(); err != nil && !errors.As(err, &refusal) {
@@ -489,7 +515,7 @@ func ended(history []event.Recorded, id domain.OperationID) bool {
 
 // unharmed checks that the good host was worked on as if it were alone.
 func (s *sequence) unharmed(id domain.OperationID, command commands.StartOperation) {
-	good := s.hosts[0]
+	good := s.good()
 	var begun time.Time
 	s.mu.Lock()
 	history := s.history
@@ -534,6 +560,9 @@ func (s *sequence) remove(ctx context.Context) {
 // escaped are control characters, in JSON.
 var escaped = regexp.MustCompile(`\\u00[01][0-9a-f]|\\u007f|\\[bfnrt]`)
 
+// open are reasons that are empty, or end where something is to follow.
+var open = regexp.MustCompile(`"(?:reason|failure|cause)":"(?:[^"]*: ?)?"`)
+
 // check reads the log again.
 func (s *sequence) check() {
 	ctx, stop := context.WithCancel(s.t.Context())
@@ -544,6 +573,9 @@ func (s *sequence) check() {
 	}
 	if head > mostEvents {
 		s.failed("%d events were recorded", head)
+	}
+	if n := s.logged.Len(); n > mostLogged || !utf8.Valid(s.logged.Bytes()) {
+		s.failed("%d bytes were logged", n)
 	}
 	for raws, err := range s.store.Follow(ctx, 0) {
 		if err != nil {
@@ -559,6 +591,9 @@ func (s *sequence) check() {
 			again, err := eventlog.Encode(raw.Stream, event.Decided{ID: raw.ID, Event: read.Event, Meta: read.Meta})
 			if err != nil || !bytes.Equal(again.Data, raw.Data) || !bytes.Equal(again.Meta, raw.Meta) {
 				s.failed("%s is read as %s, %v", raw.Data, again.Data, err)
+			}
+			if open.Match(raw.Data) {
+				s.failed("a reason says nothing: %s", raw.Data)
 			}
 			if len(raw.Data) > mostEventSize || !utf8.Valid(raw.Data) || escaped.Match(raw.Data) {
 				s.failed("%s of %d bytes: %.300s", raw.Type, len(raw.Data), raw.Data)
@@ -623,9 +658,9 @@ func (p prober) HTTP(ctx context.Context, address domain.Address, _ string) erro
 }
 
 // nowhere keeps nothing of what hosts print.
-type nowhere struct{ *sequence }
+type nowhere struct{}
 
-func (n nowhere) Begin(domain.OperationID, domain.HostID, string, string) process.Output {
+func (nowhere) Begin(domain.OperationID, domain.HostID, string, string) process.Output {
 	return nowhere{}
 }
 func (nowhere) Sweep(func(domain.OperationID) bool) error { return nil }
