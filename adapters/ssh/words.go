@@ -2,6 +2,7 @@ package ssh
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -78,7 +79,11 @@ func (s *saying) grow(text string) {
 func (s *saying) end() {
 	row := strings.ToValidUTF8(string(s.row), "\uFFFD")
 	s.row = s.row[:0]
-	text := strings.Join(strings.Fields(printable(escapes.ReplaceAllString(row, ""))), " ")
+	text := row
+	if strings.ContainsAny(row, "\x1b\u009b") {
+		text = escapes.ReplaceAllString(row, "")
+	}
+	text = strings.Join(strings.Fields(printable(text)), " ")
 	if !strings.ContainsFunc(text, func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }) {
 		return
 	}
@@ -96,8 +101,16 @@ func (s *saying) end() {
 func (s *saying) weigh() {
 	text := s.said
 	s.said, s.goes = "", false
+	if text == "" {
+		return
+	}
+	lower := strings.ToLower(text)
+	if !slices.ContainsFunc(signs, func(sign string) bool { return strings.Contains(lower, sign) }) &&
+		!slices.ContainsFunc(starts, func(start string) bool { return strings.HasPrefix(lower, start) }) {
+		s.note(text)
+		return
+	}
 	switch {
-	case text == "":
 	case mistake.MatchString(text):
 		if s.mistake == "" {
 			s.mistake = text
@@ -184,17 +197,32 @@ func shorten(text string, limit int) string {
 // setting is the name in a line of a list of settings, such as `enabled = 1` or
 // `baseurl: file:///srv`; "" in any other line.
 func setting(text string) string {
-	if m := settings.FindStringSubmatch(text); m != nil {
-		return m[1]
+	name := strings.TrimRight(text[:max(0, strings.IndexAny(text, ":="))], " ")
+	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789_.", r) }) {
+		return ""
 	}
-	return ""
+	value := strings.TrimLeft(text[len(name):], " ")[1:]
+	if value != "" && value[0] != ' ' {
+		return ""
+	}
+	return name
 }
+
+// A line that one of the expressions below is in has one of these in it, or begins
+// with one, in lower case: most lines do not, and long outputs have many.
+var (
+	signs = []string{
+		"fatal", "err", "panic", "fehler", "fout", "fel", "ошибка", "错误", "エラー", "exception", "critical", "level=",
+		"fail", "cannot", "can't", "could", "unable", " not", "no such", "no space", "nothing provides", "denied", "refused", "reject",
+		"time", "unreachable", "unauthori", "forbidden", "invalid", "missing", "expired", "unmet", "conflict", "corrupt", "killed", "aborted",
+		"warn", "note", "notice", "info", "debug", "locale",
+	}
+	starts = []string{"e: ", "w: ", "n: ", "i: ", "not ", "see", "try", "run", "us", "for ", "debconf", "["}
+)
 
 var (
 	// escapes are those of terminals: of colours, of titles, and the rest.
 	escapes = regexp.MustCompile("(?:\x1b\\[|\u009b)[0-?]*[ -/]*[@-~]|\x1b\\][^\a\x1b]*(?:\a|\x1b\\\\)?|\x1b[ -/]*[0-~]")
-
-	settings = regexp.MustCompile(`^([a-z][a-z0-9_.]*)(?: ?=|:)(?: |$)`)
 
 	// mistake is how programs begin to say that something is an error, be it after
 	// their names.

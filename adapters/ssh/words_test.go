@@ -145,6 +145,35 @@ func TestTheFirstErrorIsFoundHoweverFarItIsFromTheEnd(t *testing.T) {
 	}
 }
 
+// TestNoLineIsPassedOver has a word of each kind in all places where it matters.
+func TestNoLineIsPassedOver(t *testing.T) {
+	for _, line := range []string{
+		"E: x", "fatal: x", "sudo: error: x", "Errors were found", "panic! x", "Fehler: x", "erreur: x", "Errore: x", "fout: x", "fel: x", "ошибка: x", "错误: x", "エラー: x",
+		"os.PathError: x", "java.io.IOException: x", "level=fatal", "an ERROR", "a FATAL one", "is CRITICAL",
+	} {
+		if !mistake.MatchString(line) || words(line+"\nx\ny") != line+" … y" {
+			t.Errorf("%q is no error: %q", line, words(line+"\nx\ny"))
+		}
+	}
+	for _, line := range []string{
+		"x failed", "it fails", "a failure", "cannot x", "can't x", "could not x", "couldn't x", "unable to x", "does not x", "do not x", "did not x", "no such x", "no space",
+		"nothing provides x", "not found", "is not installed", "not signed", "denied", "refused", "rejected", "timed out", "a timeout", "time-out", "unreachable", "unauthorized",
+		"unauthorised", "forbidden", "invalid", "missing", "expired", "unmet", "conflicts", "corrupted", "killed", "aborted",
+	} {
+		if !failing.MatchString(line) || words(line+"\nx\ny") != line+" … y" {
+			t.Errorf("%q is no failure: %q", line, words(line+"\nx\ny"))
+		}
+	}
+	for _, line := range []string{
+		"W: x", "N: x", "I: x", "warning: x", "x: warning: y", "[WARN] x", "NOTICE: x", "note: x", "info x", "debug: x", "Setting locale", "debconf: x", "sudo: unable to resolve host x",
+		"See 'x --help'", "Try x --help", "Run x for more information", "Use x for details", "usage: x --help", "For more information x", "[section]",
+	} {
+		if !aside.MatchString(line) || words("x\n"+line) != "x" {
+			t.Errorf("%q says something: %q", line, words("x\n"+line))
+		}
+	}
+}
+
 func FuzzWordsAreOneLineThatCanBeStored(f *testing.F) {
 	for _, text := range []string{dnfSettings, "error: a\nb", "a:\n b\n c", "\xff\x1b[", strings.Repeat("语言", 500) + "\nerror: " + strings.Repeat("é", 500)} {
 		f.Add(text, 5)
