@@ -2,7 +2,7 @@
 LINT_VERSION := v2.15.0
 LINT := bin/golangci-lint-$(LINT_VERSION)
 
-.PHONY: all demo run test crash crash-rebuild crash-instances bench lint e2e e2e-esdb e2e-kubernetes clean test-host
+.PHONY: all demo run test crash crash-rebuild crash-instances hostile bench lint e2e e2e-esdb e2e-kubernetes clean test-host
 
 all: lint test
 
@@ -43,6 +43,9 @@ crash-rebuild: ## rebuild the views of a million events 50 times while they are 
 
 crash-instances: ## kill and pause two and three instances on one store, and take the store away, 100 times each
 	go test -count=1 -timeout 45m -v -run TestNoFault ./test/e2e -args -faults=100 -outage=30s
+
+hostile: ## operations over hosts that answer at random, 2000 times
+	go test -count=1 -timeout 15m -v ./test/hostile -args -sequences=2000
 
 # Real OpenSSH servers, other shells and sudo to test against.
 test-host:

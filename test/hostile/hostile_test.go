@@ -41,7 +41,7 @@ import (
 )
 
 var (
-	sequences = flag.Int("sequences", 300, "how many sequences are tried")
+	sequences = flag.Int("sequences", 200, "how many sequences are tried")
 	one       = flag.Uint64("seed", 0, "try only the sequence of this seed")
 )
 
@@ -361,11 +361,11 @@ func (s *sequence) apply(r event.Recorded) {
 	s.changed = make(chan struct{})
 }
 
-// bare is how long it takes at most to connect once where only the fingerprint of a
-// host's key is known: it is asked for each of its keys.
+// Where only the fingerprint of a host's key is known it is asked for each of its keys.
 const (
 	once    = dialLimit + handshakeLimit
-	connect = attempts*10*once + attempts*retryDelay
+	bare    = 10 * once
+	connect = attempts*bare + attempts*retryDelay
 	asked   = attempts * (connect + answerLimit + retryDelay)
 )
 
@@ -474,7 +474,7 @@ func (s *sequence) operate(ctx context.Context) {
 func (s *sequence) limit(command commands.StartOperation) time.Duration {
 	p := command.Policy
 	timeout := time.Duration(p.Timeout) * time.Second
-	look := 10*once + 2*answerLimit   // at whether it is back
+	look := bare + 2*answerLimit      // at whether it is back
 	turn := asked + timeout + asked + // examined, worked, and how it is then
 		2*rebootTimeout + 2*look + asked + rebootTimeout // rebooted
 	if p.Health != nil {
@@ -517,6 +517,7 @@ func ended(history []event.Recorded, id domain.OperationID) bool {
 func (s *sequence) unharmed(id domain.OperationID, command commands.StartOperation) {
 	good := s.good()
 	var begun time.Time
+	completed, over := false, false
 	s.mu.Lock()
 	history := s.history
 	s.mu.Unlock()
@@ -530,8 +531,13 @@ func (s *sequence) unharmed(id domain.OperationID, command commands.StartOperati
 			if e.Host == domain.Address(good.address) {
 				s.failed("the good host failed: %s", e.Reason)
 			}
+		case event.OperationCompleted:
+			completed = true
+		case event.HostTurnSkipped:
+			over = over || e.Host == domain.Address(good.address)
 		case event.HostTurnSucceeded:
-			if took := r.Meta.Time.Sub(begun); e.Host == domain.Address(good.address) && took > 2*time.Minute {
+			over = over || e.Host == domain.Address(good.address)
+			if took := r.Meta.Time.Sub(begun); e.Host == domain.Address(good.address) && took > 3*time.Minute {
 				s.failed("the turn of the good host took %s", took)
 			}
 		case event.HostWentSilent, event.HostInvestigationFailed, event.HostBootstrapFailed, event.HostKeyChanged:
@@ -539,6 +545,9 @@ func (s *sequence) unharmed(id domain.OperationID, command commands.StartOperati
 				s.failed("the good host: %s %+v", h.EventType(), h)
 			}
 		}
+	}
+	if completed && !over {
+		s.failed("the operation came to its end without the good host")
 	}
 	if twice := good.twice(); len(twice) > 0 {
 		s.failed("on the good host ran twice: %q", twice)
