@@ -343,7 +343,7 @@ func (h *host) shell(conn net.Conn, channel xssh.Channel) {
 		w.section("begin", "")
 		if w.wild == "instead" {
 			l := h.lie(verb)
-			w.put([]string{"fenced", "foreign", "refused"}[l.how%3], l.value)
+			w.put(refusals[l.how%len(refusals)], l.value)
 		} else {
 			h.answer(w, verb, arguments)
 		}
@@ -572,10 +572,13 @@ func (h *host) run(w *writer, name, command string) {
 	w.section("tail", t.output)
 }
 
+// refusals are the sections that say that nothing was done.
+var refusals = []string{"refused"}
+
 // name is that of any section.
 func (h *host) name() string {
 	names := []string{
-		"begin", "end", "fenced", "foreign", "refused", "state", "exit", "ended", "running", "waiting", "warnings", "output", "output 0", "output 7", "output -1",
+		"begin", "end", refusals[h.number(len(refusals))], "state", "exit", "ended", "running", "waiting", "warnings", "output", "output 0", "output 7", "output -1",
 		"output 9223372036854775807", "size", "sha256", "tail", "reboot", "written", "taken", "boot-id", "os-release", "rpm-ostree", "kernel", "kernels", "machine", "machine-id", "",
 	}
 	return names[h.number(len(names))]
