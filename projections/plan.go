@@ -18,13 +18,16 @@ type Plan struct {
 
 // PlannedHost is a host's part in a plan.
 type PlannedHost struct {
-	Address  domain.Address `json:"address"`
-	Commands []string       `json:"commands"` // none: nothing is done there
+	Address      domain.Address `json:"address"`
+	Commands     []string       `json:"commands"`                // none: nothing is done there
+	Skip         string         `json:"skip,omitempty"`          // why there is nothing to do, which counts as done
+	Problem      string         `json:"problem,omitempty"`       // why its turn would fail
+	UpdateDriver string         `json:"update_driver,omitempty"` // the program that drives its updates
 }
 
-// OnHost are the commands that an operation has a host of an OS run, one after the
-// other.
-type OnHost func(kind domain.OperationKind, policy event.Policy, os, version string) []string
+// OnHost are the commands that an operation has a host with these facts run, one
+// after the other; or why there is nothing to do there, or why it cannot be done.
+type OnHost func(kind domain.OperationKind, version string, policy event.Policy, facts event.Facts) (commands []string, skip, problem string)
 
 // Plan is a plan as it is shown.
 func (s *Snapshot) Plan(started event.Started, kind domain.OperationKind, version string, batches [][]event.Member, on OnHost) Plan {
@@ -38,9 +41,10 @@ func (s *Snapshot) Plan(started event.Started, kind domain.OperationKind, versio
 	for _, batch := range batches {
 		var hosts []domain.Address
 		for _, m := range batch {
-			h, _ := s.Host(m.Host)
+			facts := s.facts(m.HostID)
+			commands, skip, problem := on(kind, version, started.Policy, facts)
 			hosts = append(hosts, m.Host)
-			plan.Hosts = append(plan.Hosts, PlannedHost{m.Host, append([]string{}, on(kind, started.Policy, h.OS, version)...)})
+			plan.Hosts = append(plan.Hosts, PlannedHost{m.Host, append([]string{}, commands...), skip, problem, facts.UpdateDriver})
 		}
 		plan.Batches = append(plan.Batches, hosts)
 	}

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"commissaire/domain"
+	"commissaire/domain/event"
 )
 
 func (s *Snapshot) record(h *hostState) Host {
@@ -33,6 +34,15 @@ func (s *Snapshot) host(address domain.Address) (*hostState, bool) {
 		return nil, false
 	}
 	return s.hosts.Get(id)
+}
+
+// facts are what is known of a host; the zero Facts where nothing is.
+func (s *Snapshot) facts(id domain.HostID) event.Facts {
+	h, ok := s.hosts.Get(id)
+	if !ok {
+		return event.Facts{}
+	}
+	return h.Facts
 }
 
 // Host is the host that is known under an address.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"commissaire/commands/process"
+	"commissaire/domain"
+	"commissaire/domain/event"
 )
 
 // waits collects what a turn is said to wait for.
@@ -90,11 +92,11 @@ func (m *machine) lock(t *testing.T, name string) (release func()) {
 
 func upgradeOf(t *testing.T, os string) string {
 	t.Helper()
-	family, ok := familyOf(os)
-	if !ok {
-		t.Fatalf("%s is no family", os)
+	command, skip, problem := commandOf(domain.Upgrade, process.Apply, "", false, event.Facts{OS: os})
+	if skip != "" || problem != "" {
+		t.Fatalf("%s is no family: %s%s", os, skip, problem)
 	}
-	return script(family.upgrade[process.Apply])
+	return wrapped(command)
 }
 
 func TestLocksOfPackageManagersAreWaitedFor(t *testing.T) {

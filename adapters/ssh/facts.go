@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,71 +24,64 @@ const (
 // with – its OS, its boot id and, with ostree, what it runs – is an error where
 // it is missing; a size that makes no sense is 0.
 func parseFacts(a answer) (event.Facts, error) {
-	release := parseRelease(a["os-release"])
-	if release["ID"] == "" {
+	if strings.TrimSpace(a["os-release"]) == "" {
 		return event.Facts{}, errors.New("its /etc/os-release has no ID")
 	}
+	release := parseRelease(a["os-release"])
+	id := cmp.Or(release["ID"], "linux") // as os-release(5) has it
 	boot, err := parseBootID(a["boot-id"])
 	if err != nil {
 		return event.Facts{}, err
 	}
+	kernel := line(a["kernel"], maxText)
 	facts := event.Facts{
-		OS:        release["ID"],
-		OSRelease: strings.TrimSpace(release["ID"] + " " + release["VERSION_ID"]),
-		CPUs:      int(number(a["cpus"], maxCPUs)),
-		Memory:    parseMemory(a["memory"]),
-		Space:     parseSpace(a["space"]),
-		Arch:      line(a["machine"], maxText),
-		BootID:    boot,
-		Version:   strings.TrimSpace(release["VERSION_ID"] + " " + line(a["kernel"], maxText)),
+		OS:           id,
+		OSRelease:    strings.TrimSpace(id + " " + release["VERSION_ID"]),
+		Like:         release["ID_LIKE"],
+		CPUs:         int(number(a["cpus"], maxCPUs)),
+		Memory:       parseMemory(a["memory"]),
+		Space:        parseSpace(a["space"]),
+		Arch:         line(a["machine"], maxText),
+		BootID:       boot,
+		Version:      strings.TrimSpace(release["VERSION_ID"] + " " + kernel),
+		BootedID:     kernel,
+		Programs:     inOneLine(a["programs"], maxText),
+		RebootNeeded: parseRebootRequired(a),
 	}
-	status, ostree := a["rpm-ostree"]
-	if !ostree {
-		if newest := newestKernel(a["kernels"]); newest != "" && newest != line(a["kernel"], maxText) {
-			facts.Pending = strings.TrimSpace(release["VERSION_ID"] + " " + newest)
+	status, described := a["rpm-ostree"]
+	switch _, ostree := a["ostree"]; {
+	case described:
+		facts.OS, facts.OSTree = "atomic", true
+		return facts, parseDeployments(&facts, status)
+	case ostree: // made from an image, without rpm-ostree
+		facts.OS, facts.OSTree = "atomic", true
+	default:
+		if facts.PendingID = nextKernel(kernel, a); facts.PendingID != "" {
+			facts.Pending = strings.TrimSpace(release["VERSION_ID"] + " " + facts.PendingID)
 		}
-		return facts, nil
 	}
-	facts.OS, facts.OSTree = "atomic", true
-	facts.Version, facts.Pending, err = parseDeployments(status)
-	return facts, err
+	return facts, nil
 }
 
-// newestKernel is the latest of the installed kernels, which the next boot
-// usually brings; "" where none is known.
-func newestKernel(list string) (newest string) {
-	for row := range strings.Lines(clip(list, 64<<10)) {
-		if name := line(row, maxText); name != "" && (newest == "" || compareVersions(name, newest) > 0) {
-			newest = name
-		}
-	}
-	return newest
+// inOneLine is a text with one blank between its words.
+func inOneLine(text string, limit int) string {
+	return line(strings.Join(strings.Fields(clip(text, 64<<10)), " "), limit)
 }
 
-// compareVersions compares part by part as rpm does: numbers by their value, and
-// a number is newer than letters (3.10.0-1160.119.1.el7 than 3.10.0-1160.el7).
-func compareVersions(a, b string) int {
-	x, y := versionParts.FindAllString(a, -1), versionParts.FindAllString(b, -1)
-	for i := range min(len(x), len(y)) {
-		n, nErr := strconv.ParseUint(x[i], 10, 63)
-		m, mErr := strconv.ParseUint(y[i], 10, 63)
-		order := cmp.Compare(x[i], y[i])
-		switch {
-		case nErr == nil && mErr == nil:
-			order = cmp.Compare(n, m)
-		case nErr == nil:
-			order = 1
-		case mErr == nil:
-			order = -1
-		}
-		if order != 0 {
-			return order
-		}
+// parseRebootRequired reads what packages of Debian leave where they want a reboot:
+// their names, or nothing but that it is so.
+func parseRebootRequired(a answer) string {
+	packages, required := a["reboot-required"]
+	if !required {
+		return ""
 	}
-	return cmp.Compare(len(x), len(y))
+	names := strings.Fields(clip(packages, 64<<10))
+	slices.Sort(names)
+	if names = slices.Compact(names); len(names) == 0 {
+		return "there is /run/reboot-required"
+	}
+	return "there is /run/reboot-required, of " + line(strings.Join(names, ", "), maxText)
 }
-
-var versionParts = regexp.MustCompile(`[0-9]+|[A-Za-z]+`)
 
 func parseBootID(text string) (string, error) {
 	id := strings.TrimSpace(text)
@@ -96,22 +89,6 @@ func parseBootID(text string) (string, error) {
 		return "", errors.New("its boot id cannot be read")
 	}
 	return id, nil
-}
-
-// parseRelease reads lines of NAME=value, NAME="value" and NAME='value'.
-func parseRelease(text string) map[string]string {
-	values := map[string]string{}
-	for entry := range strings.Lines(text) {
-		name, value, found := strings.Cut(strings.TrimSpace(entry), "=")
-		if !found {
-			continue
-		}
-		if n := len(value); n >= 2 && value[0] == value[n-1] && (value[0] == '"' || value[0] == '\'') {
-			value = value[1 : n-1]
-		}
-		values[name] = line(strings.NewReplacer(`\"`, `"`, `\$`, `$`, `\\`, `\`, "\\`", "`").Replace(value), maxText/2)
-	}
-	return values
 }
 
 // parseMemory reads "MemTotal:  16000 kB".
@@ -123,58 +100,93 @@ func parseMemory(text string) int64 {
 	return number(fields[1], maxBytes)
 }
 
-// parseSpace adds up the sizes that `df -Pk` shows, each block device once.
-// What is mounted from files (loop devices) lies on another of them.
+// parseSpace adds up the sizes that `df -Pk` shows, each block device once, and each
+// pool of ZFS once: its data sets share what is free. What is mounted from files
+// (loop devices) lies on another of them.
 func parseSpace(text string) int64 {
-	var sum int64
-	seen := map[string]bool{}
+	var rows [][]string
+	pools := map[string]int64{} // by name: what is free
 	for row := range strings.Lines(text) {
 		fields := strings.Fields(row)
 		if len(fields) < 6 {
 			continue
 		}
-		device := fields[0]
-		if !strings.HasPrefix(device, "/dev/") || strings.HasPrefix(device, "/dev/loop") || seen[device] {
+		rows = append(rows, fields)
+		if pool, ok := poolOf(fields[0], fields[5]); ok {
+			pools[pool] = max(pools[pool], number(fields[3], maxBytes))
+		}
+	}
+	var sum int64
+	add := func(size int64) { sum = min(sum+size, maxBytes) }
+	seen := map[string]bool{}
+	for _, fields := range rows {
+		device, pool := fields[0], ""
+		if !strings.HasPrefix(device, "/") {
+			pool, _, _ = strings.Cut(device, "/")
+		}
+		free, pooled := pools[pool]
+		if seen[device] || !pooled && (!strings.HasPrefix(device, "/dev/") || strings.HasPrefix(device, "/dev/loop")) {
 			continue
 		}
 		seen[device] = true
-		sum = min(sum+number(fields[1], maxBytes), maxBytes)
+		if !pooled {
+			add(number(fields[1], maxBytes))
+			continue
+		}
+		add(number(fields[2], maxBytes))
+		if !seen[pool+"/"] { // no device is called so
+			seen[pool+"/"] = true
+			add(free)
+		}
 	}
 	return sum
 }
 
-// parseDeployments reads `rpm-ostree status --json`. The first deployment is
-// the one that the next boot brings.
-func parseDeployments(status string) (booted, pending string, err error) {
+// poolOf is the pool of a data set of ZFS, which df shows as POOL/NAME, or POOL where
+// it is mounted by its own name. Other devices without a path are of servers, or are
+// no disks.
+func poolOf(device, mounted string) (string, bool) {
+	pool, _, set := strings.Cut(device, "/")
+	if pool == "" || strings.Contains(device, ":") {
+		return "", false
+	}
+	return pool, set || mounted == "/"+pool && !slices.Contains([]string{"dev", "run", "tmp", "proc", "sys"}, pool)
+}
+
+// parseDeployments reads `rpm-ostree status --json`. What comes before the booted
+// deployment waits for a boot, which brings the first, unless that is locked.
+func parseDeployments(facts *event.Facts, status string) error {
 	var list struct {
 		Deployments []struct {
 			Booted   bool   `json:"booted"`
 			Version  string `json:"version"`
 			Checksum string `json:"checksum"`
+			Base     string `json:"base-checksum"`
+			Locked   bool   `json:"finalization-locked"`
 		} `json:"deployments"`
+		Driver struct {
+			Name string `json:"driver-name"`
+		} `json:"update-driver"`
 	}
 	if err := json.Unmarshal([]byte(status), &list); err != nil {
-		return "", "", errors.New("its rpm-ostree status cannot be read")
+		return errors.New("its rpm-ostree status cannot be read")
 	}
+	facts.UpdateDriver = line(list.Driver.Name, maxText)
 	for i, d := range list.Deployments {
-		name := line(d.Version, maxText)
-		if name == "" {
-			name = line(d.Checksum, maxText)
-		}
-		if i == 0 {
-			pending = name
+		id := line(d.Checksum, maxText)
+		name, base := cmp.Or(line(d.Version, maxText), id), line(d.Base, maxText)
+		if i == 0 && !d.Booted {
+			facts.Pending, facts.PendingID, facts.PendingBase, facts.Locked = name, id, base, d.Locked
 		}
 		if d.Booted {
-			if i == 0 {
-				pending = ""
-			}
+			facts.Version, facts.BootedID, facts.BootedBase = name, id, base
 			if name == "" {
-				return "", "", errors.New("its booted deployment has neither version nor checksum")
+				return errors.New("its booted deployment has neither version nor checksum")
 			}
-			return name, pending, nil
+			return nil
 		}
 	}
-	return "", "", fmt.Errorf("none of its %d deployments is the booted one", len(list.Deployments))
+	return fmt.Errorf("none of its %d deployments is the booted one", len(list.Deployments))
 }
 
 // number reads a decimal number from 0 to limit; anything else is 0.

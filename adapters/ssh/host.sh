@@ -17,6 +17,7 @@
 #                                                 answers when it was ordered
 #   check  OWNER TERM SECONDS COMMAND64           a health command, as often as asked
 #   take   OWNER TERM                             makes the host OWNER's, whosever it was
+#   needs-reboot                                  why, by the package manager
 #
 # (OWNER is the identity of the log whose leader asks, TERM that leader's term. A host
 # without an owner becomes that of the first who asks, unless it has seen a later term:
@@ -64,8 +65,9 @@
 # there is systemd, and holds no lock. Of a command that was stopped nothing goes on.
 #
 # Programs besides those of the shell: base64 cat chmod date df env find flock head mkdir
-# mv nproc reboot rm rpm-ostree setsid sh sha256sum sleep sync systemctl
-# systemd-run tail timeout uname wc. POSIX, and runs in interpreters that know
+# mv nproc readlink reboot rm setsid sh sha256sum sleep sync systemctl systemd-run
+# tail timeout uname wc; and where they are there dnf dpkg-query grubby
+# needs-restarting rpm-ostree. POSIX, and runs in interpreters that know
 # redirections of 0, 1 and 2 only.
 
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
@@ -336,6 +338,8 @@ left=$(($1 - (${now%.*} - $2)))
 timeout -k 5 "$left" sh -s >"$3" 2>&1
 echo "$?"
 '
+
+has() { command -v "$1" >/dev/null 2>&1; }
 
 decode() { printf '%s' "$1" | base64 -d; }
 
@@ -669,10 +673,14 @@ read_facts() {
 	uname -r
 	section boot-id
 	cat "$boot_id"
-	section kernels
-	for directory in /lib/modules/*; do
-		[ ! -d "$directory" ] || printf '%s\n' "${directory##*/}"
+	section programs
+	for program in apt-get bootc dnf journalctl rpm-ostree systemctl yum; do
+		! has "$program" || printf '%s\n' "$program"
 	done
+	if [ -e /run/reboot-required ]; then
+		section reboot-required
+		head -c 8192 /run/reboot-required.pkgs 2>/dev/null
+	fi
 	section cpus
 	nproc --all
 	section memory
@@ -684,10 +692,60 @@ read_facts() {
 	else
 		df -Pk
 	fi
-	if [ -e /run/ostree-booted ]; then
+	if [ ! -e /run/ostree-booted ]; then
+		read_kernels
+	elif has rpm-ostree; then
 		section rpm-ostree
 		timeout 60 rpm-ostree status --json
+	else
+		section ostree
 	fi
+}
+
+# read_kernels tells of the kernels that are there, what the boot loader says of the
+# one it starts, and what the package manager has installed.
+read_kernels() {
+	section kernels
+	for image in /boot/vmlinuz-* /boot/vmlinux-*; do
+		[ ! -f "$image" ] || printf '%s\n' "${image#/boot/vmlinu?-}"
+	done
+	for image in /lib/modules/*/vmlinuz; do
+		image=${image%/vmlinuz}
+		[ ! -f "$image/vmlinuz" ] || printf '%s\n' "${image##*/}"
+	done
+	section boot-loader
+	! has grubby || timeout 10 grubby --default-kernel 2>/dev/null
+	for file in /boot/grub2/grubenv /boot/grub/grubenv; do
+		[ -f "$file" ] || continue
+		while read -r entry; do
+			case $entry in
+			saved_entry=*) printf '%s\n' "$entry" ;;
+			esac
+		done <"$file"
+	done
+	for link in /vmlinuz /boot/vmlinuz; do
+		[ ! -h "$link" ] || readlink "$link"
+	done
+	if has dpkg-query; then
+		section kernel-packages
+		timeout 10 dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' 'linux-image-*' 2>/dev/null
+	fi
+}
+
+# needs_reboot tells why the package manager wants a reboot, where it can say so. The
+# exit status is 1 where it does, and where it cannot.
+needs_reboot() {
+	section reboot-needed
+	if has needs-restarting; then
+		said=$(timeout 60 needs-restarting -r 2>&1)
+	elif has dnf; then
+		said=$(timeout 60 dnf needs-restarting -r 2>&1)
+	else
+		return
+	fi
+	case $?$said in
+	1 | 1*eboot*) printf 'needs-restarting: %s\n' "$said" ;;
+	esac
 }
 
 # In a shell of its own, so that it leaves nothing behind for the next one.
@@ -706,6 +764,7 @@ commissaire() (
 	reboot) reboot_turn "$@" ;;
 	check) check_health "$@" ;;
 	take) take_over "$@" ;;
+	needs-reboot) needs_reboot ;;
 	*) refuse "there is no verb $verb" ;;
 	esac
 	section end

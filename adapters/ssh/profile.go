@@ -191,7 +191,7 @@ func (s Step) check() error {
 // applies reports whether the step is one for a host.
 func (s Step) applies(b process.Bootstrap) bool {
 	_, version, _ := strings.Cut(b.Facts.OSRelease, " ")
-	return (len(s.OS) == 0 || slices.Contains(s.OS, b.Facts.OS)) &&
+	return (len(s.OS) == 0 || named(s.OS, b.Facts)) &&
 		(s.Release == "" || version == s.Release || strings.HasPrefix(version, s.Release+".")) &&
 		(!s.SkipOSTree || !b.Facts.OSTree)
 }

@@ -76,9 +76,11 @@ func TestTheRepositoriesOfRHEL7AreForRHEL7(t *testing.T) {
 func TestTheScriptsArePOSIX(t *testing.T) {
 	scripts := []string{Script, services}
 	for _, f := range families {
-		scripts = slices.AppendSeq(slices.AppendSeq(scripts, maps.Values(f.upgrade)), maps.Values(f.deploy))
-		if f.install != "" {
-			scripts = append(scripts, f.packages())
+		for _, t := range f.tools {
+			scripts = slices.AppendSeq(slices.AppendSeq(scripts, maps.Values(t.upgrade)), maps.Values(t.deploy))
+			if t.install != "" {
+				scripts = append(scripts, t.packages())
+			}
 		}
 	}
 	for _, script := range scripts {

@@ -36,6 +36,8 @@ import (
 
 	"commissaire/commands"
 	"commissaire/commands/process"
+	"commissaire/domain"
+	"commissaire/domain/event"
 
 	xssh "golang.org/x/crypto/ssh"
 )
@@ -110,6 +112,11 @@ func New(config Config, credentials commands.Credentials, log *slog.Logger) *Rem
 func (r *Remote) Close() { r.kept.close() }
 
 var _ process.Remote = (*Remote)(nil)
+
+// Plan is the function Plan.
+func (r *Remote) Plan(kind domain.OperationKind, version string, policy event.Policy, facts event.Facts) (commands []string, skip, problem string) {
+	return Plan(kind, version, policy, facts)
+}
 
 // Dial connects and logs in, or takes a connection that was kept, is to the same
 // target and answers. Besides the errors of process.Remote it fails with the

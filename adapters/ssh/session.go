@@ -127,33 +127,33 @@ func (s *Session) Run(ctx context.Context, turn process.Turn, work process.Work)
 	if _, err := s.turn(turn); err != nil {
 		return process.Result{}, err
 	}
-	family, known := familyOf(work.Facts.OS)
-	if !known {
-		return process.Result{}, s.refused("%s is not supported", osName(work.Facts))
+	command, skip, problem := commandOf(work.Kind, work.Act, work.Version, work.BypassDriver, work.Facts)
+	if why := cmp.Or(problem, skip); why != "" {
+		return process.Result{}, s.refused("%s", why)
 	}
-	output := func(command string) process.Output {
-		if work.Output == nil {
-			return nil
-		}
-		return work.Output(strings.Join(people(command, work.Version), " && "))
+	argument := work.Version
+	if work.Act == process.CleanUp {
+		argument = work.Facts.PendingID
 	}
-	switch work.Kind { //nolint:exhaustive // a restart is Reboot
-	case domain.Upgrade:
-		if command, ok := family.upgrade[work.Act]; ok {
-			return s.run(ctx, turn, script(command), "", work, output(command))
+	var output process.Output
+	if work.Output != nil {
+		shown := strings.Join(people(command, work.Version), " && ")
+		if work.Act == process.CleanUp {
+			shown = "rpm-ostree cleanup -p"
 		}
-		return process.Result{}, s.refused("nothing is downloaded in advance on %s", osName(work.Facts))
-	case domain.Deploy:
-		command, ok := family.deploy[work.Act]
-		switch {
-		case !ok:
-			return process.Result{}, s.refused("there are no versions to deploy on %s", osName(work.Facts))
-		case !versionForm.MatchString(work.Version) && work.Act != process.CleanUp:
-			return process.Result{}, s.refused("%q is no version", clip(work.Version, 64))
-		}
-		return s.run(ctx, turn, script(command), work.Version, work, output(command))
+		output = work.Output(shown)
 	}
-	return process.Result{}, s.refused("no command does a %s", work.Kind)
+	return s.run(ctx, turn, wrapped(command), argument, work, output)
+}
+
+// RebootNeeded says why the host's package manager wants a reboot; "" where it does
+// not, or cannot say. The host asks it for at most a minute.
+func (s *Session) RebootNeeded(ctx context.Context) (why string, err error) {
+	a, err := s.ask(ctx, request{verb: "needs-reboot", privileged: true, limit: max(s.remote.config.Answer, 2*time.Minute)})
+	if err != nil {
+		return "", err
+	}
+	return inOneLine(a["reboot-needed"], maxReason), nil
 }
 
 // Check runs a health command as root, as often as it is asked to. The host ends
@@ -232,11 +232,10 @@ func (s *Session) Bootstrap(ctx context.Context, turn process.Turn, b process.Bo
 	if len(profile.Steps) == 0 {
 		return nil
 	}
-	family, known := familyOf(b.Facts.OS)
-	if !known {
-		return s.refused("%s is not supported", osName(b.Facts))
+	if problem := unsupported(b.Facts); problem != "" {
+		return s.refused("%s", problem)
 	}
-	if len(profile.OS) > 0 && !slices.Contains(profile.OS, b.Facts.OS) {
+	if len(profile.OS) > 0 && !named(profile.OS, b.Facts) {
 		return s.refused("the bootstrap profile %s is for %s, not for %s", profile.Name, strings.Join(profile.OS, ", "), osName(b.Facts))
 	}
 	values, err := config.values(b.NetworkType, b.NetworkOptions)
@@ -247,7 +246,7 @@ func (s *Session) Bootstrap(ctx context.Context, turn process.Turn, b process.Bo
 		if !step.applies(b) {
 			continue
 		}
-		if err := s.step(ctx, turn, i+1, step, family, values); err != nil {
+		if err := s.step(ctx, turn, i+1, step, b.Facts, values); err != nil {
 			if refused, ok := errors.AsType[*process.Refused](err); ok {
 				return &process.Refused{Reason: step.Name + ": " + refused.Reason}
 			}
@@ -257,7 +256,7 @@ func (s *Session) Bootstrap(ctx context.Context, turn process.Turn, b process.Bo
 	return nil
 }
 
-func (s *Session) step(ctx context.Context, turn process.Turn, number int, step Step, family family, values Values) error {
+func (s *Session) step(ctx context.Context, turn process.Turn, number int, step Step, facts event.Facts, values Values) error {
 	if step.File != nil {
 		content, err := step.File.render(values)
 		if err != nil {
@@ -270,10 +269,15 @@ func (s *Session) step(ctx context.Context, turn process.Turn, number int, step 
 	}
 	command, argument := step.Command, ""
 	switch {
-	case len(step.Packages) > 0 && family.install == "":
-		return s.refused("no packages are installed on %s", family.ids[0])
 	case len(step.Packages) > 0:
-		command, argument = vocabulary+family.packages(), strings.Join(step.Packages, "\n")+"\n"
+		tool, problem := toolOf(facts)
+		switch {
+		case problem != "":
+			return s.refused("%s", problem)
+		case tool.install == "":
+			return s.refused("no packages are installed on %s", osName(facts))
+		}
+		command, argument = vocabulary+tool.packages(), strings.Join(step.Packages, "\n")+"\n"
 	case len(step.Services) > 0:
 		command, argument = services, strings.Join(step.Services, "\n")+"\n"
 	}

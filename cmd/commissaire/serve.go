@@ -494,7 +494,7 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 	handler := api.New(api.Config{
 		Commands: s.commands, Views: s.views, Follow: s.log.Read, Entries: s.entries, EntriesAfter: s.entriesAfter,
 		Events: s.events, EventTypes: eventlog.Types(), NodeStatus: s.nodeStatus, Outputs: outputs{s.outputs}, Transparency: s.transparency(), Authenticator: stack,
-		OnHost: ssh.Commands, Rebuilds: s.rebuilds, Snapshots: s.listSnapshots, Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
+		OnHost: ssh.Plan, Rebuilds: s.rebuilds, Snapshots: s.listSnapshots, Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
 		MaxBody: config.Limits.Body, Age: s.age.now,
 	})
 	server.RegisterOnShutdown(handler.Close)

@@ -18,6 +18,10 @@ type Remote interface {
 	// *KeyChanged; in all three nothing was done on the host. A key other than
 	// the pinned one is taken only where an authority vouches for it.
 	Dial(ctx context.Context, target Target) (Session, error)
+
+	// Plan is what an operation has a host with these facts do, for people; or why
+	// there is nothing to do there, or why it cannot be done. It reaches no host.
+	Plan(kind domain.OperationKind, version string, policy event.Policy, facts event.Facts) (commands []string, skip, problem string)
 }
 
 // Target is all that is needed to reach a host.
@@ -84,6 +88,10 @@ type Session interface {
 	// is bootID. It returns as soon as the host has taken note.
 	Reboot(ctx context.Context, turn Turn, bootID string) error
 
+	// RebootNeeded says why the host's distribution wants it to be rebooted; "" where
+	// it does not, or cannot say. That may take the host some seconds.
+	RebootNeeded(ctx context.Context) (why string, err error)
+
 	// Check runs a health command, as often as it is asked to, and returns its
 	// exit status and what it said, as Result has it.
 	Check(ctx context.Context, command string) (exit int, said string, err error)
@@ -120,7 +128,9 @@ type Work struct {
 	Act     Act
 	Kind    domain.OperationKind // Upgrade or Deploy
 	Version string               // Deploy: to which
-	Facts   event.Facts
+	Facts   event.Facts          // CleanUp: what waits for a boot there is what is dropped
+
+	BypassDriver bool // also where another program drives the host's updates
 
 	// BootID is that of the boot in which the work was, or is to be, begun; "": any.
 	// In another one it is not begun, but answered as interrupted by a reboot.

@@ -1,9 +1,12 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"commissaire/domain"
@@ -200,8 +203,11 @@ func (w *working) steps(ctx context.Context) (event.OperationEvent, error) {
 		if facts, err = w.facts(ctx, time.Time{}); err != nil {
 			return nil, err
 		}
-		if w.kind == domain.Deploy && !facts.OSTree {
-			return event.HostTurnSkipped{Turn: w.at, Reason: "not an ostree host: there is no tree to deploy"}, nil
+		switch _, skip, problem := w.p.config.Remote.Plan(w.kind, w.version, w.policy, facts); {
+		case problem != "":
+			return event.HostTurnFailed{Turn: w.at, Reason: problem}, nil
+		case skip != "":
+			return event.HostTurnSkipped{Turn: w.at, Reason: skip}, nil
 		}
 		if err := w.drain(ctx); err != nil {
 			return nil, err
@@ -209,6 +215,7 @@ func (w *working) steps(ctx context.Context) (event.OperationEvent, error) {
 		if err := w.record(ctx, func(p *operation.Progress) []event.OperationEvent {
 			return p.Examine(event.HostTurnExamined{
 				Turn: w.at, BootID: facts.BootID, Version: facts.Version, Pending: facts.Pending, OSTree: facts.OSTree,
+				BootedID: facts.BootedID, PendingID: facts.PendingID, Locked: facts.Locked,
 			})
 		}); err != nil {
 			return nil, err
@@ -231,6 +238,7 @@ func (w *working) steps(ctx context.Context) (event.OperationEvent, error) {
 	}
 	return event.HostTurnSucceeded{
 		Turn: w.at, Version: after.Version, Pending: after.Pending, OSTree: after.OSTree, BootID: after.BootID, Output: w.state.Worked.Output,
+		BootedID: after.BootedID, PendingID: after.PendingID,
 	}, nil
 }
 
@@ -375,7 +383,7 @@ func (w *working) run(ctx context.Context, before event.Facts) (after event.Fact
 			return after, nil, err
 		}
 	}
-	work := Work{Act: Apply, Kind: w.kind, Version: w.version, Facts: before, BootID: w.state.BootID}
+	work := Work{Act: Apply, Kind: w.kind, Version: w.version, Facts: before, BootID: w.state.BootID, BypassDriver: w.policy.BypassDriver}
 	if w.state.Staged {
 		work.Act = ApplyStaged
 	}
@@ -396,12 +404,35 @@ func (w *working) run(ctx context.Context, before event.Facts) (after event.Fact
 			Reason: fmt.Sprintf("the %s %s: see on the host how far it got, then start it again", w.kind, how),
 		}, nil
 	}
-	reboot := w.policy.Reboot == event.AlwaysReboot || w.policy.Reboot == event.RebootIfNeeded && after.Pending != ""
+	reboot, why := w.policy.Reboot == event.AlwaysReboot, ""
+	if w.policy.Reboot == event.RebootIfNeeded {
+		if why, err = w.needsReboot(ctx, after); err != nil {
+			return after, nil, err
+		}
+		reboot = why != ""
+	}
 	return after, nil, w.record(ctx, func(p *operation.Progress) []event.OperationEvent {
 		return p.Work(event.HostTurnWorked{
-			Turn: w.at, BootID: after.BootID, Version: after.Version, Pending: after.Pending, Reboot: reboot, Output: result.Output,
+			Turn: w.at, BootID: after.BootID, Version: after.Version, Pending: after.Pending, Reboot: reboot && !after.Locked, Output: result.Output,
+			BootedID: after.BootedID, PendingID: after.PendingID, Locked: after.Locked, RebootNeeded: why,
 		})
 	})
+}
+
+// needsReboot says why a host should be rebooted after its work; "" where nothing
+// calls for it. What costs the host much is asked last.
+func (w *working) needsReboot(ctx context.Context, after event.Facts) (why string, err error) {
+	switch {
+	case after.Pending != "":
+		return after.Pending + " is pending", nil
+	case after.RebootNeeded != "" || after.OSTree:
+		return after.RebootNeeded, nil
+	}
+	err = w.connected(ctx, time.Time{}, func(s Session) error {
+		why, err = s.RebootNeeded(ctx)
+		return err
+	})
+	return why, err
 }
 
 // took tells, for a command that was interrupted on an ostree host, whether it
@@ -411,9 +442,12 @@ func took(kind domain.OperationKind, version string, found operation.Turn, after
 	case !after.OSTree:
 		return false
 	case kind == domain.Deploy:
-		return after.Version == version || after.Pending == version
+		return slices.Contains([]string{
+			after.Version, after.BootedID, after.BootedBase, after.Pending, after.PendingID, after.PendingBase,
+		}, version)
 	}
-	return after.Pending != "" || after.Version != found.Version
+	made := func(s event.System) bool { return s.Name != "" && !s.Is(found.Booted) && !s.Is(found.Pending) }
+	return made(after.Waiting()) || made(after.Booted())
 }
 
 // rebooted is how the host is after the reboot that the turn calls for, if it
@@ -424,28 +458,53 @@ func took(kind domain.OperationKind, version string, found operation.Turn, after
 // which this turn installed: for one that was there before there may be reasons
 // not to boot it.)
 func (w *working) rebooted(ctx context.Context, worked event.Facts) (after event.Facts, outcome event.OperationEvent, err error) {
-	from, want := w.state.Worked.BootID, w.state.Worked.Pending
-	if w.kind == domain.Restart {
-		from, want = w.state.BootID, w.state.Pending
-	} else if !w.state.Worked.Reboot {
+	from, want, locked := w.state.Worked.BootID, w.state.Worked.Pending, w.state.Worked.Locked
+	switch {
+	case w.kind == domain.Restart:
+		from, want, locked = w.state.BootID, w.state.Pending, w.state.Locked
+	case !w.state.Worked.Reboot:
 		if worked.BootID == "" { // taken up again
 			worked, err = w.facts(ctx, time.Time{})
 		}
-		return worked, nil, err
+		if err == nil && locked && w.policy.Reboot != event.NoReboot {
+			outcome = event.HostTurnFailed{Turn: w.at, Output: w.state.Worked.Output, Reason: fmt.Sprintf(
+				"a reboot would not bring %s, which is locked: run rpm-ostree finalize-deployment %s on the host, which reboots it, or drop it there by rpm-ostree cleanup -p, and start the %s again",
+				want.Name, cmp.Or(want.ID, "--allow-missing-checksum"), w.kind)}
+		}
+		return worked, outcome, err
 	}
-	if !w.state.OSTree && want == w.state.Pending {
-		want = ""
+	if locked || !w.state.OSTree && want.Is(w.state.Pending) {
+		want = event.System{}
 	}
 	if after, err = w.back(ctx, from); err != nil {
 		return after, nil, err
 	}
-	if want == "" || after.Version == want {
+	if want == (event.System{}) || after.Booted().Is(want) {
 		return after, nil, nil
 	}
 	return after, event.HostTurnFailed{
-		Turn: w.at, Version: after.Version, Output: w.state.Worked.Output,
-		Reason: fmt.Sprintf("it came back on %s, wanted %s: see journalctl -b -1 and rpm-ostree status on the host", after.Version, want),
+		Turn: w.at, Version: after.Version, Output: w.state.Worked.Output, Reason: fellBack(after, want),
 	}, nil
+}
+
+// fellBack says that a host came back on something else than was wanted, and what
+// there tells why.
+func fellBack(after event.Facts, want event.System) string {
+	is, wanted := after.Version, want.Name
+	if is == wanted {
+		is, wanted = is+" ("+after.BootedID+")", wanted+" ("+want.ID+")"
+	}
+	var see []string
+	if after.Has("journalctl") {
+		see = append(see, "journalctl -b -1")
+	}
+	if after.OSTree && after.Has("rpm-ostree") {
+		see = append(see, "rpm-ostree status")
+	}
+	if len(see) == 0 {
+		see = []string{"the console and the logs"}
+	}
+	return fmt.Sprintf("it came back on %s, wanted %s: see %s on the host", is, wanted, strings.Join(see, " and "))
 }
 
 // errStillUp says that the host runs as before its reboot was ordered.
@@ -619,7 +678,10 @@ func (w *working) downloaded(ctx context.Context, at event.Turn) (event.Operatio
 	if err != nil {
 		return nil, err
 	}
-	result, err := w.command(ctx, Work{Act: Stage, Kind: w.kind, Version: w.version, Facts: facts, BootID: facts.BootID})
+	if _, _, problem := w.p.config.Remote.Plan(w.kind, w.version, w.policy, facts); problem != "" {
+		return event.HostTurnFailed{Turn: at, Reason: problem}, nil
+	}
+	result, err := w.command(ctx, Work{Act: Stage, Kind: w.kind, Version: w.version, Facts: facts, BootID: facts.BootID, BypassDriver: w.policy.BypassDriver})
 	if err != nil {
 		return nil, err
 	}
@@ -646,7 +708,7 @@ func (t *turn) cleanUp(ctx context.Context) event.Position {
 		w := t.on(at)
 		defer w.hangUp()
 		facts, err := w.facts(ctx, time.Time{})
-		if err == nil && facts.Pending == deployment {
+		if err == nil && facts.Pending != "" && facts.Waiting().Is(deployment) { // the host looks again itself, at the last moment
 			var result Result
 			result, err = w.command(ctx, Work{Act: CleanUp, Kind: w.kind, Facts: facts, BootID: facts.BootID})
 			if how, failed := result.Failed(); err == nil && failed {

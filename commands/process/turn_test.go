@@ -90,6 +90,12 @@ func (h *fakeHost) Reboot(context.Context, Turn, string) error {
 	return nil
 }
 
+func (h *fakeHost) RebootNeeded(context.Context) (string, error) { return "", nil }
+
+func (h *fakeHost) Plan(domain.OperationKind, string, event.Policy, event.Facts) (commands []string, skip, problem string) {
+	return nil, "", ""
+}
+
 func (h *fakeHost) Check(context.Context, string) (int, string, error) {
 	if h.check != nil {
 		return 0, "", h.check()

@@ -1,6 +1,11 @@
 package event
 
-import "commissaire/domain"
+import (
+	"slices"
+	"strings"
+
+	"commissaire/domain"
+)
 
 // HostEvent is a fact about one host: what was learnt of it and done there.
 //
@@ -19,14 +24,54 @@ type Facts struct {
 	OS        string `json:"os"`                // atomic, fedora, rhel, centos, debian, ubuntu, or the ID of os-release
 	OSRelease string `json:"os_release"`        // ID and VERSION_ID of /etc/os-release, e.g. "fedora 41"
 	OSTree    bool   `json:"ostree"`            // /run/ostree-booted exists
-	Version   string `json:"version"`           // what it runs: the booted deployment, else VERSION_ID and kernel
+	Version   string `json:"version"`           // what it runs, for people: the booted deployment, else VERSION_ID and kernel
 	CPUs      int    `json:"cpus"`              // logical processors
 	Memory    int64  `json:"memory"`            // kilobytes
 	Space     int64  `json:"space"`             // kilobytes, each local block device once
 	Arch      string `json:"arch"`              // uname -m
 	BootID    string `json:"boot_id"`           // changes with every boot
-	Pending   string `json:"pending,omitempty"` // ostree: the deployment the next boot brings
-	SSH       SSH    `json:"ssh,omitzero"`
+	Pending   string `json:"pending,omitempty"` // what waits for a boot, for people; "" is nothing new
+
+	// What tells what it runs, and what waits for a boot, from others of the same
+	// name: a deployment's checksum, else the kernel. Base is the checksum of the
+	// tree under packages that were layered on it, where there are any. What is
+	// locked waits for a boot, but the next one does not bring it yet.
+	BootedID    string `json:"booted_id,omitempty"`
+	BootedBase  string `json:"booted_base,omitempty"`
+	PendingID   string `json:"pending_id,omitempty"`
+	PendingBase string `json:"pending_base,omitempty"`
+	Locked      bool   `json:"pending_locked,omitempty"`
+
+	Like         string `json:"os_like,omitempty"`       // ID_LIKE: the systems it says it is like, the nearest first
+	Programs     string `json:"programs,omitempty"`      // those that matter here and that it has, with blanks between; "": not known
+	UpdateDriver string `json:"update_driver,omitempty"` // ostree: what rpm-ostree leaves upgrades to, e.g. Zincati
+	RebootNeeded string `json:"reboot_needed,omitempty"` // why, by what the distribution says; "": it is not
+
+	SSH SSH `json:"ssh,omitzero"`
+}
+
+// Has tells whether the host has one of the programs that matter; of one whose
+// programs are not known that is taken for granted.
+func (f Facts) Has(program string) bool {
+	return f.Programs == "" || slices.Contains(strings.Fields(f.Programs), program)
+}
+
+// Booted is what the host runs.
+func (f Facts) Booted() System { return System{f.Version, f.BootedID} }
+
+// Waiting is what waits for a boot; the zero System is nothing new.
+func (f Facts) Waiting() System { return System{f.Pending, f.PendingID} }
+
+// System is what a host runs or will run: a deployment, or a kernel. ID tells it
+// from another of the same name; recordings from before it was asked for have none.
+type System struct{ Name, ID string }
+
+// Is tells whether both are the same.
+func (s System) Is(other System) bool {
+	if s.ID != "" && other.ID != "" {
+		return s.ID == other.ID
+	}
+	return s.Name == other.Name
 }
 
 // SSH is what a host and the service agreed on for the connection over which the

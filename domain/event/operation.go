@@ -42,21 +42,28 @@ type HostTurnCordoned struct {
 // HostTurnExamined says how the host was found, before anything was changed on it.
 type HostTurnExamined struct {
 	Turn
-	BootID  string `json:"boot_id"`
-	Version string `json:"version"`
-	Pending string `json:"pending,omitempty"` // what the next boot brings
-	OSTree  bool   `json:"ostree,omitempty"`
+	BootID    string `json:"boot_id"`
+	Version   string `json:"version"`
+	Pending   string `json:"pending,omitempty"` // what waits for a boot
+	OSTree    bool   `json:"ostree,omitempty"`
+	BootedID  string `json:"booted_id,omitempty"` // as in Facts
+	PendingID string `json:"pending_id,omitempty"`
+	Locked    bool   `json:"pending_locked,omitempty"` // the next boot does not bring it yet
 }
 
 // HostTurnWorked says that the command ended well, and how the host is now.
 // A reboot and the health gate may follow.
 type HostTurnWorked struct {
 	Turn
-	BootID  string `json:"boot_id"`
-	Version string `json:"version"`
-	Pending string `json:"pending,omitempty"` // what the next boot brings
-	Reboot  bool   `json:"reboot,omitempty"`  // the host is to be rebooted
-	Output  Output `json:"output,omitzero"`
+	BootID       string `json:"boot_id"`
+	Version      string `json:"version"`
+	Pending      string `json:"pending,omitempty"` // what waits for a boot
+	Reboot       bool   `json:"reboot,omitempty"`  // the host is to be rebooted
+	Output       Output `json:"output,omitzero"`
+	BootedID     string `json:"booted_id,omitempty"` // as in Facts
+	PendingID    string `json:"pending_id,omitempty"`
+	Locked       bool   `json:"pending_locked,omitempty"` // the next boot does not bring it yet
+	RebootNeeded string `json:"reboot_needed,omitempty"`  // why, where it is asked for if it is needed only
 }
 
 // HostTurnRebootOrdered says that the host is told to reboot, and until when it
@@ -86,11 +93,13 @@ type HostTurnGated struct {
 // HostTurnSucceeded says that the host has what the operation wanted for it.
 type HostTurnSucceeded struct {
 	Turn
-	Version string `json:"version"`           // what it runs now
-	Pending string `json:"pending,omitempty"` // what the next boot brings
-	OSTree  bool   `json:"ostree,omitempty"`
-	BootID  string `json:"boot_id"`
-	Output  Output `json:"output,omitzero"`
+	Version   string `json:"version"`           // what it runs now
+	Pending   string `json:"pending,omitempty"` // what waits for a boot
+	OSTree    bool   `json:"ostree,omitempty"`
+	BootID    string `json:"boot_id"`
+	Output    Output `json:"output,omitzero"`
+	BootedID  string `json:"booted_id,omitempty"` // as in Facts
+	PendingID string `json:"pending_id,omitempty"`
 }
 
 // HostTurnFailed says why the host has not.

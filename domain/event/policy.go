@@ -13,19 +13,20 @@ import (
 // Policy says how an operation crosses a cluster. Its JSON is what a client
 // sends, what GET shows and what is stored.
 type Policy struct {
-	MaxUnavailable Amount   `json:"max_unavailable"`       // hosts in hand at once, at least 1
-	Batches        []Amount `json:"batches,omitempty"`     // growing steps instead; the last repeats
-	MaxFailures    Amount   `json:"max_failures"`          // more failed hosts than this stop it
-	PauseAfter     int      `json:"pause_after,omitempty"` // hosts, after which it pauses by itself; 0: it does not
-	Delay          int      `json:"delay,omitempty"`       // seconds between batches
-	Health         *Health  `json:"health,omitempty"`      // what a host must pass before its turn ends
-	Drain          *Drain   `json:"drain,omitempty"`       // nil: with the defaults, where the cluster is managed
-	Order          *Order   `json:"order,omitempty"`       // nil: by address
-	Only           *Only    `json:"only,omitempty"`        // nil: all members
-	Window         *Window  `json:"window,omitempty"`      // outside it no host is begun
-	Timeout        int      `json:"timeout"`               // seconds one host's command may take
-	Reboot         Reboot   `json:"reboot,omitzero"`       // after a deploy or an upgrade
-	Stage          bool     `json:"stage,omitempty"`       // ostree: download on all hosts before the first is begun
+	MaxUnavailable Amount   `json:"max_unavailable"`         // hosts in hand at once, at least 1
+	Batches        []Amount `json:"batches,omitempty"`       // growing steps instead; the last repeats
+	MaxFailures    Amount   `json:"max_failures"`            // more failed hosts than this stop it
+	PauseAfter     int      `json:"pause_after,omitempty"`   // hosts, after which it pauses by itself; 0: it does not
+	Delay          int      `json:"delay,omitempty"`         // seconds between batches
+	Health         *Health  `json:"health,omitempty"`        // what a host must pass before its turn ends
+	Drain          *Drain   `json:"drain,omitempty"`         // nil: with the defaults, where the cluster is managed
+	Order          *Order   `json:"order,omitempty"`         // nil: by address
+	Only           *Only    `json:"only,omitempty"`          // nil: all members
+	Window         *Window  `json:"window,omitempty"`        // outside it no host is begun
+	Timeout        int      `json:"timeout"`                 // seconds one host's command may take
+	Reboot         Reboot   `json:"reboot,omitzero"`         // after a deploy or an upgrade
+	Stage          bool     `json:"stage,omitempty"`         // ostree: download on all hosts before the first is begun
+	BypassDriver   bool     `json:"bypass_driver,omitempty"` // ostree: also where another program drives the updates
 }
 
 // DefaultPolicy is one host after the other, stopping at the first that fails.
@@ -229,7 +230,7 @@ type Reboot int
 const (
 	NoReboot Reboot = iota
 	AlwaysReboot
-	RebootIfNeeded // where a new deployment or kernel is pending
+	RebootIfNeeded // where a new deployment or kernel is pending, or the distribution says so
 )
 
 const ifNeeded = "if-needed"

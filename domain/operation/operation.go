@@ -237,7 +237,7 @@ func (o *Operation) pauseDue() bool {
 // booted.
 func (o *Operation) dropped() (hosts []event.Member) {
 	for _, m := range o.Hosts {
-		if o.Turn(m.HostID).Left != "" {
+		if o.Turn(m.HostID).Left != (event.System{}) {
 			hosts = append(hosts, m)
 		}
 	}

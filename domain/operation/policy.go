@@ -41,12 +41,15 @@ var fields = map[string]func(*event.Policy, json.RawMessage) error{
 		return as(&p.Reboot, raw, `must be false, true or "if-needed"`)
 	},
 	"stage": func(p *event.Policy, raw json.RawMessage) error { return as(&p.Stage, raw, "must be true or false") },
+	"bypass_driver": func(p *event.Policy, raw json.RawMessage) error {
+		return as(&p.BypassDriver, raw, "must be true or false")
+	},
 }
 
 // PolicyFields are the fields that a policy of that kind of operation has.
 func PolicyFields(kind domain.OperationKind) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(fields)), func(name string) bool {
-		return kind == domain.Restart && (name == "reboot" || name == "stage")
+		return kind == domain.Restart && (name == "reboot" || name == "stage" || name == "bypass_driver")
 	})
 }
 

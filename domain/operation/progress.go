@@ -26,10 +26,11 @@ const (
 type Turn struct {
 	State   State
 	Claim   domain.ClaimID
-	Staged  bool   // what it needs is downloaded
-	BootID  string // as it was found
-	Version string // as it was found
-	Pending string // what the next boot was to bring when it was found
+	Staged  bool         // what it needs is downloaded
+	BootID  string       // as it was found
+	Booted  event.System // as it was found
+	Pending event.System // what waited for a boot when it was found
+	Locked  bool         // the next boot was not to bring that
 	OSTree  bool
 	Worked  Work      // from Worked on
 	Cordon  Cordon    // what was done to keep work away from it
@@ -41,7 +42,7 @@ type Turn struct {
 	waits   int       // so many were recorded
 	Reason  string
 	Ended   time.Time
-	Left    string // the deployment that it left to be booted
+	Left    event.System // the deployment that it left to be booted
 }
 
 // Wait is what a turn waits for, since when, and until when at most; its zero value
@@ -58,9 +59,9 @@ const mostWaits = 100
 // Work is how the host was after its command.
 type Work struct {
 	BootID  string
-	Version string
-	Pending string // what the next boot brings; "" is nothing new
-	Reboot  bool   // one is to follow
+	Pending event.System // what waits for a boot; its zero value is nothing new
+	Locked  bool         // the next boot does not bring that
+	Reboot  bool         // one is to follow
 	Output  event.Output
 }
 
@@ -139,7 +140,7 @@ func (p *Progress) Evolve(e event.OperationEvent, at time.Time) {
 		f(&t)
 		p.turns[of.HostID] = t
 	}
-	end := func(of event.Turn, state State, reason, left string) {
+	end := func(of event.Turn, state State, reason string, left event.System) {
 		change(of, func(t *Turn) { t.State, t.Reason, t.Left, t.Ended = state, reason, left, at })
 	}
 	switch e := e.(type) {
@@ -156,11 +157,12 @@ func (p *Progress) Evolve(e event.OperationEvent, at time.Time) {
 		})
 	case event.HostTurnExamined:
 		change(e.Turn, func(t *Turn) {
-			t.State, t.BootID, t.Version, t.Pending, t.OSTree = Examined, e.BootID, e.Version, e.Pending, e.OSTree
+			t.State, t.BootID, t.OSTree = Examined, e.BootID, e.OSTree
+			t.Booted, t.Pending, t.Locked = event.System{Name: e.Version, ID: e.BootedID}, event.System{Name: e.Pending, ID: e.PendingID}, e.Locked
 		})
 	case event.HostTurnWorked:
 		change(e.Turn, func(t *Turn) {
-			t.State, t.Worked = Worked, Work{e.BootID, e.Version, e.Pending, e.Reboot, e.Output}
+			t.State, t.Worked = Worked, Work{e.BootID, event.System{Name: e.Pending, ID: e.PendingID}, e.Locked, e.Reboot, e.Output}
 		})
 	case event.HostTurnRebootOrdered:
 		change(e.Turn, func(t *Turn) { t.BackBy = e.Until })
@@ -183,21 +185,25 @@ func (p *Progress) Evolve(e event.OperationEvent, at time.Time) {
 			}
 		})
 	case event.HostTurnSucceeded:
-		left := ""
-		if e.OSTree && e.Pending != p.turns[e.HostID].Pending {
-			left = e.Pending
+		// What waits there now it left only if its own command made that: after a
+		// reboot, and after a restart, it is another's.
+		var left event.System
+		t, pending := p.turns[e.HostID], event.System{Name: e.Pending, ID: e.PendingID}
+		made := t.State == Begun || t.State == Worked && !t.Worked.Reboot && pending.Is(t.Worked.Pending)
+		if e.OSTree && made && !pending.Is(t.Pending) {
+			left = pending
 		}
 		end(e.Turn, Succeeded, "", left)
 	case event.HostTurnFailed:
-		left := ""
-		if t := p.turns[e.HostID]; t.State == Worked && t.OSTree && !t.Worked.Reboot && t.Worked.Pending != t.Pending {
+		var left event.System
+		if t := p.turns[e.HostID]; t.State == Worked && t.OSTree && !t.Worked.Reboot && !t.Worked.Pending.Is(t.Pending) {
 			left = t.Worked.Pending
 		}
 		end(e.Turn, Failed, e.Reason, left)
 	case event.HostTurnSkipped:
-		end(e.Turn, Skipped, e.Reason, "")
+		end(e.Turn, Skipped, e.Reason, event.System{})
 	case event.HostCleanedUp:
-		change(e.Turn, func(t *Turn) { t.Left = "" })
+		change(e.Turn, func(t *Turn) { t.Left = event.System{} })
 	case event.OperationTakenUp:
 		p.term = max(p.term, e.Term)
 	case event.OperationWaiting:
@@ -315,10 +321,10 @@ func (p *Progress) End(host domain.HostID, e event.OperationEvent) []event.Opera
 // CleanUp records that the deployment a turn had left is gone, or why it is not.
 func (p *Progress) CleanUp(turn event.Turn, failure string) []event.OperationEvent {
 	left := p.Turn(turn.HostID).Left
-	if left == "" {
+	if left == (event.System{}) {
 		return nil
 	}
-	return []event.OperationEvent{event.HostCleanedUp{Turn: turn, Version: left, Failure: failure}}
+	return []event.OperationEvent{event.HostCleanedUp{Turn: turn, Version: left.Name, Failure: failure}}
 }
 
 // Wait records that no host is begun until a time, and why; the same once.

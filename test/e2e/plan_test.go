@@ -127,7 +127,10 @@ func (p plan) check(t *testing.T, f *fleet.Fleet, from time.Time, atOnce int) {
 		}
 		var want []string
 		for _, line := range planned[h.Address()] {
-			command, condition, _ := strings.Cut(line, " # ")
+			command, condition, _ := strings.Cut(strings.ReplaceAll(line, "'", ""), " # ") // as it is after the shell
+			if strings.HasPrefix(command, "dpkg ") {
+				continue // of which a host does not tell
+			}
 			if condition == "" || h.Spec().Next != "" {
 				want = append(want, command)
 			}

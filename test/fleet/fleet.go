@@ -63,7 +63,7 @@ type Spec struct {
 	Address string // in 127.0.0.0/8
 	OS      OS
 	Release string // VERSION_ID, such as "41"; "" takes the usual one
-	OSTree  bool   // Atomic always is
+	OSTree  bool   // Atomic, CoreOS and Bootc always are
 
 	// Version is what runs: on OSTree hosts the booted deployment, elsewhere the
 	// kernel. Next is what an upgrade brings; "" is nothing new.
@@ -108,6 +108,12 @@ const (
 	RHEL   OS = "rhel"
 	Debian OS = "debian"
 	Ubuntu OS = "ubuntu"
+
+	Rocky    OS = "rocky"    // like rhel
+	Raspbian OS = "raspbian" // of two flavours of the kernel
+	CoreOS   OS = "coreos"   // Fedora on OSTree, whose updates Zincati drives
+	Bootc    OS = "bootc"    // Fedora from an image, without rpm-ostree
+	Arch     OS = "arch"     // which nobody here knows
 )
 
 // Fleet is a running fleet.

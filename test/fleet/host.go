@@ -95,7 +95,7 @@ func newHost(f *Fleet, spec Spec) (*Host, error) {
 	if !ok {
 		return nil, fmt.Errorf("there is no OS %q", spec.OS)
 	}
-	spec.OSTree = spec.OSTree || spec.OS == Atomic
+	spec.OSTree = spec.OSTree || fam.ostree
 	spec.Release = cmp.Or(spec.Release, fam.release)
 	spec.Version = cmp.Or(spec.Version, "1")
 	spec.CPUs = cmp.Or(spec.CPUs, 2)
@@ -325,7 +325,7 @@ var watched = map[string]bool{
 // if it is one that Commands tells of.
 func (h *Host) runWatched(ctx context.Context, p *process, args []string, run func() int) int {
 	line := strings.Join(args, " ")
-	noted := watched[args[0]] && !starts(line, "rpm-ostree status")
+	noted := watched[args[0]] && !starts(line, "rpm-ostree status") && !starts(line, "dnf needs-restarting")
 	command := &Command{Host: h.spec.Address, Time: time.Now(), BootID: p.boot.id, Line: line}
 
 	h.mu.Lock()

@@ -29,7 +29,7 @@ func init() {
 
 		"df": df, "hostname": hostname, "id": id, "nproc": nproc, "uname": uname,
 
-		"apt-get": aptGet, "dnf": dnf, "dpkg": dpkg, "rpm": rpm, "rpm-ostree": rpmOSTree, "subscription-manager": subscription, "yum": dnf,
+		"apt-get": aptGet, "dnf": dnf, "dpkg": dpkg, "dpkg-query": dpkgQuery, "grubby": grubby, "rpm": rpm, "rpm-ostree": rpmOSTree, "subscription-manager": subscription, "yum": dnf,
 		"reboot": reboot, "shutdown": reboot, "systemctl": systemctl, "systemd-run": systemdRun,
 	}
 }

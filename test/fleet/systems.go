@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -19,58 +20,93 @@ type family struct {
 	about    string            // os-release without VERSION_ID
 	packages map[string]string // what can be installed, and the unit that comes with it
 	programs []string          // its own
+	ostree   bool
+	driver   string // what drives its updates
+	sibling  string // a flavour of the kernel that comes with each of the flavour v8
 }
 
 var families = map[OS]family{
 	Atomic: {
 		release:  "41",
 		about:    "NAME=\"Fedora Linux\"\nID=fedora\nVARIANT=\"Atomic Host\"\nVARIANT_ID=atomic.host\n",
-		programs: []string{"rpm"},
+		programs: []string{"rpm", "rpm-ostree"},
+		ostree:   true,
+	},
+	CoreOS: {
+		release:  "41",
+		about:    "NAME=\"Fedora Linux\"\nID=fedora\nPRETTY_NAME=\"Fedora CoreOS 41\"\nVARIANT=\"CoreOS\"\nVARIANT_ID=coreos\n",
+		programs: []string{"rpm", "rpm-ostree"},
+		ostree:   true,
+		driver:   "Zincati",
+	},
+	Bootc: {
+		release:  "41",
+		about:    "NAME=\"Fedora Linux\"\nID=fedora\nPRETTY_NAME=\"Fedora Linux 41 (bootc)\"\n",
+		programs: []string{"rpm", "dnf"},
+		ostree:   true,
+	},
+	Rocky: {
+		release:  "9.4",
+		about:    "NAME=\"Rocky Linux\"\nID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\nPLATFORM_ID=\"platform:el9\"\n",
+		packages: map[string]string{"flannel": "flanneld", "moby-engine": "docker"},
+		programs: []string{"dnf", "yum", "rpm", "grubby"},
+	},
+	Raspbian: {
+		release:  "12",
+		about:    "PRETTY_NAME=\"Raspbian GNU/Linux 12 (bookworm)\"\nNAME=\"Raspbian GNU/Linux\"\nID=raspbian\nID_LIKE=debian\n",
+		packages: map[string]string{"docker.io": "docker"},
+		programs: []string{"apt-get", "dpkg", "dpkg-query"},
+		sibling:  "2712",
+	},
+	Arch: {
+		about: "NAME=\"Arch Linux\"\nID=arch\nBUILD_ID=rolling\n",
 	},
 	Fedora: {
 		release:  "41",
 		about:    "NAME=\"Fedora Linux\"\nID=fedora\nPRETTY_NAME=\"Fedora Linux (Server Edition)\"\n",
 		packages: map[string]string{"flannel": "flanneld", "moby-engine": "docker"},
-		programs: []string{"dnf", "yum", "rpm"},
+		programs: []string{"dnf", "yum", "rpm", "grubby"},
 	},
 	CentOS: {
 		release:  "7",
 		about:    "NAME=\"CentOS Linux\"\nID=\"centos\"\nID_LIKE=\"rhel fedora\"\n",
 		packages: map[string]string{"flannel": "flanneld", "docker": "docker"},
-		programs: []string{"yum", "rpm"},
+		programs: []string{"yum", "rpm", "grubby"},
 	},
 	RHEL: {
 		release:  "7.9",
 		about:    "NAME=\"Red Hat Enterprise Linux Server\"\nID=\"rhel\"\nID_LIKE=\"fedora\"\n",
 		packages: map[string]string{"flannel": "flanneld", "docker": "docker"},
-		programs: []string{"yum", "rpm", "subscription-manager"},
+		programs: []string{"yum", "rpm", "grubby", "subscription-manager"},
 	},
 	Debian: {
 		release:  "12",
 		about:    "NAME=\"Debian GNU/Linux\"\nID=debian\n",
 		packages: map[string]string{"docker.io": "docker"},
-		programs: []string{"apt-get", "dpkg"},
+		programs: []string{"apt-get", "dpkg", "dpkg-query"},
 	},
 	Ubuntu: {
 		release:  "24.04",
 		about:    "NAME=\"Ubuntu\"\nID=ubuntu\nID_LIKE=debian\n",
 		packages: map[string]string{"docker.io": "docker"},
-		programs: []string{"apt-get", "dpkg"},
+		programs: []string{"apt-get", "dpkg", "dpkg-query"},
 	},
 }
 
 // own are the programs that not every host has.
-var own = map[string]bool{"apt-get": true, "dnf": true, "dpkg": true, "rpm": true, "rpm-ostree": true, "subscription-manager": true, "yum": true}
+var own = map[string]bool{
+	"apt-get": true, "dnf": true, "dpkg": true, "dpkg-query": true, "grubby": true, "rpm": true, "rpm-ostree": true, "subscription-manager": true, "yum": true,
+}
 
 // has says whether the host has a program.
 func (h *Host) has(name string) bool {
 	switch {
 	case programs[name] == nil:
 		return false
-	case name == "rpm-ostree":
-		return h.spec.OSTree
+	case name == "rpm-ostree" && h.spec.OSTree && !h.family.ostree: // one of another OS that was made to be on OSTree
+		return true
 	case own[name]:
-		return slices.Contains(h.family.programs, name) && (name == "rpm" || !h.spec.OSTree)
+		return slices.Contains(h.family.programs, name) && (name == "rpm" || h.family.ostree || !h.spec.OSTree)
 	}
 	return true
 }
@@ -102,7 +138,12 @@ func install(now func() time.Time, user string, ostree bool) *files {
 	if ostree {
 		f.put("/run/ostree-booted", 0o644, nothing)
 	}
-	release := func(h *Host) []byte { return []byte(h.family.about + "VERSION_ID=\"" + h.spec.Release + "\"\n") }
+	release := func(h *Host) []byte {
+		if h.spec.Release == "" {
+			return []byte(h.family.about)
+		}
+		return []byte(h.family.about + "VERSION_ID=\"" + h.spec.Release + "\"\n")
+	}
 	f.put("/etc/os-release", 0o644, release)
 	f.put("/usr/lib/os-release", 0o644, release)
 	f.put("/dev/null", 0o666, nothing)
@@ -167,6 +208,39 @@ func (p *process) root(program string) bool {
 		p.complain(program, errors.New("this command has to be run as root"))
 	}
 	return p.uid == 0
+}
+
+// images are the kernels that come with one.
+func (h *Host) images(kernel string) []string {
+	if h.family.sibling == "" {
+		return []string{kernel}
+	}
+	return []string{kernel, strings.TrimSuffix(kernel, "v8") + h.family.sibling}
+}
+
+// grubby knows --default-kernel.
+func grubby(_ context.Context, p *process, args []string) int {
+	if !slices.Equal(args, []string{"--default-kernel"}) {
+		return p.complain("grubby", errors.New("only --default-kernel is known"))
+	}
+	fmt.Fprintln(p.stdout, "/boot/vmlinuz-"+cmp.Or(p.host.Pending(), p.host.Version()))
+	return 0
+}
+
+// dpkgQuery tells of the packages of kernels, whatever the pattern.
+func dpkgQuery(_ context.Context, p *process, args []string) int {
+	if len(args) != 4 || args[0] != "-W" || args[1] != "-f" || args[2] != "${db:Status-Abbrev} ${Package}\\n" {
+		return p.complain("dpkg-query", errors.New("only -W is known"))
+	}
+	for _, kernel := range []string{p.host.Version(), p.host.Pending()} {
+		if kernel == "" {
+			continue
+		}
+		for _, image := range p.host.images(kernel) {
+			fmt.Fprintln(p.stdout, "ii  linux-image-"+image)
+		}
+	}
+	return 0
 }
 
 // dnf is dnf and yum: install, upgrade, update, check-update, makecache.
@@ -257,7 +331,9 @@ func (p *process) upgrade(ctx context.Context, program, nothing, complete string
 	}
 	fmt.Fprintf(p.stdout, "Upgrading:\n kernel %s\n", next)
 	for _, kernel := range []string{p.host.Version(), next} {
-		p.host.files.put("/lib/modules/"+kernel, 0o755, nil)
+		for _, image := range p.host.images(kernel) {
+			p.host.files.put("/boot/vmlinuz-"+image, 0o644, func(*Host) []byte { return nil })
+		}
 	}
 	if exit := p.transact(ctx, p.host.spec.Speed.Upgrade, true, func() { p.host.pending = next }); exit != 0 {
 		return exit
@@ -348,7 +424,7 @@ type deployment struct {
 
 // rpmOSTree knows status, upgrade, deploy and cleanup.
 func rpmOSTree(ctx context.Context, p *process, args []string) int {
-	verb, names, err := verbOf(args, []string{"--json", "-b", "--booted", "-p", "--pending", "-m", "-r", "--reboot", "--unchanged-exit-77", "--download-only", "--cache-only"}, nil)
+	verb, names, err := verbOf(args, []string{"--bypass-driver", "--json", "-b", "--booted", "-p", "--pending", "-m", "-r", "--reboot", "--unchanged-exit-77", "--download-only", "--cache-only"}, nil)
 	if err != nil {
 		return p.complain("error", err)
 	}
@@ -358,6 +434,10 @@ func rpmOSTree(ctx context.Context, p *process, args []string) int {
 		return p.deployments(slices.Contains(args, "--json"))
 	}
 	if !p.root("error") {
+		return 1
+	}
+	if driver := h.family.driver; driver != "" && (verb == "upgrade" || verb == "deploy") && !slices.Contains(args, "--bypass-driver") {
+		fmt.Fprintf(p.stderr, "error: Updates and deployments are driven by %s (%s.service)\nSee %[1]s's documentation\nUse --bypass-driver to bypass %[1]s and perform the operation anyways\n", driver, strings.ToLower(driver))
 		return 1
 	}
 	want := ""
@@ -433,7 +513,17 @@ func (p *process) deployments(asJSON bool) int {
 	if asJSON {
 		out := json.NewEncoder(p.stdout)
 		out.SetIndent("", "  ")
-		if err := out.Encode(map[string]any{"deployments": all, "transaction": nil, "cached-update": nil}); err != nil {
+		var driver any
+		if name := h.family.driver; name != "" {
+			driver = map[string]string{"driver-name": name, "driver-sd-unit": strings.ToLower(name) + ".service"}
+		}
+		status := struct { // in the order of the real one
+			Deployments  []deployment `json:"deployments"`
+			Transaction  any          `json:"transaction"`
+			CachedUpdate any          `json:"cached-update"`
+			UpdateDriver any          `json:"update-driver"`
+		}{all, nil, nil, driver}
+		if err := out.Encode(status); err != nil {
 			return p.complain("error", err)
 		}
 		return 0
