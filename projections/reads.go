@@ -2,19 +2,24 @@ package projections
 
 import (
 	"slices"
+	"time"
 
 	"commissaire/domain"
 	"commissaire/domain/event"
 )
 
-func (s *Snapshot) record(h *hostState) Host {
-	checked := h.Checked
-	if !h.Missing && !h.Bootstrapped.IsZero() && h.Bootstrapped.Before(s.sweep) && checked.Before(s.sweep) {
-		checked = s.sweep
+// checked is when a host was last looked at.
+func (s *Snapshot) checked(h *hostState) time.Time {
+	if !h.Missing && !h.Left && !h.Bootstrapped.IsZero() && h.Bootstrapped.Before(s.sweep) && h.Checked.Before(s.sweep) {
+		return s.sweep
 	}
+	return h.Checked
+}
+
+func (s *Snapshot) record(h *hostState) Host {
 	return Host{
 		Address: h.Address, Status: h.status(), OS: h.Facts.OS, CPUs: h.Facts.CPUs,
-		Memory: h.Facts.Memory, Space: h.Facts.Space, LastCheck: Time{checked},
+		Memory: h.Facts.Memory, Space: h.Facts.Space, LastCheck: Time{s.checked(h)},
 	}
 }
 

@@ -106,6 +106,7 @@ type hostState struct {
 	Silent       bool             `json:"silent,omitzero"`
 	Changed      bool             `json:"changed,omitzero"` // the host key
 	Missing      bool             `json:"missing,omitzero"`
+	Left         bool             `json:"left,omitzero"` // alone, at the latest sweep
 	Registered   domain.ManagerID `json:"registered,omitzero"`
 	Wanted       domain.ManagerID `json:"wanted,omitzero"` // the cluster's
 
@@ -246,12 +247,25 @@ func (s *Snapshot) apply(r event.Recorded) {
 	case event.OperationEvent:
 		s.applyTurn(r.Meta.Time, e)
 	case event.SweepFinished:
+		s.leave(e.Left, true) // of the sweep before it is the last check
 		s.sweep = e.Started
+		s.leave(e.Looked, false)
 		for _, id := range e.Missed {
 			s.miss(id, true)
 		}
 		for _, id := range e.Answered {
 			s.miss(id, false)
+		}
+	}
+}
+
+// leave keeps what was the last check of hosts that a sweep leaves alone.
+func (s *Snapshot) leave(ids []domain.HostID, left bool) {
+	for _, id := range ids {
+		if h, ok := s.hosts.Get(id); ok && left != h.Left {
+			checked := s.checked(h)
+			h = s.own(h)
+			h.Checked, h.Left = checked, left
 		}
 	}
 }

@@ -139,6 +139,19 @@ func TestTheLastCheckIsTheSweepsStart(t *testing.T) {
 	check(known)
 	l.on(event.WatchStream, event.SweepFinished{Started: first.Add(2 * time.Minute), Answered: []domain.HostID{"1"}})
 	check(first.Add(2 * time.Minute))
+
+	l.on(event.WatchStream, event.SweepFinished{Started: first.Add(3 * time.Minute), Left: []domain.HostID{"1"}})
+	check(first.Add(2 * time.Minute)) // it was not looked at since
+	l.on(event.WatchStream, event.SweepFinished{Started: first.Add(4 * time.Minute)})
+	check(first.Add(2 * time.Minute))
+	l.on(event.WatchStream, event.SweepFinished{Started: first.Add(5 * time.Minute), Looked: []domain.HostID{"1"}})
+	check(first.Add(5 * time.Minute))
+	l.on(event.WatchStream, event.SweepFinished{Started: first.Add(6 * time.Minute), Left: []domain.HostID{"1"}})
+	check(first.Add(5 * time.Minute))
+	l.on(event.WatchStream, event.SweepFinished{Started: first.Add(7 * time.Minute), Looked: []domain.HostID{"1"}, Missed: []domain.HostID{"1"}})
+	check(first.Add(5 * time.Minute)) // it did not answer
+	l.on(event.WatchStream, event.SweepFinished{Started: first.Add(8 * time.Minute), Answered: []domain.HostID{"1"}})
+	check(first.Add(8 * time.Minute))
 }
 
 func TestAnOperationShowsHostsAsTheyWere(t *testing.T) {

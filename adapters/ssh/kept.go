@@ -11,8 +11,10 @@ import (
 )
 
 // kept are idle connections, at most one a host, for the next one who dials it.
-// Where there is no more room the least recently used is ended; those that nobody
-// takes for a long time, of removed hosts for one, are ended too.
+// Who has a place keeps it, also while the connection is in use, until it ends:
+// hosts are dialled in turn, and if each that finds no place took another's, none
+// would be there when it is wanted. Those that nobody takes for a long time, of
+// removed hosts for one, are ended.
 type kept struct {
 	most   int
 	unused time.Duration // until one is ended
@@ -20,6 +22,7 @@ type kept struct {
 	mu     sync.Mutex
 	closed bool
 	byHost map[domain.HostID]*list.Element
+	places map[*connection]struct{}
 	recent list.List // of idle; the least recently used is the last
 	expire *time.Timer
 }
@@ -36,7 +39,7 @@ var (
 )
 
 func newKept(most int, unused time.Duration) *kept {
-	k := &kept{most: most, unused: unused, byHost: map[domain.HostID]*list.Element{}}
+	k := &kept{most: most, unused: unused, byHost: map[domain.HostID]*list.Element{}, places: map[*connection]struct{}{}}
 	k.expire = time.AfterFunc(unused, k.expired)
 	k.expire.Stop()
 	return k
@@ -55,8 +58,12 @@ func (k *kept) take(target process.Target) *connection {
 		return nil
 	}
 	i := k.remove(e)
+	fits := i.reaches(target)
+	if !fits {
+		delete(k.places, i.connection)
+	}
 	k.mu.Unlock()
-	if !i.reaches(target) {
+	if !fits {
 		i.connection.end(errReplaced)
 		return nil
 	}
@@ -84,33 +91,44 @@ func (k *kept) put(c *connection, target process.Target) bool {
 		return false
 	}
 	if e := k.byHost[target.HostID]; e != nil {
-		k.remove(e).connection.end(errReplaced)
+		k.drop(e)
 	}
-	if k.recent.Len() >= k.most {
-		k.remove(k.recent.Back()).connection.end(errReplaced)
+	if _, has := k.places[c]; !has && len(k.places) >= k.most {
+		return false
 	}
+	k.places[c] = struct{}{}
 	c.rest()
 	k.byHost[target.HostID] = k.recent.PushFront(idle{c, target, time.Now()})
 	if k.recent.Len() == 1 {
 		k.expire.Reset(k.unused)
 	}
-	return c.over.Err() == nil || !k.drop(c, target.HostID) // it may have ended before it was in
+	return c.over.Err() == nil || !k.gone(c, target.HostID) // it may have ended before it was in
 }
 
 // forget lets go of a connection that has ended.
 func (k *kept) forget(c *connection, id domain.HostID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.drop(c, id)
+	k.gone(c, id)
 }
 
-func (k *kept) drop(c *connection, id domain.HostID) bool {
+// gone frees the place of a connection that has ended, and tells whether it was
+// idle. The caller holds mu.
+func (k *kept) gone(c *connection, id domain.HostID) bool {
+	delete(k.places, c)
 	e := k.byHost[id]
 	if e == nil || e.Value.(idle).connection != c {
 		return false
 	}
 	k.remove(e)
 	return true
+}
+
+// drop ends an idle connection. The caller holds mu.
+func (k *kept) drop(e *list.Element) {
+	c := k.remove(e).connection
+	delete(k.places, c)
+	c.end(errReplaced)
 }
 
 // remove takes one out. The caller holds mu.
@@ -129,7 +147,7 @@ func (k *kept) expired() {
 			k.expire.Reset(left)
 			return
 		}
-		k.remove(e).connection.end(errReplaced)
+		k.drop(e)
 	}
 }
 

@@ -104,7 +104,8 @@ func TestAConnectionToAnotherTargetIsClosed(t *testing.T) {
 	}
 }
 
-func TestTheLeastRecentlyUsedConnectionMakesRoom(t *testing.T) {
+// Hosts are looked at in turn, more of them than there is room for.
+func TestAHostWhoseConnectionIsKeptKeepsItsPlace(t *testing.T) {
 	s := newKeeping(t, Config{KeepOpen: 2})
 	target := func(id domain.HostID) process.Target {
 		target := s.target
@@ -112,13 +113,43 @@ func TestTheLeastRecentlyUsedConnectionMakesRoom(t *testing.T) {
 		return target
 	}
 	a, b := s.look(t, target("a")), s.look(t, target("b"))
-	if s.look(t, target("a")) != a {
-		t.Error("a was not kept")
+	for range 2 {
+		if c := s.look(t, target("c")); c.over.Err() == nil {
+			t.Error("c is kept, without a place")
+		}
+		if s.look(t, target("a")) != a || s.look(t, target("b")) != b {
+			t.Error("a or b had to go")
+		}
 	}
-	s.look(t, target("c"))
-	<-b.over.Done()
+	inUse, err := s.remote.Dial(t.Context(), target("a"))
+	if err != nil || !inUse.(*Session).Kept() {
+		t.Fatalf("a was not kept: %v", err)
+	}
+	if c := s.look(t, target("c")); c.over.Err() == nil {
+		t.Error("c has the place of a, which is in use")
+	}
+	inUse.Close()
 	if s.look(t, target("a")) != a {
-		t.Error("a, used after b, had to go")
+		t.Error("a, which was in use, had to go")
+	}
+
+	b.end(errDropped)
+	within(t, 10*time.Second, "the place of b is free", func() bool {
+		s.remote.kept.mu.Lock()
+		defer s.remote.kept.mu.Unlock()
+		return len(s.remote.kept.places) == 1
+	})
+	c := s.look(t, target("c"))
+	if s.look(t, target("c")) != c {
+		t.Error("c has not the place that is free")
+	}
+	other := target("c")
+	other.Port = 1 // nobody is there
+	if _, err := s.remote.Dial(t.Context(), other); err == nil {
+		t.Error("it is reached at another port")
+	}
+	if d := s.look(t, target("d")); s.look(t, target("d")) != d {
+		t.Error("d has not the place of what was ended for another target")
 	}
 	s.remote.Close()
 	s.connections(t, 0)

@@ -123,7 +123,7 @@ func (r *Remote) Plan(kind domain.OperationKind, version string, policy event.Po
 // context's error when it ended, and where the credential store cannot be read.
 func (r *Remote) Dial(ctx context.Context, target process.Target) (process.Session, error) {
 	if c := r.kept.take(target); c != nil {
-		session := &Session{connection: c, remote: r, target: target}
+		session := &Session{connection: c, remote: r, target: target, kept: true}
 		id, err := session.bootID(ctx, r.config.Dial) // to answer must not take longer than to connect
 		if err == nil {
 			session.proved.Store(&id)

@@ -35,6 +35,7 @@ type Session struct {
 
 	proved   atomic.Pointer[string] // the boot id that Dial saw, until it is asked for
 	rebooted atomic.Bool
+	kept     bool // the connection was, before Dial
 	closed   bool // read and written in the connection's turn
 }
 
@@ -42,6 +43,9 @@ var _ process.Session = (*Session)(nil)
 
 // HostKey is the key that the host proved to have.
 func (s *Session) HostKey() process.HostKey { return s.connection.key }
+
+// Kept implements process.Kept.
+func (s *Session) Kept() bool { return s.kept }
 
 // Close ends the connection, or gives it back where idle ones are kept and this
 // one is sound. What was begun on the host goes on. It may be repeated.

@@ -126,7 +126,7 @@ type watchConfig struct {
 	Interval    Duration `json:"interval"`
 	Concurrency int      `json:"concurrency"`
 	Misses      int      `json:"misses"`
-	KeepOpen    int      `json:"keep-open"` // idle connections; 0: each look connects anew
+	KeepOpen    keepOpen `json:"keep-open"` // idle connections; 0: each look connects anew
 }
 
 // esdbConfig is for a store esdb://….
@@ -219,7 +219,7 @@ func defaults(dev bool) Config {
 			RebootFirstLook: Duration(5 * time.Second), RebootTimeout: Duration(200 * time.Second), HealthInterval: Duration(time.Second),
 			OutputLimit: 1 << 20, OutputMaxAge: Duration(30 * 24 * time.Hour), OutputMaxSize: 1 << 30,
 		},
-		Watch:             watchConfig{Interval: Duration(time.Minute), Concurrency: 64, Misses: 3},
+		Watch:             watchConfig{Interval: Duration(time.Minute), Concurrency: 64, Misses: 3, KeepOpen: automatic},
 		EventStoreDB:      esdbConfig{Prefix: "commissaire-", Lease: Duration(10 * time.Second)},
 		ContainerManagers: managersConfig{Timeout: Duration(10 * time.Second)},
 		Limits: limitsConfig{
@@ -448,8 +448,6 @@ func (c Config) check() error {
 		return fail("container-managers.timeout must be more than 0")
 	case c.EventStoreDB.Lease < Duration(time.Second):
 		return fail("eventstoredb.lease must be at least 1s")
-	case c.Watch.KeepOpen < 0:
-		return fail("watch.keep-open must not be less than 0")
 	case c.Limits.Body < 1 || c.Limits.Headers < 1 || c.Limits.ReadTimeout <= 0 || c.Limits.IdleTimeout <= 0:
 		return fail("limits.body, limits.headers, limits.read-timeout and limits.idle-timeout must be more than 0")
 	case c.Events.Heartbeat <= 0 || c.Events.Readers < 0:

@@ -125,7 +125,8 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 	s.remote = ssh.New(ssh.Config{
 		Dial: time.Duration(config.SSH.DialTimeout), Handshake: time.Duration(config.SSH.HandshakeTimeout),
 		Algorithms: config.SSH.Algorithms, Reach: reach, KnownHosts: knownHosts, Jump: jump,
-		KeepOpen: config.Watch.KeepOpen, KeepFor: max(10*time.Minute, 2*time.Duration(config.Watch.Interval)), // more than a sweep
+		KeepOpen: config.Watch.KeepOpen.connections(),
+		KeepFor:  max(20*time.Minute, 2*time.Duration(config.Watch.Interval)), // more than a host is left alone
 		Bootstrap: ssh.Bootstrap{
 			Profile: profile, EtcdURL: config.Bootstrap.EtcdURL, FlannelKey: config.Bootstrap.FlannelKey,
 			RegistryMirror: config.Bootstrap.RegistryMirror, EtcdCertificate: config.Bootstrap.EtcdClientCert,

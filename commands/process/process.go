@@ -83,6 +83,7 @@ type Process struct {
 	removed    map[domain.HostID]event.HostAdded // still registered somewhere
 	named      map[domain.CredentialID]bool      // by the log; false: what it was for is gone
 	missing    map[domain.HostID]bool            // at the last sweep
+	left       map[domain.HostID]bool            // alone, at the last sweep
 	addedBy    map[domain.HostID]string
 
 	dirty    map[domain.HostID]bool
@@ -94,6 +95,9 @@ type Process struct {
 	refusals map[domain.HostID]refusal // of logins, since the last one that was not refused
 	turning  map[domain.HostID]turning // busy with a turn of an operation
 	destroys []domain.CredentialID
+
+	sweeps    int                   // so far
+	intervals map[domain.HostID]int // in sweeps, between looks for which the host was logged in to
 }
 
 // turning is a turn that is under way here.
@@ -113,7 +117,7 @@ func New(config Config) *Process {
 		config: config, wake: make(chan struct{}, 1), roster: roster.New(),
 		hosts: map[domain.HostID]*host.Host{}, operations: map[domain.OperationID]*operation.Operation{},
 		managers: map[domain.ManagerID]event.ContainerManagerDefined{}, retired: map[domain.ManagerID]bool{}, removed: map[domain.HostID]event.HostAdded{},
-		named: map[domain.CredentialID]bool{}, missing: map[domain.HostID]bool{}, addedBy: map[domain.HostID]string{},
+		named: map[domain.CredentialID]bool{}, missing: map[domain.HostID]bool{}, left: map[domain.HostID]bool{}, intervals: map[domain.HostID]int{}, addedBy: map[domain.HostID]string{},
 		dirty: map[domain.HostID]bool{}, retries: map[domain.HostID]retry{}, busy: map[domain.HostID]event.Position{}, turning: map[domain.HostID]turning{},
 		deciding: map[domain.OperationID]event.Position{}, misses: map[domain.HostID]int{}, refusals: map[domain.HostID]refusal{},
 		upkeeps: map[domain.Address]context.CancelFunc{},
@@ -164,6 +168,12 @@ func (p *Process) Apply(r event.Recorded) {
 		for _, id := range e.Answered {
 			delete(p.missing, id)
 		}
+		for _, id := range e.Left {
+			p.left[id] = true
+		}
+		for _, id := range e.Looked {
+			delete(p.left, id)
+		}
 	}
 	p.notify()
 }
@@ -184,6 +194,8 @@ func (p *Process) applyRoster(e event.RosterEvent) {
 		p.settleRemoved(e.HostID)
 		p.anew(e.HostID)
 		delete(p.missing, e.HostID)
+		delete(p.left, e.HostID)
+		delete(p.intervals, e.HostID)
 	case event.HostJoined:
 		p.anew(e.HostID)
 	case event.HostLeft:
@@ -337,6 +349,7 @@ func (p *Process) begin(ctx context.Context, term domain.Term) error {
 		applied := p.position >= begun.Position
 		if applied { // what an earlier term left of its own
 			clear(p.misses)
+			clear(p.intervals)
 			clear(p.refusals)
 			clear(p.retries)
 			p.destroys = nil // the sweep finds them

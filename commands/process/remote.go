@@ -99,6 +99,10 @@ type Session interface {
 	Close() error
 }
 
+// Kept is what a Session also has where connections may be kept: it tells whether
+// the host was not logged in to for it.
+type Kept interface{ Kept() bool }
+
 // Turn names a piece of work to the host, which keeps a record of it, so that
 // it is done once.
 type Turn struct {

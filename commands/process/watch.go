@@ -3,9 +3,12 @@ package process
 import (
 	"context"
 	"errors"
+	"hash/fnv"
+	"io"
 	"sync"
 	"time"
 
+	"commissaire/domain"
 	"commissaire/domain/event"
 	"commissaire/domain/host"
 	"commissaire/domain/roster"
@@ -13,6 +16,12 @@ import (
 
 // watch looks at every host once an interval, spread evenly over it. Hosts that
 // are being worked on are left alone.
+//
+// A login costs a host more than a look over a connection that was kept: sessions,
+// processes, lines in its journal. Where look after look needs a login, because
+// there is no room to keep the connection or the host does not let it live, the
+// host is looked at in every second sweep, then in every fourth and so on, up to
+// maxInterval and maxLonely, until a connection was kept, or the host missed.
 func (p *Process) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		started := p.config.Now()
@@ -26,22 +35,30 @@ func (p *Process) watch(ctx context.Context) {
 // sweep looks at all hosts and records what changed.
 func (p *Process) sweep(ctx context.Context, started time.Time) {
 	var watched []roster.Host
+	known := 0
+	sweep := event.SweepFinished{Started: started}
 	p.mu.Lock()
+	p.sweeps++
 	p.roster.Hosts(func(h roster.Host) bool {
-		if p.host(h.HostID).Watched() {
+		switch id := h.HostID; {
+		case !p.host(id).Watched():
+			return true
+		case p.due(id):
 			watched = append(watched, h)
+		case !p.left[id]:
+			sweep.Left = append(sweep.Left, id)
 		}
+		known++
 		return true
 	})
 	p.mu.Unlock()
-	if len(watched) == 0 {
+	if known == 0 {
 		return
 	}
-	sweep := event.SweepFinished{Started: started}
 	var mu sync.Mutex
 	var looks sync.WaitGroup
 	places := make(chan struct{}, p.config.WatchConcurrency)
-	gap := p.config.WatchInterval / time.Duration(len(watched))
+	gap := p.config.WatchInterval / time.Duration(max(1, len(watched)))
 	for _, h := range watched {
 		select {
 		case places <- struct{}{}:
@@ -57,10 +74,13 @@ func (p *Process) sweep(ctx context.Context, started time.Time) {
 				return
 			}
 			p.mu.Lock()
-			missing := p.missing[h.HostID]
+			missing, left := p.missing[h.HostID], p.left[h.HostID]
 			p.mu.Unlock()
 			mu.Lock()
 			defer mu.Unlock()
+			if left {
+				sweep.Looked = append(sweep.Looked, h.HostID)
+			}
 			switch {
 			case !answers && !missing:
 				sweep.Missed = append(sweep.Missed, h.HostID)
@@ -78,6 +98,39 @@ func (p *Process) sweep(ctx context.Context, started time.Time) {
 	p.report(ctx, "recording a sweep failed", err)
 }
 
+const (
+	maxInterval = 16               // sweeps
+	maxLonely   = 15 * time.Minute // without a look
+)
+
+// due tells whether a host is to be looked at in this sweep. Hosts of the same
+// interval are spread over the sweeps. The caller holds mu.
+func (p *Process) due(id domain.HostID) bool {
+	interval := p.intervals[id]
+	if interval < 2 {
+		return true
+	}
+	spread := fnv.New32a()
+	_, _ = io.WriteString(spread, string(id)) // never fails
+	return (p.sweeps+int(spread.Sum32()%maxInterval))%interval == 0
+}
+
+// seen sets the interval of a host that was looked at, with a login or without.
+func (p *Process) seen(id domain.HostID, login bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.misses, id)
+	longer := 2 * p.intervals[id]
+	switch {
+	case !login:
+		delete(p.intervals, id)
+	case longer == 0:
+		p.intervals[id] = 1
+	case longer <= maxInterval && time.Duration(longer)*p.config.WatchInterval <= maxLonely:
+		p.intervals[id] = longer
+	}
+}
+
 // look asks one host for its boot id.
 func (p *Process) look(ctx context.Context, h roster.Host) (looked, answers bool) {
 	p.mu.Lock()
@@ -89,7 +142,7 @@ func (p *Process) look(ctx context.Context, h roster.Host) (looked, answers bool
 	if !known || working || now.Claim != "" && now.Term == p.term {
 		return false, false
 	}
-	bootID, err := p.bootID(ctx, h)
+	bootID, login, err := p.bootID(ctx, h)
 	if ctx.Err() != nil {
 		return false, false
 	}
@@ -104,9 +157,7 @@ func (p *Process) look(ctx context.Context, h roster.Host) (looked, answers bool
 		p.missed(ctx, h, silent, err)
 		return true, false
 	}
-	p.mu.Lock()
-	delete(p.misses, h.HostID)
-	p.mu.Unlock()
+	p.seen(h.HostID, login)
 	if silent || bootID != facts.BootID {
 		_, err := p.config.Commands.RecordHost(ctx, h.HostID, func(one *host.Host) []event.HostEvent {
 			return one.Seen(h.Host, bootID)
@@ -116,18 +167,20 @@ func (p *Process) look(ctx context.Context, h roster.Host) (looked, answers bool
 	return true, true
 }
 
-func (p *Process) bootID(ctx context.Context, h roster.Host) (string, error) {
+func (p *Process) bootID(ctx context.Context, h roster.Host) (id string, login bool, err error) {
 	session, err := p.again(ctx, h)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
-	id, err := session.BootID(ctx)
-	return id, errors.Join(err, session.Close())
+	kept, ok := session.(Kept)
+	id, err = session.BootID(ctx)
+	return id, ok && !kept.Kept(), errors.Join(err, session.Close())
 }
 
 func (p *Process) missed(ctx context.Context, h roster.Host, silent bool, why error) {
 	p.mu.Lock()
 	p.misses[h.HostID]++
+	delete(p.intervals, h.HostID)
 	enough := p.misses[h.HostID] >= p.config.WatchMisses
 	p.mu.Unlock()
 	if silent || !enough {
