@@ -154,7 +154,7 @@ func hostCommand(b body, at domain.Address) (commands.PutHost, error) {
 	if cmd.Certificate, err = b.text("ssh_certificate"); err != nil {
 		return fail(err)
 	}
-	return cmd, nil
+	return cmd, b.into("take_over", &cmd.TakeOver, "must be true or false")
 }
 
 func (s *Server) deleteHost(w http.ResponseWriter, r *http.Request) error {
@@ -251,4 +251,24 @@ func (s *Server) putHostKey(w http.ResponseWriter, r *http.Request) error {
 		h = projections.Host{Address: at, Status: projections.Investigating}
 	}
 	return s.answer(w, r, http.StatusCreated, h)
+}
+
+func (s *Server) putTakeover(w http.ResponseWriter, r *http.Request) error {
+	at, err := address(r)
+	if err != nil {
+		return err
+	}
+	who, _, err := s.change(r)
+	if err != nil {
+		return err
+	}
+	receipt, err := s.config.Commands.TakeHostOver(r.Context(), who, at)
+	if err != nil {
+		return err
+	}
+	h, ok := s.settle(w, r, receipt).Host(at)
+	if !ok { // the view is late, or the host was removed since: it was ordered
+		h = projections.Host{Address: at, Status: projections.Investigating}
+	}
+	return s.answer(w, r, http.StatusOK, h)
 }

@@ -194,6 +194,7 @@ func (s *Server) routes() {
 	del("/host/{host}", administer, s.deleteHost)
 	get("/host/{host}/creds", administer, s.getCredentials)
 	put("/host/{host}/hostkey", administer, s.putHostKey)
+	put("/host/{host}/takeover", administer, s.putTakeover)
 	put("/network/{name}", administer, s.putNetwork)
 	del("/network/{name}", administer, s.deleteNetwork)
 	get("/operation/{id}/host/{host}/log", authentication.ReadOutput, s.getOutput)

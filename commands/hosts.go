@@ -27,6 +27,9 @@ type PutHost struct {
 	// is no secret, so it is recorded with the host: the log then says what the
 	// service could log in as, and nothing has to be destroyed.
 	Certificate string
+
+	// TakeOver takes the host over from another installation that manages it.
+	TakeOver bool
 }
 
 // HostCredentials are how a host is logged in to.
@@ -47,7 +50,7 @@ func (h *Handler) PutHost(ctx context.Context, who Who, cmd PutHost) (Receipt, e
 	}
 	added := event.HostAdded{
 		HostID: newID[domain.HostID](h), Host: cmd.Address, RemoteUser: cmd.RemoteUser,
-		Credential: newID[domain.CredentialID](h), Port: cmd.Port, HostKey: cmd.HostKey, Fingerprint: fingerprint,
+		Credential: newID[domain.CredentialID](h), Port: cmd.Port, HostKey: cmd.HostKey, Fingerprint: fingerprint, TakeOver: cmd.TakeOver,
 	}
 	if keyErr != nil {
 		added.Fingerprint = "unreadable" // no key has this fingerprint
@@ -161,6 +164,18 @@ func (h *Handler) AcceptHostKey(ctx context.Context, who Who, address domain.Add
 	}
 	return h.onHost(ctx, who, found.HostID, func(one *host.Host) ([]event.HostEvent, error) {
 		return one.AcceptKey(address, fingerprint)
+	})
+}
+
+// TakeHostOver has a host taken over from another installation that manages it. It
+// may be repeated.
+func (h *Handler) TakeHostOver(ctx context.Context, who Who, address domain.Address) (Receipt, error) {
+	found, err := h.hostAt(ctx, address)
+	if err != nil {
+		return Receipt{}, err
+	}
+	return h.onHost(ctx, who, found.HostID, func(one *host.Host) ([]event.HostEvent, error) {
+		return one.OrderTakeover(address), nil
 	})
 }
 

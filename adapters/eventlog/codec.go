@@ -28,7 +28,7 @@ var types = register(
 	event.HostInvestigated{}, event.HostInvestigationFailed{},
 	event.HostBootstrapped{}, event.HostBootstrapFailed{},
 	event.HostRegistered{}, event.HostUnregistered{}, event.HostRegistrationFailed{}, event.HostUncordonFailed{}, event.HostUncordoned{},
-	event.HostKeyPinned{}, event.HostKeyChanged{}, event.HostKeyShownAgain{}, event.HostKeyAccepted{},
+	event.HostTakeoverOrdered{}, event.HostKeyPinned{}, event.HostKeyChanged{}, event.HostKeyShownAgain{}, event.HostKeyAccepted{},
 	event.HostWentSilent{}, event.HostAnswered{}, event.HostRebooted{},
 	event.HostCredentialsRead{},
 

@@ -2,7 +2,6 @@ package process
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -81,11 +80,10 @@ func (w *working) check(ctx context.Context, h event.Health, bootID string) (why
 			return err
 		})
 	}
-	var fenced *Fenced
 	switch {
 	case ctx.Err() != nil:
 		return "", ctx.Err()
-	case errors.As(err, &fenced), ofStore(err):
+	case elsewhere(err), ofStore(err):
 		return "", err
 	case err != nil:
 		return reason(err), nil

@@ -143,6 +143,9 @@ func (p *Process) Apply(r event.Recorded) {
 		if id, ok := r.Stream.Host(); ok {
 			p.host(id).Evolve(e)
 			p.dirty[id] = true
+			if _, ordered := e.(event.HostTakeoverOrdered); ordered {
+				p.anew(id)
+			}
 			if late, ok := e.(event.HostRegistered); ok {
 				if _, known := p.roster.Host(id); !known { // it was removed while it was being registered
 					p.removed[id] = event.HostAdded{HostID: id, Host: late.Host}

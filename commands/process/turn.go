@@ -273,9 +273,8 @@ func (w *working) rebootName() Turn {
 }
 
 // failed is the outcome of a turn that an error ended. Being stopped or
-// overtaken by a later leader says nothing about the host.
+// overtaken by a later leader, by the log, says nothing about the host.
 func (w *working) failed(ctx context.Context, err error) (event.OperationEvent, error) {
-	var fenced *Fenced
 	var away *Unreachable
 	var refused *Refused
 	var changed *KeyChanged
@@ -283,8 +282,15 @@ func (w *working) failed(ctx context.Context, err error) (event.OperationEvent, 
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case errors.As(err, &fenced):
-		return nil, err
+	case elsewhere(err):
+		// If it is a later leader of this log for whose sake the host refused, that one
+		// has recorded by now that it carries the operation on (no host is worked on for
+		// an operation before), and record refuses what is decided here. If nothing like
+		// that is on record, it is the word of this one host, and ends this one turn.
+		if err := w.recordElsewhere(ctx, err); err != nil {
+			return nil, err
+		}
+		return event.HostTurnFailed{Turn: w.at, Reason: reason(err), Output: w.state.Worked.Output}, nil
 	case errors.As(err, &away), errors.As(err, &refused), errors.As(err, &changed), errors.As(err, &node):
 		return event.HostTurnFailed{Turn: w.at, Reason: reason(err), Output: w.state.Worked.Output}, nil
 	}
@@ -654,6 +660,18 @@ func later(a, b time.Time) time.Time {
 func (w *working) recordFacts(ctx context.Context, facts event.Facts) error {
 	_, err := w.p.config.Commands.RecordHost(ctx, w.host.HostID, func(one *host.Host) []event.HostEvent {
 		return one.Investigated(w.host.Host, facts)
+	})
+	return err
+}
+
+// recordElsewhere records that the host works for somebody else, so that it is
+// shown, and that its upkeep finds out when that ends.
+func (w *working) recordElsewhere(ctx context.Context, why error) error {
+	if err := w.p.overtaken(ctx, why); err != nil {
+		return err
+	}
+	_, err := w.p.config.Commands.RecordHost(ctx, w.host.HostID, func(one *host.Host) []event.HostEvent {
+		return one.InvestigationFailed(w.host.Host, reason(why))
 	})
 	return err
 }

@@ -246,8 +246,30 @@ func (u *upkeep) fail(ctx context.Context, err error, f failure) error {
 	if ctx.Err() != nil || errors.As(err, &changed) || ofStore(err) {
 		return err
 	}
+	if overtaken := u.p.overtaken(ctx, err); overtaken != nil {
+		return overtaken
+	}
 	recordErr := u.record(ctx, func(one *host.Host) []event.HostEvent { return f(one, reason(err)) })
 	u.p.report(ctx, "recording a failure failed", recordErr, "host", u.host.Host)
+	return err
+}
+
+// elsewhere tells whether a host works for somebody else, or says so.
+func elsewhere(err error) bool {
+	var fenced *Fenced
+	var foreign *Foreign
+	return errors.As(err, &fenced) || errors.As(err, &foreign)
+}
+
+// overtaken says whether what a host answered is true of this leader: that a later
+// one has begun. What one host says of terms is only its claim; the log knows. A
+// later leader records its term before it says a word to any host, so where a host
+// told the truth, it is on record by now.
+func (p *Process) overtaken(ctx context.Context, answered error) error {
+	if !elsewhere(answered) {
+		return nil
+	}
+	_, err := p.config.Commands.BeginTerm(ctx, p.term)
 	return err
 }
 
@@ -263,6 +285,18 @@ func (u *upkeep) investigate(ctx context.Context) error {
 	failed := func(one *host.Host, why string) []event.HostEvent { return one.InvestigationFailed(address, why) }
 	if err := u.connect(ctx); err != nil {
 		return u.fail(ctx, err, failed)
+	}
+	takeOver := false
+	if err := u.record(ctx, func(one *host.Host) []event.HostEvent {
+		takeOver = one.ToTakeOver(u.host.HostAdded)
+		return nil
+	}); err != nil {
+		return err
+	}
+	if takeOver {
+		if err := u.session.TakeOver(ctx); err != nil {
+			return u.fail(ctx, err, failed)
+		}
 	}
 	facts, err := u.session.Facts(ctx)
 	if err != nil {

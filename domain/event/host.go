@@ -95,6 +95,12 @@ type HostInvestigationFailed struct {
 	Reason string         `json:"reason"`
 }
 
+// HostTakeoverOrdered says that the host is to be taken over from the installation
+// that manages it. It is by when the host is investigated next.
+type HostTakeoverOrdered struct {
+	Host domain.Address `json:"host"`
+}
+
 // HostBootstrapped says that a host was made fit.
 type HostBootstrapped struct {
 	Host    domain.Address `json:"host"`
@@ -206,6 +212,7 @@ type HostCredentialsRead struct {
 
 func (e HostInvestigated) hostEvent() domain.Address        { return e.Host }
 func (e HostInvestigationFailed) hostEvent() domain.Address { return e.Host }
+func (e HostTakeoverOrdered) hostEvent() domain.Address     { return e.Host }
 func (e HostBootstrapped) hostEvent() domain.Address        { return e.Host }
 func (e HostBootstrapFailed) hostEvent() domain.Address     { return e.Host }
 func (e HostRegistered) hostEvent() domain.Address          { return e.Host }
@@ -224,6 +231,7 @@ func (e HostCredentialsRead) hostEvent() domain.Address     { return e.Host }
 
 func (HostInvestigated) EventType() string        { return "HostInvestigated" }
 func (HostInvestigationFailed) EventType() string { return "HostInvestigationFailed" }
+func (HostTakeoverOrdered) EventType() string     { return "HostTakeoverOrdered" }
 func (HostBootstrapped) EventType() string        { return "HostBootstrapped" }
 func (HostBootstrapFailed) EventType() string     { return "HostBootstrapFailed" }
 func (HostRegistered) EventType() string          { return "HostRegistered" }

@@ -25,6 +25,10 @@ type HostAdded struct {
 	Port        int                 `json:"ssh_port,omitempty"` // 0: 22
 	HostKey     string              `json:"ssh_host_key,omitempty"`
 	Certificate string              `json:"ssh_certificate,omitempty"` // of the key, as one line; it is public and opens nothing by itself
+
+	// TakeOver says that the host is to be taken over, at first contact, from whoever
+	// managed it.
+	TakeOver bool `json:"take_over,omitempty"`
 }
 
 // HostRemoved says that a host is no longer known to the service.

@@ -14,6 +14,7 @@ type Host struct {
 	facts        event.Facts
 	investigated bool
 	stale        bool // the facts are to be read again
+	takeover     bool // before they are
 	bootstrapped bool
 	silent       bool
 	failure      string
@@ -40,8 +41,11 @@ func (h *Host) Evolve(e event.HostEvent) {
 	switch e := e.(type) {
 	case event.HostInvestigated:
 		h.facts, h.investigated, h.stale, h.silent, h.failure = e.Facts, true, false, false, ""
+		h.takeover = false
 	case event.HostInvestigationFailed:
-		h.failure = e.Reason
+		h.failure, h.stale = e.Reason, true
+	case event.HostTakeoverOrdered:
+		h.takeover, h.stale = true, true
 	case event.HostBootstrapped:
 		h.bootstrapped, h.failure = true, ""
 	case event.HostBootstrapFailed:
@@ -79,6 +83,12 @@ func (h *Host) Evolve(e event.HostEvent) {
 
 // Facts are the latest known; false while there are none.
 func (h *Host) Facts() (event.Facts, bool) { return h.facts, h.investigated }
+
+// ToTakeOver tells whether the host is to be taken over before it is investigated
+// next; added is what is recorded of it, and counts before the first time.
+func (h *Host) ToTakeOver(added event.HostAdded) bool {
+	return h.takeover || added.TakeOver && !h.investigated
+}
 
 // Pinned is the host's key; false before the first contact.
 func (h *Host) Pinned() (Key, bool) { return h.key, h.key.Fingerprint != "" }
@@ -256,6 +266,16 @@ func (h *Host) AcceptKey(address domain.Address, fingerprint string) ([]event.Ho
 		}
 	}
 	return nil, ErrKeyNotShown.With("host %s did not show the key %.64q; GET /host/%s/history says which it showed", address, fingerprint, address)
+}
+
+// OrderTakeover orders that the host be taken over from another installation. For
+// a host of which nothing says that another one has it, nothing changes; nor does
+// asking again.
+func (h *Host) OrderTakeover(address domain.Address) []event.HostEvent {
+	if h.takeover || h.investigated && !h.stale && h.failure == "" {
+		return nil
+	}
+	return []event.HostEvent{event.HostTakeoverOrdered{Host: address}}
 }
 
 // WentSilent records that the host no longer answers.

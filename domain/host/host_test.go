@@ -24,6 +24,8 @@ var (
 	answered     = event.HostAnswered{Host: at}
 	changed      = event.HostKeyChanged{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:b"}
 	shownAgain   = event.HostKeyShownAgain{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:a"}
+	foreign      = event.HostInvestigationFailed{Host: at, Reason: "another installation"}
+	takeover     = event.HostTakeoverOrdered{Host: at}
 	accepted     = event.HostKeyAccepted{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:b"}
 )
 
@@ -58,6 +60,9 @@ func TestWhatAHostNeedsNext(t *testing.T) {
 		"that while it is silent":    {[]event.HostEvent{investigated, bootstrapped, registered, leftCordoned, silent}, "M", Uncordon, false},
 		"that was taken back":        {[]event.HostEvent{investigated, bootstrapped, registered, leftCordoned, uncordoned}, "M", Nothing, true},
 		"its cordoned node is gone":  {[]event.HostEvent{investigated, bootstrapped, registered, leftCordoned, unregistered}, "", Nothing, true},
+		"another one's":              {[]event.HostEvent{investigated, bootstrapped, foreign}, "", Investigate, false},
+		"it is to be taken over":     {[]event.HostEvent{investigated, bootstrapped, foreign, takeover}, "", Investigate, false},
+		"it was":                     {[]event.HostEvent{investigated, bootstrapped, foreign, takeover, investigated}, "", Nothing, true},
 		"its bootstrap failed":       {[]event.HostEvent{investigated, event.HostBootstrapFailed{Host: at, Reason: "r"}}, "", Bootstrap, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -158,4 +163,26 @@ func TestOnlyChangesAreRecorded(t *testing.T) {
 	given(t, leftCordoned).When(same(func(h *Host) []event.HostEvent { return h.UncordonFailed(at, "M", "m", "away") })).Then()
 	given(t, leftCordoned).When(same(func(h *Host) []event.HostEvent { return h.Uncordoned(at, "M", "m") })).Then(uncordoned)
 	given(t, registered).When(same(func(h *Host) []event.HostEvent { return h.Uncordoned(at, "M", "m") })).Then()
+}
+
+func TestAHostIsTakenOverFromAnotherInstallation(t *testing.T) {
+	order := func(h *Host) ([]event.HostEvent, error) { return h.OrderTakeover(at), nil }
+	given(t).When(order).Then(takeover)
+	given(t, pinned, foreign).When(order).Then(takeover)
+	given(t, pinned, foreign, takeover).When(order).Then()
+	given(t, investigated, bootstrapped).When(order).Then()
+	given(t, investigated, foreign).When(order).Then(takeover)
+	given(t, investigated, foreign, takeover, investigated).When(order).Then()
+
+	var h Host
+	added := event.HostAdded{TakeOver: true}
+	for i, want := range []bool{true, true, false, false, true, true} {
+		if got := h.ToTakeOver(added); got != want {
+			t.Errorf("after %d events it is to be taken over: %v", i, got)
+		}
+		h.Evolve([]event.HostEvent{foreign, investigated, foreign, takeover, foreign, investigated}[i])
+	}
+	if h.ToTakeOver(added) {
+		t.Error("it was taken over, and is to be again")
+	}
 }

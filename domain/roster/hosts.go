@@ -64,6 +64,8 @@ func (h Host) contradicted(given event.HostAdded, pinned Pinned) error {
 		return ErrKnownOtherwise.At(field, "host %s is known with %v, not with %v, and stays so; DELETE it first to add it with that", h.Host, known, given)
 	}
 	switch {
+	case given.TakeOver && !h.TakeOver:
+		return ErrKnownOtherwise.At("take_over", "host %s is known; PUT /host/%s/takeover takes it over", h.Host, h.Host)
 	case given.Port != 0 && given.Port != cmp.Or(h.Port, sshPort):
 		return differs("ssh_port", cmp.Or(h.Port, sshPort), given.Port)
 	case given.RemoteUser != "" && given.RemoteUser != cmp.Or(h.RemoteUser, domain.Root):

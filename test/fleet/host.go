@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -197,6 +198,16 @@ func (h *Host) Installed() []string {
 func (h *Host) ReadFile(name string) ([]byte, error) {
 	text, err := h.files.read(who{ctx: context.Background()}, name)
 	return slices.Clone(text), err
+}
+
+// WriteFile replaces a file of the host as root, or makes it.
+func (h *Host) WriteFile(name string, text []byte) error {
+	file, err := h.files.create(who{ctx: context.Background()}, name, os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(text)
+	return err
 }
 
 // Commands are the last 1,000 commands that ran, in the order in which they began.

@@ -1,0 +1,195 @@
+package process
+
+import (
+	"context"
+	"math"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"commissaire/commands"
+	"commissaire/domain"
+	"commissaire/domain/event"
+)
+
+// answers of a host that says it works for somebody else.
+func elsewheres() []error {
+	return []error{
+		&Fenced{Host: "10.0.0.1", Seen: math.MaxInt64 - 1, Ours: 1},
+		&Fenced{Host: "10.0.0.1"},
+		&Foreign{Host: "10.0.0.1", Owner: "x", Since: time.Unix(1e9, 0), Term: math.MaxInt64},
+		&Foreign{Host: "10.0.0.1"},
+	}
+}
+
+func TestWhatOneHostSaysOfTermsEndsItsTurnAlone(t *testing.T) {
+	for _, answer := range elsewheres() {
+		for _, c := range []struct {
+			name string
+			says func(*fakeHost)
+		}{
+			{"facts", func(h *fakeHost) { h.facts = func() error { return answer } }},
+			{"run", func(h *fakeHost) { h.run = func(context.Context) error { return answer } }},
+			{"reboot", func(h *fakeHost) { h.reboot = func() error { return answer } }},
+			{"check", func(h *fakeHost) { h.check = func() error { return answer } }},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					h := &fakeHost{}
+					c.says(h)
+					r := newRoll(t, h, upgrade, 1, func(p *event.Policy) {
+						p.Reboot = event.AlwaysReboot
+						p.Health = &event.Health{Command: "true", Timeout: 3600}
+					})
+					began := time.Now()
+					r.turn(1).carryOut(t.Context())
+					if failed := last[event.HostTurnFailed](t, r.history(event.OperationStream("o"))); failed.Reason != answer.Error() {
+						t.Errorf("the turn failed: %s", failed.Reason)
+					}
+					if failed := last[event.HostInvestigationFailed](t, r.history(event.HostStream("1"))); failed.Reason != answer.Error() {
+						t.Errorf("the host failed: %s", failed.Reason)
+					}
+					if took := time.Since(began); took > time.Minute {
+						t.Errorf("it took %s", took)
+					}
+					if !strings.HasSuffix(types(r.history(event.RosterStream)), "HostTaken HostReleased") {
+						t.Error("the host is not released")
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestALeaderThatWasOvertakenSaysNothingOfTheHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &fakeHost{}
+		r := newRoll(t, h, upgrade, 1, func(*event.Policy) {})
+		h.facts = func() error { // suspended, while another one begins to lead and goes on
+			r.record(event.RosterStream, event.TermBegun{Term: 2})
+			r.record(event.OperationStream("o"), event.OperationTakenUp{Operation: "o", Term: 2})
+			return &Fenced{Host: "10.0.0.1", Seen: 2, Ours: 1}
+		}
+		r.turn(1).carryOut(t.Context())
+		if got := types(r.history(event.OperationStream("o"))); got != "HostTurnBegun OperationTakenUp" {
+			t.Errorf("recorded are %s", got)
+		}
+		if got := types(r.history(event.HostStream("1"))); strings.Contains(got, "HostInvestigationFailed") {
+			t.Errorf("recorded are %s", got)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		h := &fakeHost{}
+		r := upkept(t, nil, &kept{})
+		r.config.Remote, r.term = h, 1
+		r.record(event.RosterStream, event.TermBegun{Term: 1}, event.HostAdded{HostID: "1", Host: "10.0.0.1"})
+		h.facts = func() error {
+			r.record(event.RosterStream, event.TermBegun{Term: 2})
+			return &Fenced{Host: "10.0.0.1", Seen: 2, Ours: 1}
+		}
+		r.upkeepFor(time.Second)
+		if got := types(r.history(event.HostStream("1"))); got != "HostKeyPinned" {
+			t.Errorf("recorded are %s", got)
+		}
+	})
+}
+
+// upkeepFor does what upkeep there is for a while.
+func (r *roll) upkeepFor(d time.Duration) {
+	r.t.Helper()
+	for range int(d / time.Second) {
+		r.applied()
+		r.act(r.t.Context())
+		time.Sleep(time.Second)
+		synctest.Wait()
+	}
+	r.applied()
+}
+
+// managed is a host that keeps whose it is.
+type managed struct {
+	fakeHost
+	owner domain.LogID
+	asks  domain.LogID // who dialled last
+	taken int
+}
+
+func (h *managed) Dial(ctx context.Context, target Target) (Session, error) {
+	h.asks = target.Leader.Log
+	_, err := h.fakeHost.Dial(ctx, target)
+	return h, err
+}
+
+func (h *managed) Facts(ctx context.Context) (event.Facts, error) {
+	if h.owner != h.asks {
+		return event.Facts{}, &Foreign{Host: "10.0.0.1", Owner: h.owner}
+	}
+	return h.fakeHost.Facts(ctx)
+}
+
+func (h *managed) TakeOver(context.Context) error {
+	h.owner = h.asks
+	h.taken++
+	return nil
+}
+
+func TestAHostOfAnotherInstallationIsTakenOverWhenThatIsOrdered(t *testing.T) {
+	for name, order := range map[string]func(*roll){
+		"when it is added": nil,
+		"later": func(r *roll) {
+			r.upkeepFor(150 * time.Second)
+			all := types(r.history(event.HostStream("1")))
+			if all != "HostKeyPinned HostInvestigationFailed" {
+				r.t.Errorf("before: %s", all)
+			}
+			for range 2 {
+				if _, err := r.config.Commands.TakeHostOver(r.t.Context(), commands.Who{Actor: "admin"}, "10.0.0.1"); err != nil {
+					r.t.Fatal(err)
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &managed{owner: "theirs"}
+				r := upkept(t, nil, &kept{})
+				r.config.Remote, r.term = h, 1
+				r.record(event.RosterStream, event.TermBegun{Term: 1, Log: "ours"}, event.HostAdded{HostID: "1", Host: "10.0.0.1", TakeOver: order == nil})
+				want := "HostKeyPinned HostInvestigated HostBootstrapped"
+				if order != nil {
+					order(r)
+					want = "HostKeyPinned HostInvestigationFailed HostTakeoverOrdered HostInvestigated HostBootstrapped"
+				}
+				r.upkeepFor(5 * time.Second)
+				if got := types(r.history(event.HostStream("1"))); got != want || h.owner != "ours" || h.taken != 1 {
+					t.Errorf("taken over %d times, it is of %s; recorded are %s", h.taken, h.owner, got)
+				}
+
+				// Once is once: it is another's again, and not taken back unasked.
+				h.owner = "theirs"
+				r.record(event.HostStream("1"), event.HostWentSilent{Host: "10.0.0.1"}, event.HostAnswered{Host: "10.0.0.1"})
+				r.upkeepFor(3 * time.Minute)
+				if failed := last[event.HostInvestigationFailed](t, r.history(event.HostStream("1"))); !strings.Contains(failed.Reason, "another installation") || h.owner != "theirs" {
+					t.Errorf("it is of %s, and failed: %s", h.owner, failed.Reason)
+				}
+
+				// Given back it recovers by itself.
+				h.owner = "ours"
+				r.upkeepFor(10 * time.Minute)
+				if got := types(r.history(event.HostStream("1"))); !strings.HasSuffix(got, "HostInvestigationFailed HostInvestigated") || h.taken != 1 {
+					t.Errorf("taken over %d times; recorded are %s", h.taken, got)
+				}
+
+				// Nobody else has it: nothing changes.
+				if _, err := r.config.Commands.TakeHostOver(t.Context(), commands.Who{Actor: "admin"}, "10.0.0.1"); err != nil {
+					t.Fatal(err)
+				}
+				r.upkeepFor(5 * time.Second)
+				if got := types(r.history(event.HostStream("1"))); !strings.HasSuffix(got, "HostInvestigated") || h.taken != 1 {
+					t.Errorf("taken over %d times; recorded are %s", h.taken, got)
+				}
+			})
+		})
+	}
+}
