@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -316,7 +317,7 @@ func (h *host) exit(channel xssh.Channel, status uint32) {
 	_ = channel.Close()
 }
 
-var request = regexp.MustCompile(`^commissaire '([0-9a-f]{32})' '([a-z]+)'((?: '[A-Za-z0-9+/=-]*')*) </dev/null$`)
+var request = regexp.MustCompile(`^commissaire '([0-9a-f]{32})' '([a-z-]+)'((?: '[A-Za-z0-9+/=-]*')*) </dev/null$`)
 
 // shell answers line by line what is asked for.
 func (h *host) shell(conn net.Conn, channel xssh.Channel) {
@@ -454,7 +455,7 @@ func (h *host) answer(w *writer, verb string, arguments []string) {
 		}
 		return ""
 	}
-	if verb != "bootid" && verb != "look" {
+	if verb != "bootid" && verb != "look" && verb != "needs-reboot" {
 		h.mu.Lock()
 		if h.owner == "" || verb == "take" {
 			h.owner = argument(0)
@@ -471,6 +472,8 @@ func (h *host) answer(w *writer, verb string, arguments []string) {
 		w.section("boot-id", h.bootID()+"\n")
 	case "take":
 		w.section("taken", "\n")
+	case "needs-reboot":
+		w.section("reboot-needed", "\n")
 	case "facts":
 		h.facts(w)
 	case "write":
@@ -485,7 +488,7 @@ func (h *host) answer(w *writer, verb string, arguments []string) {
 		if verb == "look" {
 			name = argument(0)
 		}
-		h.run(w, name, argument(4)+" "+argument(5))
+		h.run(w, name, plain(argument(5))+plain(argument(6)))
 	default:
 		w.section("refused", "there is no verb "+verb+"\n")
 	}
@@ -579,7 +582,8 @@ var refusals = []string{"refused"}
 func (h *host) name() string {
 	names := []string{
 		"begin", "end", refusals[h.number(len(refusals))], "state", "exit", "ended", "running", "waiting", "warnings", "output", "output 0", "output 7", "output -1",
-		"output 9223372036854775807", "size", "sha256", "tail", "reboot", "written", "taken", "boot-id", "os-release", "rpm-ostree", "kernel", "kernels", "machine", "machine-id", "",
+		"output 9223372036854775807", "size", "sha256", "tail", "reboot", "written", "taken", "boot-id", "os-release", "rpm-ostree", "kernel", "kernels", "machine", "machine-id",
+		"ostree", "programs", "reboot-needed", "reboot-required", "boot-loader", "kernel-packages", "",
 	}
 	return names[h.number(len(names))]
 }
@@ -613,12 +617,19 @@ func (h *host) value() string {
 	return string(b)
 }
 
-// twice are the commands that were run more than once.
+// plain is the text of an argument.
+func plain(data string) string {
+	text, _ := base64.StdEncoding.DecodeString(data)
+	return string(text)
+}
+
+// twice are the commands that were run more than once. A download may be begun anew
+// by who takes up an operation that was paused meanwhile.
 func (h *host) twice() (twice []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for i, c := range h.ran {
-		if slices.Contains(h.ran[:i], c) {
+		if slices.Contains(h.ran[:i], c) && !strings.Contains(c, "--download-only") {
 			twice = append(twice, c)
 		}
 	}

@@ -185,7 +185,7 @@ func newSequence(t *testing.T, seed uint64, login login, keys []xssh.Signer) *se
 		}
 		if i > 0 {
 			h.habits = s.pick(2) == 0
-			verbs := []string{"facts", "run", "run", "reboot", "reboot", "check", "bootid", "write"}
+			verbs := []string{"facts", "run", "run", "reboot", "reboot", "check", "bootid", "write", "needs-reboot"}
 			for range s.pick(3) {
 				h.only = append(h.only, verbs[s.pick(len(verbs))])
 			}
