@@ -667,3 +667,29 @@ func TestFactsAreThoseOfTheMachine(t *testing.T) {
 		}
 	})
 }
+
+func TestThePackageManagerIsAskedWhetherItWantsAReboot(t *testing.T) {
+	eachShell(t, func(t *testing.T, m *machine) {
+		m.put(t, "run/do-dnf", `echo 'No such command: needs-restarting' >&2; exit 1`)
+		if a := m.ask(t, "needs-reboot"); strings.TrimSpace(a["reboot-needed"]) != "" {
+			t.Errorf("dnf without the plugin: %q", a)
+		}
+		m.put(t, "run/do-dnf", `echo 'Reboot is required to fully utilize these updates.'; exit 1`)
+		if a := m.ask(t, "needs-reboot"); !strings.Contains(a["reboot-needed"], "Reboot is required") {
+			t.Errorf("dnf: %q", a)
+		}
+		m.put(t, "run/do-dnf", `echo 'Reboot should not be necessary.'`)
+		if a := m.ask(t, "needs-reboot"); strings.TrimSpace(a["reboot-needed"]) != "" {
+			t.Errorf("dnf, without need: %q", a)
+		}
+		m.standIn(t, "needs-restarting")
+		m.put(t, "run/do-needs-restarting", `exit 1`)
+		if a := m.ask(t, "needs-reboot"); !strings.Contains(a["reboot-needed"], "needs-restarting") {
+			t.Errorf("needs-restarting: %q", a)
+		}
+		m.put(t, "run/do-needs-restarting", `echo Traceback; exit 1`)
+		if a := m.ask(t, "needs-reboot"); strings.TrimSpace(a["reboot-needed"]) != "" {
+			t.Errorf("needs-restarting that is broken: %q", a)
+		}
+	})
+}

@@ -321,6 +321,34 @@ func TestCancellingDropsWhatAHostThatFailedAfterItsWorkWasLeft(t *testing.T) {
 	}
 }
 
+func TestOnlyWhatATurnMadeIsDropped(t *testing.T) {
+	examined := event.HostTurnExamined{Turn: of(0), Version: "1", BootedID: "a", OSTree: true}
+	for name, c := range map[string]struct {
+		events []event.OperationEvent
+		left   event.System
+	}{
+		"made, of the same name as what runs": {[]event.OperationEvent{
+			examined, event.HostTurnWorked{Turn: of(0), Pending: "1", PendingID: "b"}, event.HostTurnSucceeded{Turn: of(0), Pending: "1", PendingID: "b", OSTree: true},
+		}, event.System{Name: "1", ID: "b"}},
+		"replaced by another's": {[]event.OperationEvent{
+			examined, event.HostTurnWorked{Turn: of(0), Pending: "1", PendingID: "b"}, event.HostTurnSucceeded{Turn: of(0), Pending: "1", PendingID: "c", OSTree: true},
+		}, event.System{}},
+		"another's, after the reboot": {[]event.OperationEvent{
+			examined, event.HostTurnWorked{Turn: of(0), Pending: "1", PendingID: "b", Reboot: true}, event.HostTurnSucceeded{Turn: of(0), Pending: "2", PendingID: "c", OSTree: true},
+		}, event.System{}},
+		"another's, after a restart": {[]event.OperationEvent{examined, event.HostTurnSucceeded{Turn: of(0), Pending: "2", PendingID: "c", OSTree: true}}, event.System{}},
+		"there before": {[]event.OperationEvent{
+			event.HostTurnExamined{Turn: of(0), Version: "1", BootedID: "a", Pending: "2", PendingID: "b", OSTree: true},
+			event.HostTurnWorked{Turn: of(0), Pending: "2", PendingID: "b"}, event.HostTurnSucceeded{Turn: of(0), Pending: "2", PendingID: "b", OSTree: true},
+		}, event.System{}},
+	} {
+		o := operationOf(1, event.DefaultPolicy()).on(noon, append([]event.OperationEvent{begun(0)}, c.events...)...)
+		if got := o.Turn("0").Left; got != c.left {
+			t.Errorf("%s: %+v is left", name, got)
+		}
+	}
+}
+
 func TestAWindowOpensAndCloses(t *testing.T) {
 	at := func(text string) time.Time {
 		when, err := time.Parse(time.RFC3339, text)

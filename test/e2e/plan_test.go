@@ -18,6 +18,8 @@ type plan struct {
 	Hosts   []struct {
 		Address  string
 		Commands []string
+		Skip     string
+		Problem  string
 	}
 }
 
@@ -164,5 +166,62 @@ func (p plan) check(t *testing.T, f *fleet.Fleet, from time.Time, atOnce int) {
 			}
 		}
 		ended = last
+	}
+}
+
+// TestAPlanSaysForWhichHostsItFails plans for hosts of which some cannot do what is
+// asked, has it carried out, and holds how their turns ended against the plan.
+func TestAPlanSaysForWhichHostsItFails(t *testing.T) {
+	var specs []fleet.Spec
+	for i, spec := range []fleet.Spec{
+		{OS: fleet.Rocky, Version: "5.14.0-427.el9.x86_64", Next: "5.14.0-503.el9.x86_64"},
+		{OS: fleet.Raspbian, Version: "6.6.51+rpt-rpi-v8", Next: "6.6.74+rpt-rpi-v8"},
+		{OS: fleet.CoreOS, Version: "41.1", Next: "41.2"}, {OS: fleet.Bootc, Version: "6.11.4-301.fc41.x86_64"}, {OS: fleet.Arch},
+	} {
+		spec.Address = fmt.Sprintf("127.0.1.%d", i+1)
+		specs = append(specs, spec)
+	}
+	f, body := startFleet(t, fleet.Config{Hosts: specs, Second: 50 * time.Millisecond})
+	s := newService(t, map[string]any{"bootstrap.profile": "none"})
+	s.join(f, body)
+	for _, kind := range []string{"upgrade", "deploy", "restart"} {
+		for _, bypass := range []bool{false, true} {
+			for _, stage := range []bool{false, true} {
+				policy := map[string]any{"max_failures": "100%", "max_unavailable": 5, "dry_run": true}
+				if kind == "deploy" {
+					policy["version"] = fmt.Sprintf("41.%v.%v", bypass, stage)
+				}
+				if kind != "restart" {
+					policy["bypass_driver"], policy["stage"], policy["reboot"] = bypass, stage, "if-needed"
+				} else if bypass || stage {
+					continue
+				}
+				from := time.Now()
+				planned := s.planned("/cluster/c/"+kind, policy)
+				delete(policy, "dry_run")
+				at := strings.TrimPrefix(s.put("/cluster/c/"+kind, policy).is(201).header.Get("Location"), "/api/v0")
+				s.until(at, status("finished", "failed"))
+				for i, h := range planned.Hosts {
+					turn := turnOf(s.get(at).object(), i)
+					want, reason := "succeeded", ""
+					switch {
+					case h.Problem != "":
+						want, reason = "failed", h.Problem
+					case h.Skip != "":
+						want, reason = "skipped", h.Skip
+					}
+					if turn["state"] != want || turn["reason"] != reason {
+						t.Errorf("%s %v: host %s %v: %v, planned was %+v", kind, policy, h.Address, turn["state"], turn["reason"], h)
+					}
+					ran := slices.ContainsFunc(f.Host(h.Address).Commands(), func(c fleet.Command) bool { return c.Time.After(from) })
+					if ran != (len(h.Commands) > 0) {
+						t.Errorf("%s %v: host %s ran something: %v, planned was %q", kind, policy, h.Address, ran, h.Commands)
+					}
+				}
+			}
+		}
+	}
+	if h := f.Host("127.0.1.2"); h.Version() != "6.6.74+rpt-rpi-v8" || commands(h, "systemctl reboot") != 2 {
+		t.Errorf("the host with two flavours of its kernel runs %s, after %v", h.Version(), lines(h.Commands()))
 	}
 }
