@@ -254,7 +254,7 @@ func TestACommandThatTakesTooLongIsEnded(t *testing.T) {
 	if got := s.turns(at); got != "failed succeeded" {
 		t.Errorf("the turns: %s", got)
 	}
-	if got := sprint(turnOf(s.get(at).object(), 0)["reason"]); !strings.HasPrefix(got, "the upgrade was stopped at its time limit of 1 s") {
+	if got := sprint(turnOf(s.get(at).object(), 0)["reason"]); !strings.HasPrefix(got, "the upgrade was stopped at its time limit of 2 s") {
 		t.Errorf("the reason: %s", got)
 	}
 	if from, until := inHand(t, f, 0); until.Sub(from) > 4*time.Second || slow.Pending() != "" {
