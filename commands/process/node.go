@@ -101,7 +101,15 @@ func (w *working) drain(ctx context.Context) error {
 	}
 	began := w.p.config.Now()
 	defer func() { w.draining += w.p.config.Now().Sub(began) }()
-	limited, cancel := context.WithTimeout(ctx, max(time.Duration(d.Timeout)*time.Second-w.draining, lastLook))
+	const drained = "its node to be drained"
+	until := later(w.state.Wait.Until, began.Add(lastLook))
+	if w.state.Wait.Why != drained { // else it is taken up again
+		until = began.Add(max(time.Duration(d.Timeout)*time.Second-w.draining, lastLook))
+		if err := w.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.AwaitHost(w.at, drained, until) }); err != nil {
+			return err
+		}
+	}
+	limited, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	err := w.node.ask(limited, "drain the host", func(m Manager) error { return m.Drain(limited, w.host.Host, d.Grace) })
 	if err == nil || ctx.Err() != nil {

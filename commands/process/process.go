@@ -12,6 +12,7 @@ package process
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -473,8 +474,10 @@ func (p *Process) situation(o *operation.Operation, m event.Member) operation.Si
 		at.Availability = operation.Gone
 	case working && p.turning[m.HostID].operation == o.Operation:
 		at.Availability = operation.Taken
-	case working || h.Claim != "" && h.By != o.Operation && h.Term == p.term || p.host(m.HostID).Settling():
-		at.Availability = operation.Busy
+	case working || h.Claim != "" && h.By != o.Operation && h.Term == p.term:
+		at.Availability, at.Why = operation.Busy, "its upkeep"
+	case p.host(m.HostID).Settling():
+		at.Availability, at.Why = operation.Busy, "it is new, and looked at"
 	}
 	return at
 }
@@ -535,6 +538,26 @@ func (p *Process) advance(ctx context.Context, o *operation.Operation) time.Dura
 		p.decide(ctx, o.Operation, func() (commands.Receipt, error) {
 			return p.config.Commands.EndOperation(ctx, o.Operation, next.Cause)
 		})
+	case len(next.Await) > 0 || len(next.Late) > 0:
+		limit := time.Duration(o.Policy.Timeout) * time.Second
+		progress(func(of *operation.Progress) (events []event.OperationEvent) {
+			turn := func(m event.Member) event.Turn {
+				return event.Turn{Operation: o.Operation, HostID: m.HostID, Host: m.Host}
+			}
+			for _, a := range next.Await {
+				if of.Turn(a.HostID).State == operation.Waiting {
+					events = append(events, of.AwaitHost(turn(a.Member), a.Why, now.Add(limit))...)
+				}
+			}
+			for _, a := range next.Late {
+				if of.Turn(a.HostID).State == operation.Waiting {
+					events = append(events, of.End(a.HostID, event.HostTurnFailed{
+						Turn: turn(a.Member), Reason: fmt.Sprintf("its turn was not begun within %s: %s", limit, a.Why),
+					})...)
+				}
+			}
+			return events
+		})
 	case next.Pause:
 		progress(func(of *operation.Progress) []event.OperationEvent { return of.Pause(o.Operation, true) })
 	case !next.Until.IsZero() && len(o.Wait(o.Operation, next.Wait, next.Until)) > 0:
@@ -542,10 +565,13 @@ func (p *Process) advance(ctx context.Context, o *operation.Operation) time.Dura
 			return of.Wait(o.Operation, next.Wait, next.Until)
 		})
 	}
-	if next.Until.IsZero() {
-		return time.Hour
+	due := time.Hour
+	for _, at := range []time.Time{next.Until, next.Again} {
+		if !at.IsZero() {
+			due = min(due, max(0, at.Sub(now)))
+		}
 	}
-	return max(0, next.Until.Sub(now))
+	return due
 }
 
 // held tells whether an operation holds a host, and gives those that it holds

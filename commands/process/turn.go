@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"commissaire/domain"
@@ -151,7 +152,7 @@ func (t *turn) on(at event.Turn) *working {
 	definition, managed := t.p.managers[c.ManagerID]
 	t.p.mu.Unlock()
 	limit := time.Duration(t.policy.Timeout) * time.Second
-	w := &working{turn: t, at: at, host: h, limit: limit, deadline: t.p.config.Now().Add(limit)}
+	w := &working{turn: t, at: at, host: h, limit: limit}
 	if managed {
 		w.node = &node{p: t.p, definition: definition, host: h.Host}
 	}
@@ -186,7 +187,6 @@ type working struct {
 	host      roster.Host
 	node      *node         // nil: no container manager knows the host
 	limit     time.Duration // for the command
-	deadline  time.Time     // limit from when the turn was taken up, here and now
 	session   Session
 	contacted bool // the host was dialled
 	ordered   bool // the host took note of the order to reboot
@@ -317,32 +317,45 @@ func (w *working) connected(ctx context.Context, deadline time.Time, f func(Sess
 	}
 }
 
+// oneTry is about how long an attempt to connect takes at most.
+const oneTry = 20 * time.Second
+
 // connect sees to it that there is a connection. A host that does not let us in has
 // answered; but with a deadline something may be going on there, and it may have been
 // rebooted meanwhile, without us: then it has as long as after a reboot of ours.
 func (w *working) connect(ctx context.Context, deadline time.Time) error {
-	var since time.Time
-	for w.session == nil {
+	var refused time.Time // since when it does not let us in
+	attempts := w.p.config.Attempts
+	ordinary := w.p.config.Now().Add(time.Duration(attempts) * (w.p.config.RetryDelay + oneTry))
+	for attempt := 1; w.session == nil; attempt++ {
 		err := w.p.refusing(w.host.HostID)
 		if err == nil || !w.contacted {
-			w.session, err = w.p.dial(ctx, w.host, w.p.config.Attempts)
+			w.session, err = w.p.dial(ctx, w.host, 1)
 			w.contacted = true
 		}
-		until := deadline
+		now, until, more := w.p.config.Now(), deadline, false
 		var away *Unreachable
 		switch {
+		case err == nil && attempt > 1:
+			w.awaits(ctx, "", time.Time{})
+			return nil
 		case err == nil:
 			return nil
 		case !ofHost(err):
 			return err
 		case errors.As(err, &away):
-		case since.IsZero():
-			since = w.p.config.Now()
+			until, more = later(deadline, ordinary), attempt < attempts
+		case refused.IsZero():
+			refused = now
 			fallthrough
 		default:
-			until = earlier(deadline, since.Add(w.p.config.RebootTimeout))
+			until = earlier(deadline, refused.Add(w.p.config.RebootTimeout))
 		}
-		if !w.p.config.Now().Before(until) || !pause(ctx, w.p.config.RetryDelay) {
+		if !more && !now.Before(deadline) || !now.Before(until) || ctx.Err() != nil {
+			return err
+		}
+		w.awaits(ctx, "its answer: "+reason(err), until)
+		if !pause(ctx, w.p.config.RetryDelay) {
 			return err
 		}
 	}
@@ -361,17 +374,35 @@ func (w *working) facts(ctx context.Context, deadline time.Time) (facts event.Fa
 // the command started and to say so.
 const stopping = time.Minute
 
-// command has the host do something once a turn, until the turn's time limit.
-// What it prints is kept.
-func (w *working) command(ctx context.Context, work Work) (Result, error) {
+// command has the host do something once a turn, until the turn's time limit, which
+// counts from when it was recorded that it begins, however often it is taken up
+// again. What it prints is kept, and what it waits for there is recorded.
+func (w *working) command(ctx context.Context, work Work, since time.Time) (Result, error) {
 	var result Result
 	work.Output = func(command string) Output {
 		return w.p.config.Outputs.Begin(w.operation, w.member.HostID, w.name().Name, command)
 	}
 	work.Limit = w.limit
-	limited, cancel := context.WithTimeout(ctx, w.limit+stopping)
+	deadline := since.Add(w.limit)
+	limited, cancel := context.WithDeadline(ctx, later(deadline, w.p.config.Now()).Add(stopping))
 	defer cancel()
-	err := w.connected(limited, w.deadline, func(s Session) (err error) {
+	var shown sync.WaitGroup
+	defer shown.Wait()
+	said := make(chan string, 1) // the latest
+	otherwise := ""
+	if work.Act == Stage {
+		otherwise = download
+	}
+	shown.Go(func() { w.show(limited, said, otherwise, deadline) })
+	defer cancel()
+	work.Waiting = func(why string) {
+		select {
+		case <-said:
+		default:
+		}
+		said <- why
+	}
+	err := w.connected(limited, deadline, func(s Session) (err error) {
 		result, err = s.Run(limited, w.name(), work)
 		return err
 	})
@@ -381,11 +412,46 @@ func (w *working) command(ctx context.Context, work Work) (Result, error) {
 	return result, err
 }
 
+// showEvery is how often it is recorded at most what a host waits for.
+const showEvery = 5 * time.Second
+
+// download is what a turn waits for that is to apply what it has downloaded.
+const download = "its download"
+
+// show records what the host says that its command waits for, or otherwise, until
+// ctx ends.
+func (w *working) show(ctx context.Context, said <-chan string, otherwise string, until time.Time) {
+	for {
+		select {
+		case why := <-said:
+			w.awaits(ctx, cmp.Or(why, otherwise), until)
+		case <-ctx.Done():
+			return
+		}
+		pause(ctx, showEvery)
+	}
+}
+
+// awaits records what the turn waits for; "": nothing any more. It is for people
+// alone, so that it fails is no matter.
+func (w *working) awaits(ctx context.Context, why string, until time.Time) {
+	if why != "" {
+		why = reason(errors.New(strings.ToValidUTF8(why, "")))
+	}
+	_, _, err := w.p.config.Commands.RecordTurn(ctx, w.operation, w.member.HostID, func(p *operation.Progress) []event.OperationEvent {
+		if p.Overtaken(w.p.term) {
+			return nil
+		}
+		return p.AwaitHost(w.at, why, until)
+	})
+	w.p.report(ctx, "what a turn waits for could not be recorded", err, "host", w.member.Host, "operation", w.operation)
+}
+
 // run upgrades or deploys, and records how the host is then, which it returns; or
 // says how the turn ended instead.
 func (w *working) run(ctx context.Context, before event.Facts) (after event.Facts, outcome event.OperationEvent, err error) {
 	if before.OS == "" { // taken up again: the work may be going on while the host is out of reach
-		if before, err = w.facts(ctx, w.deadline); err != nil {
+		if before, err = w.facts(ctx, w.state.Since.Add(w.limit)); err != nil {
 			return after, nil, err
 		}
 	}
@@ -393,7 +459,7 @@ func (w *working) run(ctx context.Context, before event.Facts) (after event.Fact
 	if w.state.Staged {
 		work.Act = ApplyStaged
 	}
-	result, err := w.command(ctx, work)
+	result, err := w.command(ctx, work, w.state.Since)
 	if err != nil {
 		return after, nil, err
 	}
@@ -699,7 +765,18 @@ func (w *working) downloaded(ctx context.Context, at event.Turn) (event.Operatio
 	if _, _, problem := w.p.config.Remote.Plan(w.kind, w.version, w.policy, facts); problem != "" {
 		return event.HostTurnFailed{Turn: at, Reason: problem}, nil
 	}
-	result, err := w.command(ctx, Work{Act: Stage, Kind: w.kind, Version: w.version, Facts: facts, BootID: facts.BootID, BypassDriver: w.policy.BypassDriver})
+	if wait := w.state.Wait; wait.Why == "" || strings.HasPrefix(wait.Why, operation.OtherWork) { // else it is taken up again
+		if err := w.record(ctx, func(p *operation.Progress) []event.OperationEvent {
+			return p.AwaitHost(at, download, w.p.config.Now().Add(w.limit))
+		}); err != nil {
+			return nil, err
+		}
+	}
+	since := w.p.config.Now()
+	if until := w.state.Wait.Until; !until.IsZero() { // zero: it was recorded too often what the turn waits for
+		since = until.Add(-w.limit)
+	}
+	result, err := w.command(ctx, Work{Act: Stage, Kind: w.kind, Version: w.version, Facts: facts, BootID: facts.BootID, BypassDriver: w.policy.BypassDriver}, since)
 	if err != nil {
 		return nil, err
 	}
@@ -728,7 +805,7 @@ func (t *turn) cleanUp(ctx context.Context) event.Position {
 		facts, err := w.facts(ctx, time.Time{})
 		if err == nil && facts.Pending != "" && facts.Waiting().Is(deployment) { // the host looks again itself, at the last moment
 			var result Result
-			result, err = w.command(ctx, Work{Act: CleanUp, Kind: w.kind, Facts: facts, BootID: facts.BootID})
+			result, err = w.command(ctx, Work{Act: CleanUp, Kind: w.kind, Facts: facts, BootID: facts.BootID}, w.p.config.Now())
 			if how, failed := result.Failed(); err == nil && failed {
 				err = &Refused{Reason: "rpm-ostree cleanup -p " + how}
 			}

@@ -24,6 +24,7 @@ import (
 type fakeHost struct {
 	dial   func() error
 	run    func(context.Context) error
+	asked  func(Work)
 	reboot func() error
 	check  func() error
 	facts  func() error
@@ -74,6 +75,9 @@ func (h *fakeHost) Bootstrap(context.Context, Turn, Bootstrap) error { return ni
 
 func (h *fakeHost) Run(ctx context.Context, _ Turn, work Work) (Result, error) {
 	h.work = append(h.work, work)
+	if h.asked != nil {
+		h.asked(work)
+	}
 	if h.run != nil {
 		if err := h.run(ctx); err != nil {
 			return Result{}, err

@@ -10,6 +10,7 @@ package operation
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"commissaire/domain"
@@ -38,8 +39,18 @@ const (
 // Situation is what an operation must know of a host that waits.
 type Situation struct {
 	Availability
+	Why    string // with Busy: with what
 	OSTree bool
 }
+
+// Awaited is a host, and what is waited for there; "": nothing any more.
+type Awaited struct {
+	event.Member
+	Why string
+}
+
+// OtherWork is how a wait for a busy host begins.
+const OtherWork = "other work on the host: "
 
 // Next is what history leaves outstanding.
 type Next struct {
@@ -48,6 +59,11 @@ type Next struct {
 	Skip   []event.Member // turns of hosts that are gone
 	Stage  []event.Member // hosts to download on, before any is begun
 	Drop   []event.Member // hosts on which a deployment that nobody booted is to be dropped
+
+	// Await are hosts that other work keeps busy and that are waited for from now on,
+	// or no longer; Late those that were for too long. Again is when to look again.
+	Await, Late []Awaited
+	Again       time.Time
 
 	Pause bool // it is to pause by itself
 
@@ -97,7 +113,7 @@ func (o *Operation) Next(now time.Time, situation func(event.Member) Situation) 
 		return next
 	}
 
-	var free []event.Member
+	var free, busy []event.Member
 	taken, staging := 0, false
 	for _, m := range waiting {
 		at := situation(m)
@@ -109,7 +125,11 @@ func (o *Operation) Next(now time.Time, situation func(event.Member) Situation) 
 			taken++
 		case Free:
 			free = append(free, m)
+			if o.awaited(m) {
+				next.Await = append(next.Await, Awaited{Member: m})
+			}
 		case Busy:
+			busy = append(busy, m)
 		}
 		if o.Policy.Stage && at.OSTree && !o.Turn(m.HostID).Staged {
 			staging = true
@@ -132,6 +152,11 @@ func (o *Operation) Next(now time.Time, situation func(event.Member) Situation) 
 		return next
 	case staging:
 		next.Wait = "hosts are downloading"
+		for _, m := range busy {
+			if at := situation(m); at.OSTree && !o.Turn(m.HostID).Staged {
+				next.await(o, m, at.Why, now)
+			}
+		}
 		return next
 	case o.pauseDue():
 		next.Pause = len(next.InHand)+taken == 0
@@ -140,11 +165,38 @@ func (o *Operation) Next(now time.Time, situation func(event.Member) Situation) 
 		next.Wait, next.Until = "its window is closed", opens
 		return next
 	}
-	next.Begin, next.Until = o.begin(now, free, len(next.InHand), taken)
+	var picked []event.Member // those that are free go first
+	picked, next.Until = o.begin(now, slices.Concat(free, busy), len(next.InHand), taken)
+	for _, m := range picked {
+		if slices.Contains(busy, m) {
+			next.await(o, m, situation(m).Why, now)
+			continue
+		}
+		next.Begin = append(next.Begin, m)
+		next.Await = slices.DeleteFunc(next.Await, func(a Awaited) bool { return a.Member == m })
+	}
 	if !next.Until.IsZero() {
 		next.Wait = "the delay between batches"
 	}
 	return next
+}
+
+// awaited tells whether other work on a host is waited for.
+func (o *Operation) awaited(m event.Member) bool {
+	return strings.HasPrefix(o.Turn(m.HostID).Wait.Why, OtherWork)
+}
+
+// await has a busy host waited for, as long as its command might take.
+func (n *Next) await(o *Operation, m event.Member, why string, now time.Time) {
+	until := o.Turn(m.HostID).Wait.Until
+	switch {
+	case !o.awaited(m):
+		n.Await = append(n.Await, Awaited{m, OtherWork + why})
+	case !now.Before(until):
+		n.Late = append(n.Late, Awaited{m, OtherWork + why})
+	case n.Again.IsZero() || until.Before(n.Again):
+		n.Again = until
+	}
 }
 
 // Tolerated is how many hosts may fail before no further one is begun.
