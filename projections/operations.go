@@ -119,7 +119,7 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 		change(e.Turn, "begun", func(t *Turn) {
 			exit := 0
 			t.ExitStatus, t.VersionAfter, t.Printed = &exit, e.Version, e.Output.Size
-			if t.Doing, t.Pending = "checking", e.Pending; e.Reboot {
+			if t.Doing, t.Pending, t.Warnings = "checking", e.Pending, e.Warnings; e.Reboot {
 				t.Doing = "rebooting"
 			}
 		})
@@ -159,7 +159,7 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 		change(e.Turn, "succeeded", func(t *Turn) {
 			exit := 0
 			t.ExitStatus, t.VersionAfter, t.Pending, t.Reason = &exit, e.Version, e.Pending, ""
-			t.Printed = max(t.Printed, e.Output.Size)
+			t.Printed, t.Warnings = max(t.Printed, e.Output.Size), e.Warnings
 		})
 	case event.HostTurnFailed:
 		change(e.Turn, "failed", func(t *Turn) {

@@ -192,7 +192,8 @@ type Turn struct {
 	VersionBefore string         `json:"version_before"`
 	VersionAfter  string         `json:"version_after"`
 	Pending       string         `json:"version_pending"` // what the next boot brings
-	Output        string         `json:"output"`          // the last lines of what it printed; never in a view
+	Warnings      []string       `json:"warnings,omitempty"`
+	Output        string         `json:"output"` // the last lines of what it printed; never in a view
 
 	HostID  domain.HostID `json:"-"`
 	Printed int64         `json:"-"` // bytes, by what is recorded

@@ -174,14 +174,14 @@ func TestAnOperationShowsHostsAsTheyWere(t *testing.T) {
 	if u := record(); len(u.InProcess) != 1 || u.InProcess[0].Status != Disassociated {
 		t.Errorf("with a host in hand: %+v", u)
 	}
-	l.on(event.OperationStream("op"), event.HostTurnSucceeded{Turn: turn, Version: "2"})
+	l.on(event.OperationStream("op"), event.HostTurnSucceeded{Turn: turn, Version: "2", Warnings: []string{"W: a"}})
 	l.host(event.HostWentSilent{Host: "10.0.0.1"})
 	l.roster(event.OperationCompleted{Operation: "op", ClusterID: "C", Cluster: "c"})
 	if u := record(); u.Status != Finished || len(u.InProcess) != 0 || len(u.Upgraded) != 1 || u.Upgraded[0].Status != Disassociated || u.FinishedAt == nil {
 		t.Errorf("at its end: %+v", u)
 	}
 	o, _ := l.views.Snapshot().Operation("op")
-	if h := o.Hosts[0]; h.State != "succeeded" || h.VersionBefore != "1" || h.VersionAfter != "2" || h.Attempts != 1 {
+	if h := o.Hosts[0]; h.State != "succeeded" || h.VersionBefore != "1" || h.VersionAfter != "2" || h.Attempts != 1 || len(h.Warnings) != 1 {
 		t.Errorf("the turn: %+v", h)
 	}
 	l.roster(event.ClusterDeleted{ClusterID: "C", Cluster: "c"})

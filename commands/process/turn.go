@@ -239,6 +239,7 @@ func (w *working) steps(ctx context.Context) (event.OperationEvent, error) {
 	return event.HostTurnSucceeded{
 		Turn: w.at, Version: after.Version, Pending: after.Pending, OSTree: after.OSTree, BootID: after.BootID, Output: w.state.Worked.Output,
 		BootedID: after.BootedID, PendingID: after.PendingID,
+		Warnings: w.state.Worked.Warnings,
 	}, nil
 }
 
@@ -487,6 +488,7 @@ func (w *working) run(ctx context.Context, before event.Facts) (after event.Fact
 		return p.Work(event.HostTurnWorked{
 			Turn: w.at, BootID: after.BootID, Version: after.Version, Pending: after.Pending, Reboot: reboot && !after.Locked, Output: result.Output,
 			BootedID: after.BootedID, PendingID: after.PendingID, Locked: after.Locked, RebootNeeded: why,
+			Warnings: result.Warnings,
 		})
 	})
 }

@@ -32,6 +32,7 @@ type fakeHost struct {
 	boot   int
 	dials  int
 	work   []Work // that it was asked to do
+	warns  []string
 }
 
 var (
@@ -83,7 +84,7 @@ func (h *fakeHost) Run(ctx context.Context, _ Turn, work Work) (Result, error) {
 			return Result{}, err
 		}
 	}
-	return Result{Exit: new(int)}, nil
+	return Result{Exit: new(int), Warnings: h.warns}, nil
 }
 
 func (h *fakeHost) Reboot(context.Context, Turn, string) error {
@@ -334,6 +335,19 @@ func TestWorkIsAskedForInTheBootThatWasExaminedAndForAllItsTime(t *testing.T) {
 			if work.BootID != "boot 0" || work.Limit != 5*time.Second {
 				t.Errorf("asked for %+v", work)
 			}
+		}
+	})
+}
+
+func TestWarningsOfACommandThatSucceededAreRecorded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host := &fakeHost{warns: []string{"warning: %post(agent) scriptlet failed, exit status 1"}}
+		r := newRoll(t, host, upgrade, 1, func(*event.Policy) {})
+		r.turn(1).carryOut(t.Context())
+		worked := last[event.HostTurnWorked](t, r.history(event.OperationStream("o"))[:3])
+		succeeded := last[event.HostTurnSucceeded](t, r.history(event.OperationStream("o")))
+		if !slices.Equal(worked.Warnings, host.warns) || !slices.Equal(succeeded.Warnings, host.warns) {
+			t.Errorf("%q and %q", worked.Warnings, succeeded.Warnings)
 		}
 	})
 }

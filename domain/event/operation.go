@@ -64,6 +64,8 @@ type HostTurnWorked struct {
 	PendingID    string `json:"pending_id,omitempty"`
 	Locked       bool   `json:"pending_locked,omitempty"` // the next boot does not bring it yet
 	RebootNeeded string `json:"reboot_needed,omitempty"`  // why, where it is asked for if it is needed only
+
+	Warnings []string `json:"warnings,omitempty"` // lines of the output: what was left out, or failed, all the same
 }
 
 // HostTurnRebootOrdered says that the host is told to reboot, and until when it
@@ -100,6 +102,8 @@ type HostTurnSucceeded struct {
 	Output    Output `json:"output,omitzero"`
 	BootedID  string `json:"booted_id,omitempty"` // as in Facts
 	PendingID string `json:"pending_id,omitempty"`
+
+	Warnings []string `json:"warnings,omitempty"` // as in HostTurnWorked
 }
 
 // HostTurnFailed says why the host has not.

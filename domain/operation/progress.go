@@ -63,6 +63,8 @@ type Work struct {
 	Locked  bool         // the next boot does not bring that
 	Reboot  bool         // one is to follow
 	Output  event.Output
+
+	Warnings []string // as in event.HostTurnWorked
 }
 
 // Gate tells whether a host has passed the gate by now, or is late.
@@ -162,7 +164,7 @@ func (p *Progress) Evolve(e event.OperationEvent, at time.Time) {
 		})
 	case event.HostTurnWorked:
 		change(e.Turn, func(t *Turn) {
-			t.State, t.Worked = Worked, Work{e.BootID, event.System{Name: e.Pending, ID: e.PendingID}, e.Locked, e.Reboot, e.Output}
+			t.State, t.Worked = Worked, Work{e.BootID, event.System{Name: e.Pending, ID: e.PendingID}, e.Locked, e.Reboot, e.Output, e.Warnings}
 		})
 	case event.HostTurnRebootOrdered:
 		change(e.Turn, func(t *Turn) { t.BackBy = e.Until })
