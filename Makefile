@@ -2,7 +2,7 @@
 LINT_VERSION := v2.15.0
 LINT := bin/golangci-lint-$(LINT_VERSION)
 
-.PHONY: all demo run test crash crash-rebuild crash-instances hostile bench lint e2e e2e-esdb e2e-kubernetes clean test-host
+.PHONY: all demo run test crash crash-rebuild crash-instances hostile bench lint e2e e2e-esdb e2e-kubernetes e2e-systemd clean test-host
 
 all: lint test
 
@@ -22,6 +22,11 @@ e2e: test-host ## the whole-service tests alone
 
 e2e-esdb: test-host ## the whole-service tests on a double of EventStoreDB
 	go test -race -shuffle=on -timeout 20m -v ./test/e2e/... -args -store=esdb
+
+e2e-systemd: ## the whole program on real hosts: systemd, OpenSSH, apt and dnf in containers, on a disk that is made here, which takes minutes once
+	@why=$$(sh test/systemd/root.sh "$(CURDIR)/bin/systemd-root.tar") || { status=$$?; echo "$$why"; [ $$status = 2 ]; exit; }; \
+	go build -o bin/ ./cmd/commissaire && \
+	go test -count=1 -timeout 15m -v -parallel 4 -run '^TestRealHosts$$' ./test/e2e -args -systemd="$(CURDIR)/bin/systemd-root.tar"
 
 e2e-kubernetes: test-host ## container managers against a real API server: that of COMMISSAIRE_TEST_KUBECONFIG, or one that is built here, which takes 10 minutes once
 ifdef COMMISSAIRE_TEST_KUBECONFIG

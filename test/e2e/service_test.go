@@ -33,6 +33,7 @@ import (
 
 	"commissaire/test/esdb"
 	"commissaire/test/fleet"
+	"commissaire/test/systemd"
 )
 
 var program string
@@ -42,6 +43,9 @@ func TestMain(m *testing.M) {
 	if *storeKind != "sqlite" && *storeKind != "esdb" {
 		fmt.Fprintf(os.Stderr, "-store is sqlite or esdb, and %s is neither\n", *storeKind)
 		os.Exit(2)
+	}
+	if *realDisk != "" {
+		systemd.Enter(*realDisk)
 	}
 	dir, err := os.MkdirTemp("", "commissaire-e2e-")
 	if err != nil {
@@ -397,7 +401,11 @@ func (s *service) until(path string, condition func(map[string]any) bool) (o map
 // await looks again and again whether a condition on what is at a path holds.
 func (s *service) await(condition func() bool, path string) {
 	s.t.Helper()
-	deadline := time.NewTimer(60 * time.Second)
+	patience := 60 * time.Second
+	if *realDisk != "" {
+		patience = 3 * time.Minute // real hosts boot and install
+	}
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
