@@ -54,7 +54,7 @@ hostile: ## operations over hosts that answer at random, 2000 times
 
 # Real OpenSSH servers, other shells and sudo to test against.
 test-host:
-	@if command -v /usr/sbin/sshd busybox sudo >/dev/null && [ -x /usr/sbin/sshd ]; then :; \
+	@if [ -x /usr/sbin/sshd ] && command -v busybox >/dev/null && command -v sudo >/dev/null; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends openssh-server busybox sudo >/dev/null; \
 	else echo "openssh-server, busybox or sudo is missing and cannot be installed here: the tests against real sshd and busybox are left out"; fi
