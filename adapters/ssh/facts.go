@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,6 +44,7 @@ func parseFacts(a answer) (event.Facts, error) {
 		Space:        parseSpace(a["space"]),
 		Arch:         line(a["machine"], maxText),
 		BootID:       boot,
+		MachineID:    parseMachineID(a["machine-id"]),
 		Version:      strings.TrimSpace(release["VERSION_ID"] + " " + kernel),
 		BootedID:     kernel,
 		Programs:     inOneLine(a["programs"], maxText),
@@ -81,6 +83,18 @@ func parseRebootRequired(a answer) string {
 		return "there is /run/reboot-required"
 	}
 	return "there is /run/reboot-required, of " + line(strings.Join(names, ", "), maxText)
+}
+
+var machineID = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+// parseMachineID reads /etc/machine-id as machine-id(5) has it; "" where there is
+// none yet, or one that is nobody's.
+func parseMachineID(text string) string {
+	id := strings.ToLower(line(text, maxText))
+	if !machineID.MatchString(id) || strings.Trim(id, "0") == "" {
+		return ""
+	}
+	return id
 }
 
 func parseBootID(text string) (string, error) {

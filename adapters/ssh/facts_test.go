@@ -286,3 +286,14 @@ func TestReleasesAreReadAsAShellDoes(t *testing.T) {
 		}
 	}
 }
+
+func TestAMachineIDIsOneOrNone(t *testing.T) {
+	id := strings.Repeat("0f", 16)
+	for text, want := range map[string]string{
+		id + "\n": id, strings.ToUpper(id): id, "": "", "uninitialized\n": "", strings.Repeat("0", 32): "", id + "0": "", "rm -rf /": "",
+	} {
+		if got := parseMachineID(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}

@@ -673,6 +673,8 @@ read_facts() {
 	uname -r
 	section boot-id
 	cat "$boot_id"
+	section machine-id
+	{ cat /etc/machine-id || cat /var/lib/dbus/machine-id; } 2>/dev/null
 	section programs
 	for program in apt-get bootc dnf journalctl rpm-ostree systemctl yum; do
 		! has "$program" || printf '%s\n' "$program"

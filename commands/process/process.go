@@ -86,6 +86,10 @@ type Process struct {
 	missing    map[domain.HostID]bool            // at the last sweep
 	left       map[domain.HostID]bool            // alone, at the last sweep
 	addedBy    map[domain.HostID]string
+	addedAt    map[domain.HostID]event.Position
+
+	machines map[domain.HostID]machine       // as hosts said last, here; those that are another host's are not in it
+	twins    map[domain.HostID]domain.HostID // hosts that are the same machine as another one
 
 	dirty    map[domain.HostID]bool
 	retries  map[domain.HostID]retry
@@ -118,7 +122,8 @@ func New(config Config) *Process {
 		config: config, wake: make(chan struct{}, 1), roster: roster.New(),
 		hosts: map[domain.HostID]*host.Host{}, operations: map[domain.OperationID]*operation.Operation{},
 		managers: map[domain.ManagerID]event.ContainerManagerDefined{}, retired: map[domain.ManagerID]bool{}, removed: map[domain.HostID]event.HostAdded{},
-		named: map[domain.CredentialID]bool{}, missing: map[domain.HostID]bool{}, left: map[domain.HostID]bool{}, intervals: map[domain.HostID]int{}, addedBy: map[domain.HostID]string{},
+		named: map[domain.CredentialID]bool{}, missing: map[domain.HostID]bool{}, left: map[domain.HostID]bool{}, intervals: map[domain.HostID]int{}, addedBy: map[domain.HostID]string{}, addedAt: map[domain.HostID]event.Position{},
+		machines: map[domain.HostID]machine{}, twins: map[domain.HostID]domain.HostID{},
 		dirty: map[domain.HostID]bool{}, retries: map[domain.HostID]retry{}, busy: map[domain.HostID]event.Position{}, turning: map[domain.HostID]turning{},
 		deciding: map[domain.OperationID]event.Position{}, misses: map[domain.HostID]int{}, refusals: map[domain.HostID]refusal{},
 		upkeeps: map[domain.Address]context.CancelFunc{},
@@ -138,7 +143,7 @@ func (p *Process) Apply(r event.Recorded) {
 	case event.RosterEvent:
 		p.applyRoster(e)
 		if added, ok := e.(event.HostAdded); ok {
-			p.addedBy[added.HostID] = r.Meta.Actor
+			p.addedBy[added.HostID], p.addedAt[added.HostID] = r.Meta.Actor, r.Position
 		}
 	case event.HostEvent:
 		if id, ok := r.Stream.Host(); ok {
@@ -197,6 +202,7 @@ func (p *Process) applyRoster(e event.RosterEvent) {
 		}
 		p.settleRemoved(e.HostID)
 		p.anew(e.HostID)
+		p.freeTwins(e.HostID)
 		delete(p.missing, e.HostID)
 		delete(p.left, e.HostID)
 		delete(p.intervals, e.HostID)
@@ -288,6 +294,7 @@ func (p *Process) settleRemoved(id domain.HostID) {
 		delete(p.misses, id)
 		delete(p.refusals, id)
 		delete(p.addedBy, id)
+		delete(p.addedAt, id)
 		return
 	}
 	p.dirty[id] = true

@@ -365,8 +365,10 @@ func (w *working) connect(ctx context.Context, deadline time.Time) error {
 
 func (w *working) facts(ctx context.Context, deadline time.Time) (facts event.Facts, err error) {
 	err = w.connected(ctx, deadline, func(s Session) error {
-		facts, err = s.Facts(ctx)
-		return err
+		if facts, err = s.Facts(ctx); err != nil {
+			return err
+		}
+		return w.p.identify(w.host.HostID, s.HostKey(), &facts)
 	})
 	return facts, err
 }
@@ -697,8 +699,12 @@ func (w *working) isBack(ctx context.Context, from string) (facts event.Facts, i
 		return facts, true, errStillUp
 	}
 	facts, err = w.session.Facts(ctx)
-	if err == nil && facts.BootID == from {
+	switch {
+	case err != nil:
+	case facts.BootID == from:
 		err = errStillUp
+	default:
+		err = w.p.identify(w.host.HostID, w.session.HostKey(), &facts)
 	}
 	return facts, true, err
 }

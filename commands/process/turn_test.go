@@ -40,15 +40,26 @@ var (
 	_ Session = (*fakeHost)(nil)
 )
 
-func (h *fakeHost) Dial(context.Context, Target) (Session, error) {
+func (h *fakeHost) Dial(_ context.Context, to Target) (Session, error) {
 	h.dials++
 	if h.dial != nil {
 		if err := h.dial(); err != nil {
 			return nil, err
 		}
 	}
-	return h, nil
+	if to.HostID == "1" {
+		return h, nil
+	}
+	return otherHost{h, HostKey{Type: "ssh-ed25519", Fingerprint: "SHA256:" + string(to.HostID)}}, nil
 }
+
+// otherHost is a host that does the same and is another machine.
+type otherHost struct {
+	*fakeHost
+	key HostKey
+}
+
+func (h otherHost) HostKey() HostKey { return h.key }
 
 func (h *fakeHost) HostKey() HostKey { return HostKey{Type: "ssh-ed25519", Fingerprint: "SHA256:x"} }
 

@@ -299,6 +299,9 @@ func (u *upkeep) investigate(ctx context.Context) error {
 		}
 	}
 	facts, err := u.session.Facts(ctx)
+	if err == nil {
+		err = u.p.identify(u.host.HostID, u.session.HostKey(), &facts)
+	}
 	if err != nil {
 		return u.fail(ctx, err, failed)
 	}

@@ -21,16 +21,17 @@ func HostOf(e HostEvent) domain.Address { return e.hostEvent() }
 // Facts are what a host says of itself. They are the host's word: bounded and
 // valid UTF-8, nothing more is certain of them.
 type Facts struct {
-	OS        string `json:"os"`                // atomic, fedora, rhel, centos, debian, ubuntu, or the ID of os-release
-	OSRelease string `json:"os_release"`        // ID and VERSION_ID of /etc/os-release, e.g. "fedora 41"
-	OSTree    bool   `json:"ostree"`            // /run/ostree-booted exists
-	Version   string `json:"version"`           // what it runs, for people: the booted deployment, else VERSION_ID and kernel
-	CPUs      int    `json:"cpus"`              // logical processors
-	Memory    int64  `json:"memory"`            // kilobytes
-	Space     int64  `json:"space"`             // kilobytes, each local block device once
-	Arch      string `json:"arch"`              // uname -m
-	BootID    string `json:"boot_id"`           // changes with every boot
-	Pending   string `json:"pending,omitempty"` // what waits for a boot, for people; "" is nothing new
+	OS        string `json:"os"`                   // atomic, fedora, rhel, centos, debian, ubuntu, or the ID of os-release
+	OSRelease string `json:"os_release"`           // ID and VERSION_ID of /etc/os-release, e.g. "fedora 41"
+	OSTree    bool   `json:"ostree"`               // /run/ostree-booted exists
+	Version   string `json:"version"`              // what it runs, for people: the booted deployment, else VERSION_ID and kernel
+	CPUs      int    `json:"cpus"`                 // logical processors
+	Memory    int64  `json:"memory"`               // kilobytes
+	Space     int64  `json:"space"`                // kilobytes, each local block device once
+	Arch      string `json:"arch"`                 // uname -m
+	BootID    string `json:"boot_id"`              // changes with every boot
+	MachineID string `json:"machine_id,omitempty"` // of /etc/machine-id: 32 hexadecimal digits; "": it has none
+	Pending   string `json:"pending,omitempty"`    // what waits for a boot, for people; "" is nothing new
 
 	// What tells what it runs, and what waits for a boot, from others of the same
 	// name: a deployment's checksum, else the kernel. Base is the checksum of the
@@ -48,6 +49,10 @@ type Facts struct {
 	RebootNeeded string `json:"reboot_needed,omitempty"` // why, by what the distribution says; "": it is not
 
 	SSH SSH `json:"ssh,omitzero"`
+
+	// CloneOf is another host that says it has the same machine id and has another
+	// host key: both were made from one image, which should not have had any.
+	CloneOf domain.Address `json:"clone_of,omitempty"`
 }
 
 // Has tells whether the host has one of the programs that matter; of one whose
