@@ -576,7 +576,7 @@ func (h *host) run(w *writer, name, command string) {
 }
 
 // refusals are the sections that say that nothing was done.
-var refusals = []string{"refused"}
+var refusals = []string{"refused", "fenced", "foreign"}
 
 // name is that of any section.
 func (h *host) name() string {
