@@ -113,6 +113,20 @@ func (a Algorithms) restricted(key xssh.Signer) (xssh.Signer, error) {
 	return xssh.NewSignerWithAlgorithms(signer, a.signatures(key.PublicKey().Type()))
 }
 
+// outdated is an RSA key that signs with SHA-1 alone, where that is allowed, else
+// nil. Servers may say that they know better ways and not take them.
+func (a Algorithms) outdated(key xssh.Signer) xssh.Signer {
+	signer, ok := key.(xssh.AlgorithmSigner)
+	if !ok || a != Compatible || key.PublicKey().Type() != xssh.KeyAlgoRSA {
+		return nil
+	}
+	old, err := xssh.NewSignerWithAlgorithms(signer, []string{xssh.KeyAlgoRSA})
+	if err != nil {
+		return nil
+	}
+	return old
+}
+
 // hostKeyAlgorithm is what the library says it is where there is no common one.
 const hostKeyAlgorithm = "host key"
 

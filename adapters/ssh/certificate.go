@@ -61,30 +61,38 @@ type login struct {
 	key         xssh.Signer
 	certificate *xssh.Certificate // of the key; nil: none
 	expired     bool              // the certificate, which is not shown then
+	old         xssh.Signer       // the key, signing with SHA-1; nil: it may not, or is none that could
 }
 
 // parseLogin makes a login of a private key and the line of a certificate, "" if
 // there is none.
 func (a Algorithms) parseLogin(key commands.Secret, certificate string) (login, error) {
 	signer, err := a.parseKey(key)
-	if err != nil || certificate == "" {
-		return login{key: signer}, err
-	}
-	parsed, err := parseCertificate(certificate)
 	if err != nil {
 		return login{}, err
 	}
-	return login{key: signer, certificate: parsed, expired: expired(parsed, time.Now())}, nil
+	l := login{key: signer, old: a.outdated(signer)}
+	if certificate == "" {
+		return l, nil
+	}
+	if l.certificate, err = parseCertificate(certificate); err != nil {
+		return login{}, err
+	}
+	l.expired = expired(l.certificate, time.Now())
+	return l, nil
 }
 
 // signers are what to try, in that order.
-func (l login) signers() []xssh.Signer {
+func (l login) signers() (signers []xssh.Signer) {
 	if l.certificate != nil && !l.expired {
 		if signer, err := xssh.NewCertSigner(l.certificate, l.key); err == nil {
-			return []xssh.Signer{signer, l.key}
+			signers = append(signers, signer)
 		}
 	}
-	return []xssh.Signer{l.key}
+	if signers = append(signers, l.key); l.old != nil {
+		signers = append(signers, l.old)
+	}
+	return signers
 }
 
 // refused says what a host did not take, and what to do about it.
@@ -92,7 +100,11 @@ func (l login) refused() string {
 	fingerprint := xssh.FingerprintSHA256(l.key.PublicKey())
 	switch {
 	case l.certificate == nil:
-		return fmt.Sprintf("the key %s: add its public half to authorized_keys there, or give another key", fingerprint)
+		reason := fmt.Sprintf("the key %s: add its public half to authorized_keys there, or give another key", fingerprint)
+		if l.key.PublicKey().Type() == xssh.KeyAlgoRSA && l.old == nil {
+			reason += " (one that is not RSA, or set ssh.algorithms to compatible, if it knows RSA only with SHA-1)"
+		}
+		return reason
 	case l.expired:
 		return fmt.Sprintf("the key %s, and its certificate expired at %s: remove the host and add it with a new one", fingerprint, expiry(l.certificate))
 	}

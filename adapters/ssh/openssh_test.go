@@ -28,15 +28,18 @@ func (m *machine) sshd(t *testing.T, settings ...string) (port int, key process.
 	if err != nil {
 		t.Skip("no sshd: OpenSSH's server is not tried")
 	}
-	_, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
+	if m.get("etc/host_key") == "" {
+		_, private, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, err := xssh.MarshalPrivateKey(private, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.put(t, "etc/host_key", string(pem.EncodeToMemory(block)))
 	}
-	block, err := xssh.MarshalPrivateKey(private, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := xssh.NewSignerFromKey(private)
+	signer, err := xssh.ParsePrivateKey([]byte(m.get("etc/host_key")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +52,6 @@ func (m *machine) sshd(t *testing.T, settings ...string) (port int, key process.
 
 	m.put(t, "etc/passwd", "root:x:0:0::/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/bin/false\n")
 	m.put(t, "etc/shadow", "root:*:20000::::::\nsshd:*:20000::::::\n")
-	m.put(t, "etc/host_key", string(pem.EncodeToMemory(block)))
 	m.put(t, "etc/authorized_keys", string(xssh.MarshalAuthorizedKey(m.key.PublicKey())))
 	m.put(t, "etc/sshd_config", strings.Join(settings, "\n")+fmt.Sprintf(`
 ListenAddress 127.0.0.1:%d
@@ -58,7 +60,8 @@ AuthorizedKeysFile /etc/authorized_keys
 PermitRootLogin yes
 UsePAM no
 PidFile none
-`, port))
+%s
+`, port, strings.Join(settings, "\n")))
 	for _, name := range []string{"etc/host_key", "etc/authorized_keys"} {
 		if err := os.Chmod(filepath.Join(m.dir, name), 0o600); err != nil {
 			t.Fatal(err)
