@@ -222,7 +222,7 @@ func TestAHostMayRefuseAndGoOn(t *testing.T) {
 }
 
 func TestKeepAlivesGoOnDuringALongCommand(t *testing.T) {
-	s := newSite(t, Config{KeepAlive: 10 * time.Millisecond})
+	s := newSite(t, Config{KeepAlive: 200 * time.Millisecond})
 	s.put(t, "run/do-dnf", "until [ -e /run/go ]; do sleep 0.01; done")
 	session := s.dial(t)
 	ended := make(chan error)
@@ -581,7 +581,7 @@ func TestWhatEachSystemIsTold(t *testing.T) {
 		t.Run(os, func(t *testing.T) {
 			s := newSite(t, Config{})
 			session := s.dial(t)
-			facts := event.Facts{OS: os}
+			facts := event.Facts{OS: os, OSTree: os == "atomic"}
 			_, err := session.Run(t.Context(), process.Turn{Name: "u"}, process.Work{Kind: domain.Upgrade, Facts: facts})
 			if want == nil {
 				if why := refusal(t, err); !strings.Contains(why, `"plan9" is not supported`) {

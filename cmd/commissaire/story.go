@@ -266,7 +266,7 @@ func (s *story) turn(t turnRecord) {
 	case t.Before != t.After:
 		came = t.Before + " → " + t.After
 	}
-	s.say("   %-10s  %-34s  %-9s %.1f s  %s", t.Address, ran, t.State, t.FinishedAt.Sub(t.StartedAt.Time).Seconds(), came)
+	s.say("   %-10s  %-51s  %-9s %.1f s  %s", t.Address, ran, t.State, t.FinishedAt.Sub(t.StartedAt.Time).Seconds(), came)
 }
 
 // count is how many hosts are in which state.

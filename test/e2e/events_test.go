@@ -290,9 +290,9 @@ func TestAStreamIsNeitherHeldBackNorCut(t *testing.T) {
 // takes nothing of what is sent to it.
 func TestOpenStreamsDoNotHoldUpTheEnd(t *testing.T) {
 	s := newService(t, map[string]any{"watch.interval": "1h"})
-	options := map[string]any{"address": "10.0.0.1:80", "note": strings.Repeat("x", 900<<10)}
+	options := map[string]any{"address": "10.0.0.1:80", "note": strings.Repeat("x", 60<<10)}
 	var at uint64
-	for n := range 8 { // more than the system takes for a connection
+	for n := range 120 { // more than the system takes for a connection
 		at = s.put(fmt.Sprintf("/network/n%d", n), map[string]any{"type": "flannel_server", "options": options}).is(201).position()
 	}
 	deaf, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(s.base, "http://"))

@@ -106,6 +106,7 @@ func TestAHostThatLiesAboutTermsHarmsItselfAlone(t *testing.T) {
 	r.put(at+"/cancel", nil)
 	r.until(at, status("failed", "finished"))
 	r.fails("upgrade", "the host has seen term 9223372036854775806 of this log that is later than ours, 1: if a copy of this service is at work there, stop it; then PUT /host/"+r.bad.Address()+"/takeover")
+	r.until("/host/"+r.bad.Address(), status("failed"))
 	r.put("/host/"+r.bad.Address()+"/takeover", nil).is(200)
 	r.until("/host/"+r.bad.Address(), status("disassociated"))
 	r.run("upgrade", "finished")

@@ -185,7 +185,7 @@ func (r *crossing) command(h *fleet.Host) string {
 	case atomic:
 		return "rpm-ostree upgrade"
 	}
-	return "dnf -y upgrade"
+	return "dnf -y upgrade --setopt=*.skip_if_unavailable=False"
 }
 
 // shown is how the operation is shown.

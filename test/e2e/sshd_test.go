@@ -506,8 +506,8 @@ func TestABrokenConnectionDoesNotEndTheWork(t *testing.T) {
 		host          sshd.Host
 		status        int
 	}{
-		{"dnf", "dnf -y upgrade", sshd.Host{Address: "127.0.18.1", User: "operator"}, 0},
-		{"dnf that fails", "dnf -y upgrade", sshd.Host{Address: "127.0.18.2", Systemd: true}, 3},
+		{"dnf", "dnf -y upgrade --setopt=*.skip_if_unavailable=False", sshd.Host{Address: "127.0.18.1", User: "operator"}, 0},
+		{"dnf that fails", "dnf -y upgrade --setopt=*.skip_if_unavailable=False", sshd.Host{Address: "127.0.18.2", Systemd: true}, 3},
 		{"rpm-ostree", "rpm-ostree upgrade", sshd.Host{Address: "127.0.18.3", OSTree: true}, 0},
 		{"rpm-ostree that fails", "rpm-ostree upgrade", sshd.Host{Address: "127.0.18.4", User: "operator", Systemd: true, OSTree: true}, 3},
 	} {
