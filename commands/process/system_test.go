@@ -172,3 +172,28 @@ func TestAnInterruptedUpgradeTookEffectIfItMadeWhatIsThere(t *testing.T) {
 func turnFound(facts event.Facts) operation.Turn {
 	return operation.Turn{Booted: facts.Booted(), Pending: facts.Waiting(), OSTree: facts.OSTree}
 }
+
+// TestADeployThatDidNothingIsNoSuccess has commands end with exit status 0.
+func TestADeployThatDidNothingIsNoSuccess(t *testing.T) {
+	for pending, why := range map[string]string{
+		"2": "",
+		"":  "the deploy ended well, and 2 is neither what the host runs (1) nor what waits for a boot (nothing)",
+		"3": "the deploy ended well, and 2 is neither what the host runs (1) nor what waits for a boot (3)",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			host := &systemHost{found: event.Facts{OS: "atomic", OSTree: true, Version: "1", BootedID: "a"}}
+			host.worked = host.found
+			host.worked.Pending = pending
+			deploy := func(s event.Started) event.RosterEvent { return event.DeployStarted{Started: s, Version: "2"} }
+			r := newRoll(t, host, deploy, 1, func(*event.Policy) {})
+			turn := r.turn(1)
+			turn.version = "2"
+			turn.carryOut(t.Context())
+			if why == "" {
+				last[event.HostTurnSucceeded](t, r.history(event.OperationStream("o")))
+			} else if failed := last[event.HostTurnFailed](t, r.history(event.OperationStream("o"))); failed.Reason != why {
+				t.Errorf("it failed: %s", failed.Reason)
+			}
+		})
+	}
+}

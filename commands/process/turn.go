@@ -473,10 +473,17 @@ func (w *working) run(ctx context.Context, before event.Facts) (after event.Fact
 	if after, err = w.facts(ctx, time.Time{}); err != nil {
 		return after, nil, err
 	}
-	if failed && !took(w.kind, w.version, w.state, after) {
+	switch did := took(w.kind, w.version, w.state, after); {
+	case did:
+	case failed:
 		return after, event.HostTurnFailed{
 			Turn: w.at, Output: result.Output,
 			Reason: fmt.Sprintf("the %s %s: see on the host how far it got, then start it again", w.kind, how),
+		}, nil
+	case w.kind == domain.Deploy:
+		return after, event.HostTurnFailed{
+			Turn: w.at, Output: result.Output,
+			Reason: fmt.Sprintf("the deploy ended well, and %s is neither what the host runs (%s) nor what waits for a boot (%s)", w.version, after.Version, cmp.Or(after.Pending, "nothing")),
 		}, nil
 	}
 	reboot, why := w.policy.Reboot == event.AlwaysReboot, ""
@@ -511,8 +518,8 @@ func (w *working) needsReboot(ctx context.Context, after event.Facts) (why strin
 	return why, err
 }
 
-// took tells, for a command that was interrupted on an ostree host, whether it
-// took effect nevertheless: the deployments say.
+// took tells whether a command took effect on an ostree host, be it that it was
+// interrupted: the deployments say.
 func took(kind domain.OperationKind, version string, found operation.Turn, after event.Facts) bool {
 	switch {
 	case !after.OSTree:
