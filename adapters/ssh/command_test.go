@@ -158,7 +158,7 @@ esac`)
 func TestATimeLimitTellsWhatWasWaitedFor(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
 		m.lock(t, "lib/dpkg/lock-frontend")
-		_, ended := m.begin(t, "turn", "2", upgradeOf(t, "debian"))
+		_, ended := m.begin(t, aTurn(), "2", upgradeOf(t, "debian"))
 		want := fmt.Sprintf("ended stopped at its time limit of 2 s, while it waited for the lock /var/lib/dpkg/lock-frontend, which process %d (", os.Getpid())
 		if a := end(t, ended); !strings.HasPrefix(state(a), want) {
 			t.Errorf("answered %q", a)

@@ -2,7 +2,6 @@ package ssh
 
 import (
 	"context"
-
 	"os"
 	"path/filepath"
 	"slices"
@@ -156,7 +155,7 @@ func TestTheLimitThatIsToldIsTheOneThatWasGiven(t *testing.T) {
 	s.put(t, "run/do-dnf", "sleep 60")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	result, err := s.dial(t).Run(ctx, process.Turn{Name: "turn"},
+	result, err := s.dial(t).Run(ctx, process.Turn{Name: aTurn()},
 		process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}, Limit: 2 * time.Second})
 	if err != nil || result.Interrupted != "stopped at its time limit of 2 s" {
 		t.Errorf("%+v, %v", result, err)
@@ -164,6 +163,7 @@ func TestTheLimitThatIsToldIsTheOneThatWasGiven(t *testing.T) {
 }
 
 func TestWhatIsWaitedForIsToldUntilItIsNot(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, Config{})
 	release := s.lock(t, "lib/rpm/.rpm.lock")
 	w, ended := &waits{}, make(chan error, 1)
@@ -173,7 +173,7 @@ func TestWhatIsWaitedForIsToldUntilItIsNot(t *testing.T) {
 			process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}, Limit: time.Minute, Waiting: w.add})
 		ended <- err
 	}()
-	within(t, 90*time.Second, "it waits", func() bool { return w.has("/var/lib/rpm/.rpm.lock") })
+	within(t, 20*time.Second, "it waits", func() bool { return w.has("/var/lib/rpm/.rpm.lock") })
 	release()
 	if err := <-ended; err != nil {
 		t.Error(err)

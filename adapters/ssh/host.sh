@@ -190,6 +190,12 @@ marked() {
 	done <"/proc/$1/cgroup"
 	return 1
 }
+alive() {
+	while read -r key value; do
+		case $key$value in State:[ZX]*) return 1 ;; State:*) return ;; esac
+	done <"/proc/$1/status"
+	return 1
+}
 find_members() {
 	above=" " pid=$$
 	while [ "${pid:-0}" -gt 0 ]; do
@@ -221,13 +227,13 @@ find_members
 if [ -n "$grace" ] && [ "$members" != " " ]; then
 	kill -TERM $members
 	tries=0
-	alive=x
-	while [ -n "$alive" ] && [ "$tries" -lt 50 ]; do
-		alive=
+	waiting=x
+	while [ -n "$waiting" ] && [ "$tries" -lt 50 ]; do
+		waiting=
 		for pid in $members; do
-			! kill -0 "$pid" || alive=x
+			! alive "$pid" || waiting=x
 		done
-		[ -z "$alive" ] || sleep 0.2
+		[ -z "$waiting" ] || sleep 0.2
 		tries=$((tries + 1))
 	done
 	find_members
@@ -237,7 +243,12 @@ while [ "$tries" -lt 10 ] && [ "$members" != " " ]; do
 	kill -KILL $members
 	sleep 0.1
 	tries=$((tries + 1))
+	dying=$members
 	find_members
+	for pid in $dying; do # what is dying may be known by nothing of the turn any more
+		case $members in *" $pid "*) continue ;; esac
+		! alive "$pid" || members="$members$pid "
+	done
 done
 '
 
@@ -532,8 +543,7 @@ run_turn() {
 	# 1 s of short waits, 20 s of longer ones, if the runner does not start. Once it
 	# runs, what it prints, and waits for, is told after a fifth of a second, then
 	# every second.
-	tries=0 looks=0 wait=60 told=
-	[ -z "$from" ] || wait=0.2
+	tries=0 looks=0 wait=0.2 told=
 	while :; do
 		said=$(flock -w "$wait" running sh -c "$settle" sh "$turn")
 		status=$?
@@ -545,7 +555,7 @@ run_turn() {
 			tell_waiting
 			section running || return # nobody listens any more
 			looks=$((looks + 1))
-			[ "$looks" -ne 5 ] || [ -z "$from" ] || wait=1
+			[ "$looks" -ne 5 ] || wait=1
 			;;
 		*)
 			if [ "$tries" -lt 50 ]; then

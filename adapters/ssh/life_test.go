@@ -41,7 +41,7 @@ until [ "$(cat /run/pids | wc -l)" = 5 ]; do sleep 0.05; done
 func TestATimeLimitStopsAllThatTheCommandStarted(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
 		m.put(t, "run/pids", "")
-		a := m.ask(t, "run", "log", "1", "turn", "3", "-", data(aFamily+"echo begun; sleep 1000"), data(""))
+		a := m.ask(t, "run", "log", "1", aTurn(), "3", "-", data(aFamily+"echo begun; sleep 1000"), data(""))
 		if state(a) != "ended stopped at its time limit of 3 s" || !strings.HasPrefix(a["tail"], "begun\n") {
 			t.Errorf("answered %q", a)
 		}
@@ -63,7 +63,7 @@ func TestWhatACommandLeavesBehindGoesOnAndHoldsNoLock(t *testing.T) {
 		if left := m.alive(t); len(left) != 5 {
 			t.Errorf("only %q go on", left)
 		}
-		if a := m.ask(t, "run", "log", "1", "late", "1", "-", data("sleep 60"), data("")); !strings.HasPrefix(state(a), "ended stopped") {
+		if a := m.ask(t, "run", "log", "1", aTurn(), "1", "-", data("sleep 60"), data("")); !strings.HasPrefix(state(a), "ended stopped") {
 			t.Errorf("answered %q", a)
 		}
 		if left := m.alive(t); len(left) != 5 {
@@ -75,7 +75,7 @@ func TestWhatACommandLeavesBehindGoesOnAndHoldsNoLock(t *testing.T) {
 func TestACommandWhoseRunnerDiedIsStopped(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
 		m.put(t, "run/pids", "")
-		if a := m.run(t, "turn", aFamily+killRunner+"sleep 1000"); state(a) != "ended killed" {
+		if a := m.run(t, aTurn(), aFamily+killRunner+"sleep 1000"); state(a) != "ended killed" {
 			t.Errorf("answered %q", a)
 		}
 		if left := m.alive(t); len(left) > 0 {
@@ -135,16 +135,17 @@ func TestACommandHasTheEnvironmentOfALoginOfRoots(t *testing.T) {
 
 func TestAUnitThatWasKilledIsForgotten(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
-		const unit = "run/systemd/transient/commissaire-turn.service"
-		m.put(t, unit, "")
+		turn := aTurn()
+		unit := "commissaire-" + turn + ".service"
+		m.put(t, "run/systemd/transient/"+unit, "")
 		m.put(t, "run/do-systemctl", `case $1 in
 is-active) echo failed; exit 3 ;;
-reset-failed) rm /run/systemd/transient/commissaire-turn.service ;;
+reset-failed) rm /run/systemd/transient/$2 ;;
 esac`)
-		if a := m.run(t, "turn", "echo"+killRunner); state(a) != "ended killed" {
+		if a := m.run(t, turn, "echo"+killRunner); state(a) != "ended killed" {
 			t.Errorf("answered %q", a)
 		}
-		want := []string{"systemctl is-active commissaire-turn.service", "systemctl reset-failed commissaire-turn.service"}
+		want := []string{"systemctl is-active " + unit, "systemctl reset-failed " + unit}
 		if calls := m.calls(); !slices.Equal(calls, want) {
 			t.Errorf("called %q", calls)
 		}

@@ -5,10 +5,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"flag"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -28,8 +31,19 @@ kill -9 $runner
 
 const otherBoot = "99999999-2222-3333-4444-555555555555"
 
+// TestMain lets more tests run at once than there are processors: most of them wait for
+// what happens on a host.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
 func eachShell(t *testing.T, test func(t *testing.T, m *machine)) {
 	t.Helper()
+	t.Parallel()
 	for _, shell := range []string{"dash", "bash", "busybox"} { // as /bin/sh, which makes bash a POSIX shell
 		t.Run(shell, func(t *testing.T) {
 			t.Parallel()
@@ -42,6 +56,10 @@ func (m *machine) run(t *testing.T, turn, command string) answer {
 	t.Helper()
 	return m.ask(t, "run", "log", "1", turn, "60", "-", data(command), data(""))
 }
+
+// aTurn is a name that no other turn has: the machines share one table of processes, and
+// stopping a turn stops all that has its name.
+func aTurn() string { return "turn-" + newMarker()[:8] }
 
 func state(a answer) string { return strings.TrimSpace(a["state"]) }
 
@@ -181,7 +199,7 @@ func TestOutputOfAnySizeIsMeasuredAndCut(t *testing.T) {
 
 func TestACommandHasNoMoreTimeThanItsLimit(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
-		a := m.ask(t, "run", "log", "1", "turn", "1", "-", data("echo begun; sleep 60"), data(""))
+		a := m.ask(t, "run", "log", "1", aTurn(), "1", "-", data("echo begun; sleep 60"), data(""))
 		if state(a) != "ended stopped at its time limit of 1 s" || a["tail"] != "begun\n" {
 			t.Errorf("answered %q", a)
 		}
@@ -194,7 +212,7 @@ func TestACommandHasNoMoreTimeThanItsLimit(t *testing.T) {
 func TestATimeLimitIsToldWhateverTheClockSays(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
 		m.program(t, "date", "[ -e /run/asked ] && echo 1000 || echo 5000\n: >/run/asked\n") // set back meanwhile
-		a := m.ask(t, "run", "log", "1", "turn", "1", "-", data("sleep 60"), data(""))
+		a := m.ask(t, "run", "log", "1", aTurn(), "1", "-", data("sleep 60"), data(""))
 		if state(a) != "ended stopped at its time limit of 1 s" {
 			t.Errorf("answered %q", a)
 		}
@@ -294,8 +312,9 @@ func TestNobodyWaitsForATurnWhoseRecordIsGone(t *testing.T) {
 
 func TestARunnerThatDiedIsNoticed(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
+		turn := aTurn()
 		for range 2 {
-			if a := m.run(t, "turn", "echo >>/run/ran"+killRunner); state(a) != "ended killed" {
+			if a := m.run(t, turn, "echo >>/run/ran"+killRunner); state(a) != "ended killed" {
 				t.Errorf("answered %q", a)
 			}
 		}
