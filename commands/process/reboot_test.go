@@ -109,6 +109,60 @@ func TestARebootThatTheHostRefusesFailsAtOnce(t *testing.T) {
 	})
 }
 
+// TestAnOrderToRebootThatWasRecordedAndNotGivenIsGivenAndWaitedFor ends the service, or
+// the connection, between the two.
+func TestAnOrderToRebootThatWasRecordedAndNotGivenIsGivenAndWaitedFor(t *testing.T) {
+	for _, kind := range []func(event.Started) event.RosterEvent{restart, upgrade} {
+		for _, refused := range []bool{false, true} {
+			for _, dies := range []bool{false, true} {
+				synctest.Test(t, func(t *testing.T) {
+					host := &fakeHost{}
+					r := newRoll(t, host, kind, 1, func(p *event.Policy) { p.Reboot = event.AlwaysReboot })
+					orders := 0
+					ctx, die := context.WithCancel(t.Context())
+					var ordered time.Time
+					host.reboot = func() error {
+						switch orders++; {
+						case orders == 1 && dies:
+							die()
+							return ctx.Err()
+						case orders == 1:
+							return reset
+						case refused:
+							return &Refused{Reason: "Access denied"}
+						}
+						ordered = time.Now()
+						host.dial = func() error {
+							if time.Since(ordered) < 20*time.Second {
+								return reset
+							}
+							return nil
+						}
+						host.boot++
+						return nil
+					}
+					r.turn(1).carryOut(ctx)
+					if dies {
+						r.applied()
+						r.turn(1).carryOut(t.Context())
+					}
+					history := r.history(event.OperationStream("o"))
+					if refused {
+						if failed := last[event.HostTurnFailed](t, history); failed.Reason != "Access denied" {
+							t.Errorf("it failed: %s", failed.Reason)
+						}
+					} else if last[event.HostTurnSucceeded](t, history); time.Since(ordered) < 20*time.Second {
+						t.Errorf("it was done %s after the order", time.Since(ordered))
+					}
+					if orders != 2 {
+						t.Errorf("it was told to reboot %d times", orders)
+					}
+				})
+			}
+		}
+	}
+}
+
 // TestARebootThatIsTakenUpAgainHasNoMoreTime ends the service again and again while
 // a host is being rebooted, each time before it could have given up.
 func TestARebootThatIsTakenUpAgainHasNoMoreTime(t *testing.T) {

@@ -622,8 +622,13 @@ func (w *working) back(ctx context.Context, from string) (after event.Facts, err
 		if err == nil {
 			return after, nil
 		}
-		if errors.Is(err, errStillUp) && !w.ordered {
-			err = w.reboot(limited, from)
+		if errors.Is(err, errStillUp) && !w.ordered { // who recorded the order may not have given it
+			switch ordering := w.reboot(limited, from); {
+			case errors.As(ordering, new(*Refused)):
+				return after, ordering
+			case ordering != nil:
+				err = ordering
+			}
 		}
 		w.hangUp()
 		switch left := w.state.BackBy.Sub(w.p.config.Now()); {
