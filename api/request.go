@@ -163,6 +163,7 @@ func checkKeys(text []byte) error {
 				return domain.ErrInvalid.At(path(), "is given twice: %q differs from it in case only", before)
 			}
 			there[folded] = key
+		default: // no key, and nothing that holds one
 		}
 	}
 }

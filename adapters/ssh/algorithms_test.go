@@ -21,7 +21,9 @@ func TestAllThatIsSafeIsOffered(t *testing.T) {
 	for _, a := range []Algorithms{Modern, Compatible} {
 		offer := a.offer()
 		for _, c := range []struct{ have, offered []string }{
-			{all.KeyExchanges, offer.KeyExchanges}, {all.Ciphers, offer.Ciphers}, {all.MACs, offer.MACs},
+			{all.KeyExchanges, offer.KeyExchanges},
+			{all.Ciphers, offer.Ciphers},
+			{all.MACs, offer.MACs},
 			{all.HostKeys, slices.Concat(certificateAlgorithms(a.hostKeys()), a.hostKeys())},
 		} {
 			for _, algorithm := range c.have {

@@ -153,7 +153,7 @@ func parseOpenSSH(block *pem.Block) (xssh.Signer, error) {
 	switch {
 	case outer.Keys != 1:
 		return nil, errors.New("these are several private keys in one; give one")
-	case public.Type == xssh.InsecureKeyAlgoDSA:
+	case public.Type == "ssh-dss":
 		return nil, errDSA
 	case strings.HasPrefix(public.Type, "sk-"):
 		return nil, errToken

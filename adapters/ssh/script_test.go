@@ -469,9 +469,22 @@ func TestAHostOfAnEarlierVersionBelongsToWhomItsTermsFit(t *testing.T) {
 func TestARecordThatCannotBeReadAdmitsNobodyAndIsTakenOver(t *testing.T) {
 	eachShell(t, func(t *testing.T, m *machine) {
 		for _, c := range []struct{ file, text string }{
-			{"term", ""}, {"term", "\n"}, {"term", "five\n"}, {"term", "-1\n"}, {"term", "5 6\n"}, {"term", "0x5\n"}, {"term", "$(echo 1)\n"},
-			{"term", "9223372036854775808\n"}, {"term", "99999999999999999999\n"}, {"term", strings.Repeat("9", 100_000)}, {"term", "\x00\x00"},
-			{"owner", ""}, {"owner", "\n"}, {"owner", "../x 2026\n"}, {"owner", "\xff\xfe"}, {"owner", strings.Repeat("\x00", 512)},
+			{"term", ""},
+			{"term", "\n"},
+			{"term", "five\n"},
+			{"term", "-1\n"},
+			{"term", "5 6\n"},
+			{"term", "0x5\n"},
+			{"term", "$(echo 1)\n"},
+			{"term", "9223372036854775808\n"},
+			{"term", "99999999999999999999\n"},
+			{"term", strings.Repeat("9", 100_000)},
+			{"term", "\x00\x00"},
+			{"owner", ""},
+			{"owner", "\n"},
+			{"owner", "../x 2026\n"},
+			{"owner", "\xff\xfe"},
+			{"owner", strings.Repeat("\x00", 512)},
 		} {
 			m.put(t, "lib/commissaire/term", "1\n")
 			m.put(t, "lib/commissaire/owner", "log 2026-11-29T10:00:00Z\n")

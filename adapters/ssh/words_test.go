@@ -50,10 +50,14 @@ func TestWordsThatMatter(t *testing.T) {
 			"error: Updates and deployments are driven by Zincati (zincati.service)\nSee zincati's documentation at https://coreos.github.io/zincati/\nUse --bypass-driver to bypass Zincati and perform the operation anyways\n",
 			"error: Updates and deployments are driven by Zincati (zincati.service) … Use --bypass-driver to bypass Zincati and perform the operation anyways",
 		},
-		"a transaction of ostree": {"note: automatic updates (stage) are enabled\nerror: Transaction in progress: upgrade \n You can cancel the current transaction with `rpm-ostree cancel`\n",
-			"error: Transaction in progress: upgrade … You can cancel the current transaction with `rpm-ostree cancel`"},
-		"ostree, after a bar of progress": {"Pulling manifest\rReceiving objects: 1% (1/90)\rReceiving objects: 99% (89/90)\x1b[K\rerror: While pulling fedora:fedora/x86_64/coreos/stable: Server returned status 503\n",
-			"error: While pulling fedora:fedora/x86_64/coreos/stable: Server returned status 503"},
+		"a transaction of ostree": {
+			"note: automatic updates (stage) are enabled\nerror: Transaction in progress: upgrade \n You can cancel the current transaction with `rpm-ostree cancel`\n",
+			"error: Transaction in progress: upgrade … You can cancel the current transaction with `rpm-ostree cancel`",
+		},
+		"ostree, after a bar of progress": {
+			"Pulling manifest\rReceiving objects: 1% (1/90)\rReceiving objects: 99% (89/90)\x1b[K\rerror: While pulling fedora:fedora/x86_64/coreos/stable: Server returned status 503\n",
+			"error: While pulling fedora:fedora/x86_64/coreos/stable: Server returned status 503",
+		},
 		"a lock of dpkg": {
 			"Reading package lists...\nE: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 1312 (unattended-upgr)\nN: Be aware that removing the lock file is not a solution and may break your system.\nE: Unable to acquire the dpkg frontend lock (/var/lib/dpkg/lock-frontend), is another process using it?\n",
 			"E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 1312 (unattended-upgr) … E: Unable to acquire the dpkg frontend lock (/var/lib/dpkg/lock-frontend), is another process using it?",
@@ -67,8 +71,10 @@ func TestWordsThatMatter(t *testing.T) {
 			"dpkg: error processing package acme-agent (--configure): installed acme-agent package post-installation script subprocess returned error exit status 1 … E: Sub-process /usr/bin/dpkg returned an error code (1)",
 		},
 		"dpkg alone": {"Errors were encountered while processing:\n one\n two\n", "Errors were encountered while processing: one two"},
-		"dpkg, interrupted": {"E: dpkg was interrupted, you must manually run 'dpkg --configure -a' to correct the problem. \n",
-			"E: dpkg was interrupted, you must manually run 'dpkg --configure -a' to correct the problem."},
+		"dpkg, interrupted": {
+			"E: dpkg was interrupted, you must manually run 'dpkg --configure -a' to correct the problem. \n",
+			"E: dpkg was interrupted, you must manually run 'dpkg --configure -a' to correct the problem.",
+		},
 		"no key of dnf": {dnfSettings, "However, you do not have any GPG public keys installed. You need to download … Problem repository: [local]"},
 		"a package that is not signed": {
 			"Failed to set locale, defaulting to C.UTF-8\nDownloading Packages:\n(1/1): acme-2.0-1.noarch.rpm    8.1 MB/s |  12 kB     00:00\nPackage acme-2.0-1.noarch.rpm is not signed\nThe downloaded packages were saved in cache until the next successful transaction.\nYou can remove cached packages by executing 'dnf clean packages'.\nError: GPG check FAILED\n",
@@ -98,10 +104,14 @@ func TestWordsThatMatter(t *testing.T) {
 			"Job for flanneld.service failed because the control process exited with error code.\nSee \"systemctl status flanneld.service\" and \"journalctl -xeu flanneld.service\" for details.\n",
 			"Job for flanneld.service failed because the control process exited with error code.",
 		},
-		"python": {"Traceback (most recent call last):\n  File \"/usr/bin/yum\", line 5, in <module>\n    import yummain\nModuleNotFoundError: No module named 'yummain'\n",
-			"ModuleNotFoundError: No module named 'yummain'"},
-		"curl": {"  % Total    % Received % Xferd  Average Speed\r  0     0    0     0    0     0      0      0 --:--:--\rcurl: (7) Failed to connect to localhost port 80: Connection refused\n",
-			"curl: (7) Failed to connect to localhost port 80: Connection refused"},
+		"python": {
+			"Traceback (most recent call last):\n  File \"/usr/bin/yum\", line 5, in <module>\n    import yummain\nModuleNotFoundError: No module named 'yummain'\n",
+			"ModuleNotFoundError: No module named 'yummain'",
+		},
+		"curl": {
+			"  % Total    % Received % Xferd  Average Speed\r  0     0    0     0    0     0      0      0 --:--:--\rcurl: (7) Failed to connect to localhost port 80: Connection refused\n",
+			"curl: (7) Failed to connect to localhost port 80: Connection refused",
+		},
 		"a full disk":        {"Error: Transaction test error:\n  installing package kernel-core-6.1 needs 40MB more space on the /boot filesystem\n\nError Summary\n-------------\n", "Error: Transaction test error: installing package kernel-core-6.1 needs 40MB more space on the /boot filesystem … Error Summary"},
 		"another user":       {"Please login as the user \"ubuntu\" rather than the user \"root\".\n\n", `Please login as the user "ubuntu" rather than the user "root".`},
 		"an expired one":     {"WARNING: Your password has expired.\nPassword change required but no TTY available.\n", "Password change required but no TTY available."},

@@ -151,9 +151,7 @@ func (s *recorder) follow(t *testing.T) {
 
 func (s *recorder) do(ctx context.Context, method, path, body string, header http.Header) *httptest.ResponseRecorder {
 	r := httptest.NewRequestWithContext(ctx, method, "/api/v0"+path, strings.NewReader(body))
-	for key, values := range header {
-		r.Header[key] = values
-	}
+	maps.Copy(r.Header, header)
 	w := httptest.NewRecorder()
 	s.server.ServeHTTP(w, r)
 	return w
@@ -202,8 +200,8 @@ func TestWhatIsTakenFromClientsCanBeReadBack(t *testing.T) {
 				body = `{"network":` + quoted(r) + `,"type":` + anyJSON(r, 2) + `}`
 			}
 			w := s.do(t.Context(), http.MethodPut, path, body, header)
-			switch {
-			case w.Code == http.StatusCreated:
+			switch w.Code {
+			case http.StatusCreated:
 				taken++
 				got := s.do(t.Context(), http.MethodGet, path, "", nil)
 				served[path] = got.Body.String()
@@ -211,7 +209,7 @@ func TestWhatIsTakenFromClientsCanBeReadBack(t *testing.T) {
 				if got.Code != 200 || strings.HasPrefix(path, "/network") && (json.Unmarshal(got.Body.Bytes(), &definition) != nil || !sameJSON(string(definition.Options), options)) {
 					r.Fatalf("%s: %d %s; sent was %s", path, got.Code, got.Body, body)
 				}
-			case w.Code == http.StatusBadRequest:
+			case http.StatusBadRequest:
 				refused++
 			default:
 				r.Fatalf("PUT %s %q: %d %s", path, body, w.Code, w.Body)

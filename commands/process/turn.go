@@ -334,7 +334,8 @@ func (w *working) connect(ctx context.Context, deadline time.Time) error {
 			w.session, err = w.p.dial(ctx, w.host, 1)
 			w.contacted = true
 		}
-		now, until, more := w.p.config.Now(), deadline, false
+		now, more := w.p.config.Now(), false
+		var until time.Time
 		var away *Unreachable
 		switch {
 		case err == nil && attempt > 1:

@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -75,10 +76,7 @@ func TestHostsThatMustBeLoggedInToAreLookedAtMoreSeldom(t *testing.T) {
 		for range 30 {
 			sweep()
 		}
-		from := map[domain.HostID]int{}
-		for id, n := range d.logins {
-			from[id] = n
-		}
+		from := maps.Clone(d.logins)
 		most := 0
 		for range 16 { // in which each is looked at every eighth time: a minute each, and 15 at most
 			left, _ := sweep()

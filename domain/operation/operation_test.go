@@ -339,7 +339,8 @@ func TestOnlyWhatATurnMadeIsDropped(t *testing.T) {
 		"another's, after a restart": {[]event.OperationEvent{examined, event.HostTurnSucceeded{Turn: of(0), Pending: "2", PendingID: "c", OSTree: true}}, event.System{}},
 		"there before": {[]event.OperationEvent{
 			event.HostTurnExamined{Turn: of(0), Version: "1", BootedID: "a", Pending: "2", PendingID: "b", OSTree: true},
-			event.HostTurnWorked{Turn: of(0), Pending: "2", PendingID: "b"}, event.HostTurnSucceeded{Turn: of(0), Pending: "2", PendingID: "b", OSTree: true},
+			event.HostTurnWorked{Turn: of(0), Pending: "2", PendingID: "b"},
+			event.HostTurnSucceeded{Turn: of(0), Pending: "2", PendingID: "b", OSTree: true},
 		}, event.System{}},
 	} {
 		o := operationOf(1, event.DefaultPolicy()).on(noon, append([]event.OperationEvent{begun(0)}, c.events...)...)

@@ -176,7 +176,9 @@ func TestAPlanSaysForWhichHostsItFails(t *testing.T) {
 	for i, spec := range []fleet.Spec{
 		{OS: fleet.Rocky, Version: "5.14.0-427.el9.x86_64", Next: "5.14.0-503.el9.x86_64"},
 		{OS: fleet.Raspbian, Version: "6.6.51+rpt-rpi-v8", Next: "6.6.74+rpt-rpi-v8"},
-		{OS: fleet.CoreOS, Version: "41.1", Next: "41.2"}, {OS: fleet.Bootc, Version: "6.11.4-301.fc41.x86_64"}, {OS: fleet.Arch},
+		{OS: fleet.CoreOS, Version: "41.1", Next: "41.2"},
+		{OS: fleet.Bootc, Version: "6.11.4-301.fc41.x86_64"},
+		{OS: fleet.Arch},
 	} {
 		spec.Address = fmt.Sprintf("127.0.1.%d", i+1)
 		specs = append(specs, spec)

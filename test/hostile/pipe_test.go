@@ -113,7 +113,8 @@ func (e *pipeEnd) Close() error {
 	return nil
 }
 
-func (e *pipeEnd) LocalAddr() net.Addr              { return &net.TCPAddr{IP: net.IPv4(10, 0, 0, 254), Port: 22} }
+func (e *pipeEnd) LocalAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(10, 0, 0, 254), Port: 22} }
+
 func (e *pipeEnd) RemoteAddr() net.Addr             { return &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 22} }
 func (e *pipeEnd) SetDeadline(time.Time) error      { return nil }
 func (e *pipeEnd) SetReadDeadline(time.Time) error  { return nil }

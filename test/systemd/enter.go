@@ -91,7 +91,7 @@ func prepare(tar string) (why string, err error) {
 		"systemd-nspawn --version",
 	} {
 		if out, err := run(step); err != nil {
-			return strings.ReplaceAll(fmt.Sprintf("%s: %v %s", step, err, out), "\n", " "), nil //nolint:nilerr // that is what was asked
+			return strings.ReplaceAll(fmt.Sprintf("%s: %v %s", step, err, out), "\n", " "), nil
 		}
 	}
 	disk := filepath.Join(dir, "disk")
@@ -103,7 +103,7 @@ func prepare(tar string) (why string, err error) {
 	}
 	for _, group := range groups(filepath.Base(dir)) {
 		if err := os.MkdirAll(group, 0o755); err != nil {
-			return err.Error(), nil //nolint:nilerr // that is what was asked
+			return err.Error(), nil //nolint:nilerr // why it cannot be made is what was asked
 		}
 	}
 	return "", nil

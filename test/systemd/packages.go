@@ -34,15 +34,15 @@ func (p Package) deb(dir string) error {
 	defer func() { _ = os.RemoveAll(tree) }()
 	control := fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\nDescription: of a test\n", p.Name, p.Version)
 	files := map[string]string{"/DEBIAN/control": control}
-	var conffiles string
+	var conffiles strings.Builder
 	for path, text := range p.Files {
 		files[path] = text
 		if strings.HasPrefix(path, "/etc/") {
-			conffiles += path + "\n"
+			conffiles.WriteString(path + "\n")
 		}
 	}
-	if conffiles != "" {
-		files["/DEBIAN/conffiles"] = conffiles
+	if conffiles.Len() > 0 {
+		files["/DEBIAN/conffiles"] = conffiles.String()
 	}
 	if p.Post != "" {
 		files["/DEBIAN/postinst"] = "#!/bin/sh\n" + p.Post

@@ -258,12 +258,13 @@ func (m *Machine) boot() error {
 	}
 	defer func() { _ = console.Close() }() // the container has its own handle
 	// Each in control groups of its own, as each makes the same ones in its own.
-	enter := "set -e\n"
+	var enter strings.Builder
+	enter.WriteString("set -e\n")
 	for _, group := range groups(filepath.Base(os.Getenv(inside))) {
-		enter += fmt.Sprintf("mkdir -p %s/%s && echo $$ >%s/%s/cgroup.procs\n", group, m.Name, group, m.Name)
+		fmt.Fprintf(&enter, "mkdir -p %s/%s && echo $$ >%s/%s/cgroup.procs\n", group, m.Name, group, m.Name)
 	}
 	line := []string{
-		"-c", enter + "exec \"$@\"", "sh", "systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit",
+		"-c", enter.String() + "exec \"$@\"", "sh", "systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit",
 		"--directory=" + m.path(""), "--machine=" + m.Name, "--uuid=" + m.MachineID, "--network-bridge=hosts",
 		"--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=read-only",
 	}
