@@ -19,9 +19,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/retry"
-	"k8s.io/kubectl/pkg/drain"
 )
 
 const (
@@ -223,14 +223,14 @@ func cordon(ctx context.Context, api kubernetes.Interface, host domain.Address, 
 		if err != nil {
 			return err
 		}
-		helper := drain.NewCordonHelper(node)
-		if !helper.UpdateIfRequired(wanted) {
+		if node.Spec.Unschedulable == wanted {
 			return nil
 		}
-		err, patchErr := helper.PatchOrReplaceWithContext(ctx, api, false)
-		if err == nil {
-			err = patchErr
+		patch := `{"spec":{"unschedulable":true}}`
+		if !wanted {
+			patch = `{"spec":{"unschedulable":null}}`
 		}
+		_, err = api.CoreV1().Nodes().Patch(ctx, node.Name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
 		return err
 	})
 }

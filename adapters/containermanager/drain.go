@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -13,14 +12,21 @@ import (
 
 	"commissaire/domain"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/kubectl/pkg/drain"
+	"k8s.io/client-go/tools/pager"
 )
 
-// betweenEvictions is how long a pod is left alone that a disruption budget keeps.
-const betweenEvictions = time.Second
+const (
+	betweenLooks    = time.Second // at the pods of a node that is drained
+	evictionsAtOnce = 10
+)
 
 // Drain evicts the node's pods and waits until they are gone and no others have
 // come, until ctx ends.
@@ -32,113 +38,190 @@ const betweenEvictions = time.Second
 //   - A pod that no controller would make again elsewhere is not deleted: the
 //     node is not drained, and the error names the pod. One that somebody has
 //     deleted is waited for.
+//   - grace is how many seconds pods have to end; less than 0: as each of them says.
 func (c *cluster) Drain(ctx context.Context, host domain.Address, grace int) error {
-	var api kubernetes.Interface
-	var node *corev1.Node
-	if err := c.call(ctx, func(limited context.Context, found kubernetes.Interface) (err error) {
-		if node, err = find(limited, found, host); err != nil {
+	d := &drain{sets: map[string]bool{}}
+	if grace >= 0 {
+		d.options.GracePeriodSeconds = new(int64(grace))
+	}
+	if err := c.call(ctx, func(limited context.Context, api kubernetes.Interface) error {
+		node, err := find(limited, api, host)
+		if err != nil {
 			return err
 		}
 		to, err := c.connect(limited)
 		if err == nil {
-			api = to.drains
+			d.api, d.node = to.drains, node.Name
 		}
 		return err
 	}); err != nil {
 		return err
 	}
-	left := &leftovers{refusals: map[string]string{}}
-	helper := &drain.Helper{
-		Ctx: ctx, Client: api, GracePeriodSeconds: grace, ChunkSize: page, EvictErrorRetryDelay: betweenEvictions,
-		IgnoreAllDaemonSets: true, DeleteEmptyDirData: true,
-		Force: true, AdditionalFilters: []drain.PodFilter{irreplaceable}, // which is what it would be refused without
-		Out: io.Discard, ErrOut: left, OnPodDeletionOrEvictionFinished: left.finished,
-	}
-	for {
-		list, errs := helper.GetPodsForDeletion(node.Name)
-		if ctx.Err() != nil {
-			return left.error(ctx.Err())
-		}
-		if len(errs) > 0 {
-			return said(errors.Join(errs...))
-		}
-		pods := list.Pods()
-		if len(pods) == 0 {
-			return nil
-		}
-		left.are(pods)
-		evictions, err := drain.CheckEvictionSupport(api)
-		if err == nil && evictions.Empty() {
-			err = errors.New("it has no evictions, and pods are not deleted without")
-		}
-		if err == nil {
-			err = helper.DeleteOrEvictPods(pods)
-		}
-		if ctx.Err() != nil {
-			return left.error(ctx.Err())
-		}
-		if err != nil {
-			return said(err)
-		}
+	switch err := d.run(ctx); {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return d.unfinished(ctx.Err())
+	default:
+		return said(err)
 	}
 }
 
-// irreplaceable refuses pods that would be lost.
-func irreplaceable(pod corev1.Pod) drain.PodDeleteStatus {
-	over := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed || pod.DeletionTimestamp != nil
-	if over || metav1.GetControllerOf(&pod) != nil {
-		return drain.MakePodDeleteStatusOkay()
-	}
-	return drain.MakePodDeleteStatusWithError("pods that no controller would make again (delete them, or do without drain)")
+// drain is the draining of one node.
+type drain struct {
+	api     kubernetes.Interface
+	node    string
+	options metav1.DeleteOptions
+	sets    map[string]bool // daemon sets that were looked for; false: there is none
+
+	mu   sync.Mutex        // for left, while pods are evicted side by side
+	left map[string]string // pods that were there at the last look; why each was kept, if it was
 }
 
-// leftovers are the pods that are still on the node, and why. They are told while
-// pods are evicted side by side.
-type leftovers struct {
-	mu       sync.Mutex
-	pods     map[string]bool
-	refusals map[string]string // by pod
-}
-
-func (l *leftovers) are(pods []corev1.Pod) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.pods = map[string]bool{}
-	for _, pod := range pods {
-		l.pods[pod.Namespace+"/"+pod.Name] = true
-	}
-}
-
-func (l *leftovers) finished(pod *corev1.Pod, _ bool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err == nil {
-		delete(l.pods, pod.Namespace+"/"+pod.Name)
-	}
-}
-
-// Write takes what drain says about an eviction that is to be tried again.
-func (l *leftovers) Write(line []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var name, namespace string
-	_, err := fmt.Sscanf(string(line), "error when evicting pods/%q -n %q", &name, &namespace)
-	if _, why, ok := strings.Cut(string(line), "): "); ok && err == nil {
-		l.refusals[namespace+"/"+name] = strings.TrimSpace(why)
-	}
-	return len(line), nil
-}
-
-func (l *leftovers) error(err error) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.pods) == 0 {
+func (d *drain) run(ctx context.Context) error {
+	if err := d.canEvict(ctx); err != nil {
 		return err
 	}
-	names := slices.Sorted(maps.Keys(l.pods))
-	text := fmt.Sprintf("%d pods are left: %s", len(names), strings.Join(names[:min(len(names), 5)], ", "))
-	if i := slices.IndexFunc(names, func(name string) bool { return l.refusals[name] != "" }); i >= 0 {
-		text += ": " + l.refusals[names[i]]
+	for {
+		pods, err := d.pods(ctx)
+		if err != nil || len(pods) == 0 {
+			return err
+		}
+		if err := d.evict(ctx, pods); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(betweenLooks):
+		}
+	}
+}
+
+// canEvict refuses servers that are older than evictions of policy/v1 (Kubernetes 1.22).
+func (d *drain) canEvict(ctx context.Context) error {
+	var known metav1.APIResourceList
+	if err := d.api.CoreV1().RESTClient().Get().AbsPath("/api/v1").Do(ctx).Into(&known); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(known.APIResources, func(r metav1.APIResource) bool {
+		return r.Name == "pods/eviction" && r.Kind == "Eviction" && r.Group == "policy" && r.Version == "v1"
+	}) {
+		return errors.New("it has no evictions of policy/v1, and pods are not deleted without")
+	}
+	return nil
+}
+
+// pods are those that have to leave the node.
+func (d *drain) pods(ctx context.Context) (pods []*corev1.Pod, err error) {
+	var lost []string
+	list := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		return d.api.CoreV1().Pods(metav1.NamespaceAll).List(ctx, options)
+	})
+	list.PageSize = page
+	if err := list.EachListItem(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", d.node).String()}, func(object runtime.Object) error {
+		pod := object.(*corev1.Pod)
+		switch stays, err := d.stays(ctx, pod); {
+		case err != nil:
+			return err
+		case stays:
+		case irreplaceable(pod):
+			lost = append(lost, fullName(pod))
+		default:
+			pods = append(pods, pod)
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	if len(lost) > 0 {
+		slices.Sort(lost)
+		return nil, fmt.Errorf("there are pods that no controller would make again (delete them, or do without drain): %s", first(lost))
+	}
+	left := map[string]string{}
+	for _, pod := range pods {
+		left[fullName(pod)] = ""
+		if pod.DeletionTimestamp == nil {
+			left[fullName(pod)] = d.left[fullName(pod)]
+		}
+	}
+	d.left = left
+	return pods, nil
+}
+
+func fullName(pod *corev1.Pod) string { return pod.Namespace + "/" + pod.Name }
+
+// stays tells whether a pod belongs to the node.
+func (d *drain) stays(ctx context.Context, pod *corev1.Pod) (bool, error) {
+	if _, static := pod.Annotations[corev1.MirrorPodAnnotationKey]; static {
+		return true, nil
+	}
+	controller := metav1.GetControllerOf(pod)
+	if controller == nil || controller.Kind != "DaemonSet" || over(pod) {
+		return false, nil
+	}
+	name := pod.Namespace + "/" + controller.Name
+	there, known := d.sets[name]
+	if !known {
+		switch _, err := d.api.AppsV1().DaemonSets(pod.Namespace).Get(ctx, controller.Name, metav1.GetOptions{}); {
+		case err == nil:
+			there = true
+		case !apierrors.IsNotFound(err):
+			return false, err
+		}
+		d.sets[name] = there
+	}
+	return there, nil
+}
+
+func irreplaceable(pod *corev1.Pod) bool {
+	return !over(pod) && pod.DeletionTimestamp == nil && metav1.GetControllerOf(pod) == nil
+}
+
+func over(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+// evict asks for the pods to go that nobody has asked for.
+func (d *drain) evict(ctx context.Context, pods []*corev1.Pod) error {
+	evictions, ctx := errgroup.WithContext(ctx)
+	evictions.SetLimit(evictionsAtOnce)
+	for _, pod := range pods {
+		if pod.DeletionTimestamp != nil {
+			continue
+		}
+		evictions.Go(func() error {
+			err := d.api.PolicyV1().Evictions(pod.Namespace).Evict(ctx, &policyv1.Eviction{
+				ObjectMeta:    metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name},
+				DeleteOptions: &d.options,
+			})
+			switch {
+			case apierrors.IsNotFound(err):
+				return nil
+			case apierrors.IsTooManyRequests(err), // a disruption budget keeps it
+				apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause): // it goes with its namespace
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				d.left[fullName(pod)] = err.Error()
+				return nil
+			}
+			return err
+		})
+	}
+	return evictions.Wait()
+}
+
+// unfinished names pods that are left when time is over, and why the first is that was kept.
+func (d *drain) unfinished(err error) error {
+	if len(d.left) == 0 {
+		return err
+	}
+	names := slices.Sorted(maps.Keys(d.left))
+	text := fmt.Sprintf("%d pods are left: %s", len(names), first(names))
+	if i := slices.IndexFunc(names, func(name string) bool { return d.left[name] != "" }); i >= 0 {
+		text += ": " + d.left[names[i]]
 	}
 	return said(errors.New(text))
 }
+
+func first(names []string) string { return strings.Join(names[:min(len(names), 5)], ", ") }

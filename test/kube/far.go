@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -31,7 +33,7 @@ import (
 // Rights are those that the README asks for, and all that who asks a real server has.
 var Rights = []rbacv1.PolicyRule{
 	{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get", "list", "create", "patch", "delete"}},
-	{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get", "list"}},
+	{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list"}},
 	{APIGroups: []string{""}, Resources: []string{"pods/eviction"}, Verbs: []string{"create"}},
 	{APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, Verbs: []string{"get"}},
 }
@@ -251,8 +253,12 @@ func (f *far) ask(r *http.Request, known bool, body []byte) (int, []byte) {
 		as = f.account
 	}
 	name, eviction := f.pod(r.URL.Path)
-	if r.Method == http.MethodGet && name != "" {
+	switch {
+	case r.Method != http.MethodGet:
+	case name != "":
 		f.looked(name)
+	case r.URL.Path == "/api/v1/pods" && r.URL.Query().Get("continue") == "":
+		f.looked(f.names()...)
 	}
 	status, answer, err := f.hand(as, r, body)
 	if err != nil {
@@ -321,15 +327,24 @@ func (f *far) evicted(name string) {
 	}
 }
 
-// looked has a pod that lingers end when it was looked at often enough.
-func (f *far) looked(name string) {
+// looked has pods that linger end when they were looked at often enough.
+func (f *far) looked(names ...string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if p := f.asked[name]; p != nil && p.evicted {
-		if p.lingers--; p.lingers < 0 {
-			f.end(name)
+	for _, name := range names {
+		if p := f.asked[name]; p != nil && p.evicted {
+			if p.lingers--; p.lingers < 0 {
+				f.end(name)
+			}
 		}
 	}
+}
+
+// names are those of the pods that were made.
+func (f *far) names() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Collect(maps.Keys(f.asked))
 }
 
 // refused has a budget let go after as many refusals as it is good for.

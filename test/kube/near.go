@@ -295,8 +295,12 @@ func (n *near) listPods(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
+	first := r.URL.Query().Get("continue") == ""
 	var names []string
 	for name, p := range n.objects {
+		if first && n.ends(name) {
+			continue
+		}
 		if selector.Matches(fields.Set{"spec.nodeName": p.Spec.NodeName}) {
 			names = append(names, name)
 		}
@@ -312,18 +316,25 @@ func (n *near) listPods(r *http.Request) (any, error) {
 
 func (n *near) pod(name string) (any, error) {
 	p, ok := n.objects[name]
-	if !ok {
+	if !ok || n.ends(name) {
 		return nil, apierrors.NewNotFound(pods, name)
-	}
-	if p.DeletionTimestamp != nil {
-		if p.lingers--; p.lingers < 0 {
-			delete(n.objects, name)
-			return nil, apierrors.NewNotFound(pods, name)
-		}
 	}
 	of := p.DeepCopy()
 	of.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
 	return of, nil
+}
+
+// ends tells whether a pod is gone at this look at it.
+func (n *near) ends(name string) bool {
+	p := n.objects[name]
+	if p.DeletionTimestamp == nil {
+		return false
+	}
+	if p.lingers--; p.lingers >= 0 {
+		return false
+	}
+	delete(n.objects, name)
+	return true
 }
 
 func (n *near) evict(name string, body []byte) (any, error) {
