@@ -95,6 +95,48 @@ func TestALeaderThatWasOvertakenSaysNothingOfTheHost(t *testing.T) {
 	})
 }
 
+// TestWhatIsOrderedWhileAHostIsLookedAtIsDoneAtOnce gives an order in the middle of the
+// second look at a host, which fails as the first did.
+func TestWhatIsOrderedWhileAHostIsLookedAtIsDoneAtOnce(t *testing.T) {
+	for name, order := range map[string]func(*roll){
+		"a takeover": func(r *roll) { r.record(event.HostStream("1"), event.HostTakeoverOrdered{Host: "10.0.0.1"}) },
+		"another key": func(r *roll) {
+			r.record(event.HostStream("1"), event.HostKeyAccepted{Host: "10.0.0.1", Type: "ssh-ed25519", Fingerprint: "SHA256:x"})
+		},
+		"a membership": func(r *roll) {
+			r.record(event.RosterStream, event.ClusterCreated{ClusterID: "c", Cluster: "c"}, event.HostJoined{HostID: "1", Host: "10.0.0.1", ClusterID: "c", Cluster: "c"})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &fakeHost{}
+				r := upkept(t, nil, &kept{})
+				r.config.Remote, r.term = h, 1
+				r.record(event.RosterStream, event.TermBegun{Term: 1}, event.HostAdded{HostID: "1", Host: "10.0.0.1"})
+				looks, ordered := 0, time.Time{}
+				h.facts = func() error {
+					if looks++; looks == 2 {
+						order(r)
+						r.applied()
+						ordered = time.Now()
+					}
+					if looks == 3 {
+						if late := time.Since(ordered); late > 2*time.Second {
+							t.Errorf("it is done after %s", late)
+						}
+						return nil
+					}
+					return &Foreign{Host: "10.0.0.1", Owner: "x"}
+				}
+				r.upkeepFor(5 * time.Minute)
+				if looks != 3 {
+					t.Errorf("it was looked at %d times", looks)
+				}
+			})
+		})
+	}
+}
+
 // upkeepFor does what upkeep there is for a while.
 func (r *roll) upkeepFor(d time.Duration) {
 	r.t.Helper()

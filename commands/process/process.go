@@ -111,9 +111,11 @@ type turning struct {
 	stop      context.CancelFunc
 }
 
+// retry is when the upkeep of a host is tried again, and after which delay.
 type retry struct {
 	at    time.Time
 	delay time.Duration
+	anew  bool // something was ordered of the host since its upkeep began
 }
 
 // New is a Process that has seen nothing yet.
@@ -149,7 +151,9 @@ func (p *Process) Apply(r event.Recorded) {
 		if id, ok := r.Stream.Host(); ok {
 			p.host(id).Evolve(e)
 			p.dirty[id] = true
-			if _, ordered := e.(event.HostTakeoverOrdered); ordered {
+			_, takeover := e.(event.HostTakeoverOrdered)
+			_, key := e.(event.HostKeyAccepted)
+			if takeover || key {
 				p.anew(id)
 			}
 			if late, ok := e.(event.HostRegistered); ok {
@@ -238,10 +242,11 @@ func (p *Process) applyRoster(e event.RosterEvent) {
 	p.roster.Evolve(e)
 }
 
-// anew looks at a host at once: what it failed at may not be wanted any more.
+// anew looks at a host at once, or as soon as what is under way has ended: what that
+// fails at may not be wanted any more.
 func (p *Process) anew(id domain.HostID) {
 	p.dirty[id] = true
-	delete(p.retries, id)
+	p.retries[id] = retry{anew: true}
 }
 
 // drop ends what is under way here for an operation that was abandoned. What was
@@ -441,6 +446,7 @@ func (p *Process) startUpkeep(ctx context.Context) time.Duration {
 		working, stop := context.WithCancel(ctx)
 		p.upkeeps[h.Host] = stop
 		p.busy[id] = 0
+		p.retries[id] = retry{delay: p.retries[id].delay}
 		p.jobs.Go(func() {
 			at, err := p.upkeep(working, h, known)
 			p.mu.Lock()
@@ -450,7 +456,7 @@ func (p *Process) startUpkeep(ctx context.Context) time.Duration {
 			delete(p.upkeeps, h.Host)
 			p.busy[id] = max(at, 1)
 			switch {
-			case stopped || err == nil:
+			case stopped || err == nil || p.retries[id].anew:
 				delete(p.retries, id)
 			case ofStore(err):
 				p.retries[id] = retry{at: p.config.Now().Add(storeRetry), delay: p.retries[id].delay}
