@@ -151,7 +151,6 @@ func (c *connection) exchange(r request) (answer, error) {
 	if r.verb != bootIDVerb && !s.taught {
 		text, s.taught = Script+"\n"+text, true
 	}
-	s.stderr.reset()
 	var a answer
 	if _, err = io.WriteString(s.stdin, text); err == nil || errors.Is(err, io.EOF) {
 		a, err = readAnswer(s.stdout, marker, r.printed, r.waiting)
@@ -203,6 +202,7 @@ func (c *connection) open(privileged bool) error {
 	tries := 1
 	if c.shell != nil {
 		if c.shell.root || !privileged {
+			c.shell.stderr.reset() // of an earlier request; what a new shell says first is about this one
 			return nil
 		}
 		_ = c.shell.session.Close() // its end is of no interest, unless the host allows no more shells
