@@ -79,13 +79,15 @@ type drain struct {
 }
 
 func (d *drain) run(ctx context.Context) error {
-	if err := d.canEvict(ctx); err != nil {
-		return err
-	}
-	for {
+	for able := false; ; able = true {
 		pods, err := d.pods(ctx)
 		if err != nil || len(pods) == 0 {
 			return err
+		}
+		if !able {
+			if err := d.canEvict(ctx); err != nil {
+				return err
+			}
 		}
 		if err := d.evict(ctx, pods); err != nil {
 			return err

@@ -132,6 +132,11 @@ func TestWhatIsOrderedWhileAHostIsLookedAtIsDoneAtOnce(t *testing.T) {
 				if looks != 3 {
 					t.Errorf("it was looked at %d times", looks)
 				}
+				r.record(event.RosterStream, event.HostRemoved{HostID: "1", Host: "10.0.0.1"})
+				r.upkeepFor(2 * time.Second)
+				if len(r.retries) > 0 {
+					t.Errorf("of a host that was removed is kept %+v", r.retries)
+				}
 			})
 		})
 	}

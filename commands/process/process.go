@@ -423,6 +423,7 @@ func (p *Process) startUpkeep(ctx context.Context) time.Duration {
 			added, removed := p.removed[id]
 			if !removed {
 				delete(p.dirty, id)
+				delete(p.retries, id)
 				continue
 			}
 			h = roster.Host{HostAdded: added}
