@@ -23,6 +23,7 @@ import (
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/eventlog/sqlite"
 	"commissaire/adapters/transparency"
+	"commissaire/cmd/internal/terminal"
 	"commissaire/domain"
 	"commissaire/domain/event"
 )
@@ -68,9 +69,9 @@ that, or by events export.`,
 		if from != "" {
 			b.store = storeName{log: from}
 		}
-		b.progress = newProgress(cmd.ErrOrStderr())
+		b.progress = terminal.NewProgress(cmd.ErrOrStderr())
 		done, err := b.run(cmd.Context())
-		b.progress.end()
+		b.progress.End()
 		switch {
 		case err != nil && cmd.Context().Err() != nil:
 			return errors.New("backup: interrupted; nothing was made")
@@ -99,7 +100,7 @@ type backup struct {
 	store               storeName
 	target, credentials string // directories that are made; "": credentials are not copied
 	masterKey           string // "": credentials are not opened
-	progress            *progress
+	progress            *terminal.Progress
 }
 
 // logState says what a log is.
@@ -224,7 +225,7 @@ func (b *backup) run(ctx context.Context) (done copied, err error) {
 			return done, err
 		}
 	}
-	shown := log.watch(sqlite.File, b.progress.count("bytes copied"))
+	shown := log.watch(sqlite.File, b.progress.Count("bytes copied"))
 	err = sqlite.Backup(ctx, b.store.dir(), log.dir)
 	shown()
 	if err != nil {
@@ -235,7 +236,7 @@ func (b *backup) run(ctx context.Context) (done copied, err error) {
 			return done, err
 		}
 	}
-	state, named, err := examine(ctx, log.dir, b.progress.count("events verified"))
+	state, named, err := examine(ctx, log.dir, b.progress.Count("events verified"))
 	if err != nil {
 		return done, err
 	}
@@ -277,7 +278,7 @@ func (b *backup) keep(ctx context.Context, sealed credentials.Sealed, made time.
 	}
 	n := sealed.Len()
 	if master != nil {
-		ids, err := opened(ctx, to.dir, master, b.progress.count("credentials opened"))
+		ids, err := opened(ctx, to.dir, master, b.progress.Count("credentials opened"))
 		if err != nil {
 			return err
 		}

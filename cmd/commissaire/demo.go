@@ -15,13 +15,13 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/ssh"
 
 	"commissaire/api/authentication"
+	"commissaire/cmd/internal/terminal"
 	"commissaire/test/fleet"
 )
 
@@ -100,7 +100,7 @@ func demo(ctx context.Context, out, log io.Writer) (err error) {
 	}
 	defer hosts.Close()
 	s := &story{
-		stage: newStage(out, fail), fleet: hosts, key: base64.StdEncoding.EncodeToString(private),
+		Screen: terminal.NewScreen(out, fail), fleet: hosts, key: base64.StdEncoding.EncodeToString(private),
 		admin: &client{user: "ada"}, operator: &client{user: "otto"},
 	}
 	users := map[string]authentication.User{}
@@ -118,7 +118,7 @@ func demo(ctx context.Context, out, log io.Writer) (err error) {
 		c.endpoint, c.transport = endpoint, transport
 	}
 	err = s.tell(ctx)
-	s.clear()
+	s.Clear()
 	transport.CloseIdleConnections()
 	return errors.Join(err, end())
 }
@@ -179,7 +179,7 @@ func holdFleet(ctx context.Context, out io.Writer, hosts, port int) error {
 		return err
 	}
 	defer running.Close()
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	table := terminal.NewTable(out)
 	_, _ = fmt.Fprintln(table, "ADDRESS\tOS\tRUNS\tAN UPGRADE BRINGS")
 	for _, h := range specs {
 		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", h.Address, h.OS, h.Version, h.Next)

@@ -19,6 +19,7 @@ import (
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/eventlog/cloudevents"
 	"commissaire/adapters/eventlog/sqlite"
+	"commissaire/cmd/internal/terminal"
 	"commissaire/domain/event"
 	"commissaire/projections"
 )
@@ -329,7 +330,7 @@ GET …/history and GET /events have it. A time is RFC 3339.`,
 					why = " " + strconv.QuoteToGraphic(meta.Reason)
 				}
 				_, _ = fmt.Fprintf(out, tableLine, strconv.FormatUint(uint64(raw.Position), 10), meta.Time.UTC().Format("2006-01-02T15:04:05.000"),
-					harmless(meta.Actor), harmless(raw.Type), harmless(string(raw.Stream)), harmless(string(raw.Data))+why)
+					terminal.Escape(meta.Actor), terminal.Escape(raw.Type), terminal.Escape(string(raw.Stream)), terminal.Escape(string(raw.Data))+why)
 			}
 			return out.Flush()
 		})
@@ -342,15 +343,6 @@ GET …/history and GET /events have it. A time is RFC 3339.`,
 }
 
 const tableLine = "%8s  %-23s  %-12s  %-20s  %-46s  %s\n"
-
-// harmless is text without what a terminal acts on.
-func harmless(text string) string {
-	quoted := strconv.QuoteToGraphic(text)
-	if inside := quoted[1 : len(quoted)-1]; strings.Contains(inside, `\x`) || strings.Contains(inside, `\u`) || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' }) {
-		return strings.ReplaceAll(inside, `\"`, `"`)
-	}
-	return text
-}
 
 func exportCommand() *cobra.Command {
 	var from source
@@ -414,8 +406,8 @@ func (s *selected) export(cmd *cobra.Command, from eventlog.Feed, name string, h
 	if err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
-	shown := newProgress(cmd.ErrOrStderr())
-	count := shown.count("events")
+	shown := terminal.NewProgress(cmd.ErrOrStderr())
+	count := shown.Count("events")
 	err = s.each(cmd.Context(), from, func(events []eventlog.Raw) error {
 		if len(events) == 0 { // who follows sees all there is
 			return errors.Join(w.Flush(), buffered.Flush())
@@ -427,7 +419,7 @@ func (s *selected) export(cmd *cobra.Command, from eventlog.Feed, name string, h
 		count(n)
 		return nil
 	})
-	shown.end()
+	shown.End()
 	interrupted := cmd.Context().Err() != nil
 	if interrupted {
 		err = nil
@@ -477,11 +469,11 @@ be there in the store's directory.`,
 		if err != nil {
 			return err
 		}
-		shown := newProgress(cmd.ErrOrStderr())
+		shown := terminal.NewProgress(cmd.ErrOrStderr())
 		done, err := importFiles(cmd.Context(), cmd.InOrStdin(), names, func() (eventlog.Store, error) {
 			return openTarget(cmd.Context(), name, errorsOnly(cmd))
-		}, shown.count("events"))
-		shown.end()
+		}, shown.Count("events"))
+		shown.End()
 		switch {
 		case err != nil && cmd.Context().Err() != nil:
 			return errors.New("import: interrupted; the same command goes on with it")

@@ -10,15 +10,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"commissaire/adapters/credentials"
 	"commissaire/adapters/eventlog"
+	"commissaire/cmd/internal/terminal"
 )
 
 func migrateCommand() *cobra.Command {
@@ -68,7 +66,7 @@ with it in the configuration, or as COMMISSAIRE_STORE.`,
 		}
 		m := migration{
 			source: storeName{log: from, keys: fromKeys, options: config.esdbOptions()}, target: storeName{log: to, keys: toKeys, options: config.esdbOptions()}, masterKey: config.Credentials.MasterKey,
-			logger: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)), progress: newProgress(cmd.ErrOrStderr()),
+			logger: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)), progress: terminal.NewProgress(cmd.ErrOrStderr()),
 		}
 		switch {
 		case from == "" && to == "":
@@ -81,7 +79,7 @@ with it in the configuration, or as COMMISSAIRE_STORE.`,
 			m.target = config.storeName()
 		}
 		done, err := m.run(cmd.Context())
-		m.progress.end()
+		m.progress.End()
 		switch {
 		case err != nil && cmd.Context().Err() != nil:
 			return errors.New("migrate: interrupted; the copy is incomplete, and the same command goes on with it")
@@ -98,7 +96,7 @@ type migration struct {
 	source, target storeName
 	masterKey      string
 	logger         *slog.Logger
-	progress       *progress
+	progress       *terminal.Progress
 }
 
 // migrated is what a migration found and did.
@@ -189,7 +187,7 @@ func (m migration) run(ctx context.Context) (done migrated, err error) {
 		}
 	}
 	// Before anything is written there.
-	if _, _, err := eventlog.Compare(ctx, source.log, target.log, m.progress.count("events looked at")); err != nil {
+	if _, _, err := eventlog.Compare(ctx, source.log, target.log, m.progress.Count("events looked at")); err != nil {
 		return done, m.foreign(err)
 	}
 	if source.secrets, err = m.source.openSecrets(ctx, source.log, master); err != nil {
@@ -198,14 +196,14 @@ func (m migration) run(ctx context.Context) (done migrated, err error) {
 	if target.secrets, err = m.target.openSecrets(ctx, target.log, master); err != nil {
 		return done, fmt.Errorf("--to: %w", err)
 	}
-	if done.Credentials, done.CredentialsCopied, err = credentials.Copy(ctx, source.secrets, target.secrets, m.progress.count("credentials copied")); err != nil {
+	if done.Credentials, done.CredentialsCopied, err = credentials.Copy(ctx, source.secrets, target.secrets, m.progress.Count("credentials copied")); err != nil {
 		return done, err
 	}
-	if done.EventsCopied, err = eventlog.Copy(ctx, source.log, target.log, m.progress.count("events copied")); err != nil {
+	if done.EventsCopied, err = eventlog.Copy(ctx, source.log, target.log, m.progress.Count("events copied")); err != nil {
 		return done, m.foreign(err)
 	}
 	var whole bool
-	if done.Events, whole, err = eventlog.Compare(ctx, source.log, target.log, m.progress.count("events compared")); err != nil {
+	if done.Events, whole, err = eventlog.Compare(ctx, source.log, target.log, m.progress.Count("events compared")); err != nil {
 		return done, fmt.Errorf("the copy is not equal: %w", err)
 	}
 	if !whole {
@@ -232,41 +230,4 @@ func (m migration) foreign(err error) error {
 		return fmt.Errorf("the target has events that are not the source's: %w; give an empty store", err)
 	}
 	return err
-}
-
-// progress is a line on a terminal that says how far something is.
-type progress struct {
-	mu    sync.Mutex
-	out   io.Writer // nil: there is no terminal
-	shown time.Time
-	width int
-}
-
-func newProgress(out io.Writer) *progress {
-	if file, ok := out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		return &progress{out: out}
-	}
-	return &progress{}
-}
-
-// count shows how many of something there are, a few times a second.
-func (p *progress) count(what string) func(int) {
-	return func(n int) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.out == nil || time.Since(p.shown) < 200*time.Millisecond {
-			return
-		}
-		p.shown = time.Now()
-		line := fmt.Sprintf("%d %s", n, what)
-		_, _ = fmt.Fprintf(p.out, "\r%s%s", line, strings.Repeat(" ", max(0, p.width-len(line))))
-		p.width = len(line)
-	}
-}
-
-// end clears the line.
-func (p *progress) end() {
-	if p.width > 0 {
-		_, _ = fmt.Fprintf(p.out, "\r%s\r", strings.Repeat(" ", p.width))
-	}
 }

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"commissaire/cmd/internal/terminal"
 )
 
 func TestAMigrationThatCannotBeMeantIsRefused(t *testing.T) {
@@ -47,7 +49,7 @@ func TestAMigrationThatCannotBeMeantIsRefused(t *testing.T) {
 		{store, other, "file:" + in("store/master"), "lies in the store's directory"},
 		{store, storeName{log: server.log, keys: "file:" + in("store/keys")}, master, "lies in the directory of the store"},
 	} {
-		m := migration{source: test.source, target: test.target, masterKey: test.master, logger: slog.New(slog.DiscardHandler), progress: newProgress(nil)}
+		m := migration{source: test.source, target: test.target, masterKey: test.master, logger: slog.New(slog.DiscardHandler), progress: terminal.NewProgress(nil)}
 		if _, err := m.run(t.Context()); err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "PASSWORD") {
 			t.Errorf("from %s to %s: %v; want %q in it", test.source.log, test.target.log, err, test.want)
 		}

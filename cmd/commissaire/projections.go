@@ -9,13 +9,13 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/snapshots"
+	"commissaire/cmd/internal/terminal"
 	"commissaire/projections"
 )
 
@@ -110,9 +110,9 @@ func (v *views) open(cmd *cobra.Command) (of snapshotsOf, err error) {
 
 // fold folds the whole log into all of the views that do not have it yet.
 func (of snapshotsOf) fold(ctx context.Context, into ...*projections.Views) (folded projections.Rebuild, err error) {
-	bar := newProgress(os.Stderr)
-	defer bar.end()
-	count, began := bar.count("events folded"), time.Now()
+	bar := terminal.NewProgress(os.Stderr)
+	defer bar.End()
+	count, began := bar.Count("events folded"), time.Now()
 	for batch, err := range eventlog.Follow(ctx, of.log, 0) {
 		if err != nil {
 			return folded, err
@@ -171,7 +171,7 @@ func (p shownProjections) print(out io.Writer, format string) error {
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(p)
 	}
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	table := terminal.NewTable(out)
 	if len(p.Views) > 0 {
 		_, _ = fmt.Fprintf(table, "VIEW\tRECORDS\n") // Flush says whether it could be written
 	}
@@ -186,9 +186,9 @@ func (p shownProjections) print(out io.Writer, format string) error {
 		_, _ = fmt.Fprintf(table, "%d\t%d\t%s\n", k.Position, k.Size, k.Time.UTC().Format(time.RFC3339))
 	}
 	if r := p.Rebuild; r != nil {
-		_, _ = fmt.Fprintf(table, "\n%s by %s: %s, %s\n", r.Kind, harmless(r.Actor), r.State, pace(*r))
+		_, _ = fmt.Fprintf(table, "\n%s by %s: %s, %s\n", r.Kind, terminal.Escape(r.Actor), r.State, pace(*r))
 		if r.Different != "" || r.Error != "" {
-			_, _ = fmt.Fprintln(table, harmless(r.Different+r.Error))
+			_, _ = fmt.Fprintln(table, terminal.Escape(r.Different+r.Error))
 		}
 	}
 	return table.Flush()
@@ -295,7 +295,7 @@ func (v *views) tell(out io.Writer, done projections.Rebuild, right, wrong strin
 		return json.NewEncoder(out).Encode(done)
 	}
 	if done.Different != "" {
-		right = wrong + ": " + harmless(done.Different)
+		right = wrong + ": " + terminal.Escape(done.Different)
 	}
 	_, err := fmt.Fprintf(out, "folded %s; %s\n", pace(done), right)
 	return err
@@ -313,10 +313,10 @@ func refold(ctx context.Context, c *client, kind string) (projections.Rebuild, e
 	if err := parse(path+kind, text, &now); err != nil {
 		return now, err
 	}
-	bar := newProgress(os.Stderr)
-	defer bar.end()
+	bar := terminal.NewProgress(os.Stderr)
+	defer bar.End()
 	for tick := time.NewTicker(200 * time.Millisecond); now.State == projections.Folding; {
-		bar.count(fmt.Sprintf("of %d events folded, %.0f/s, %ds left", now.Of, now.PerSecond, now.Left))(int(now.Events))
+		bar.Count(fmt.Sprintf("of %d events folded, %.0f/s, %ds left", now.Of, now.PerSecond, now.Left))(int(now.Events))
 		select {
 		case <-tick.C:
 			all, err := fetch[shownProjections](ctx, c, "/projections")

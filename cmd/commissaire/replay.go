@@ -17,6 +17,7 @@ import (
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/eventlog/cloudevents"
 	"commissaire/api"
+	"commissaire/cmd/internal/terminal"
 	"commissaire/domain"
 	"commissaire/domain/event"
 	"commissaire/projections"
@@ -132,9 +133,9 @@ func (r *replay) run(cmd *cobra.Command) (err error) {
 // fold applies what is before the bound; nil: all there is. A bound that is not
 // reached yet is refused, as by a service that follows this log.
 func (r *replay) fold(cmd *cobra.Command, until *projections.Bound) error {
-	shown := newProgress(cmd.ErrOrStderr())
-	defer shown.end()
-	count := shown.count("events")
+	shown := terminal.NewProgress(cmd.ErrOrStderr())
+	defer shown.End()
+	count := shown.Count("events")
 	n := 0
 	for batch, err := range eventlog.Follow(cmd.Context(), r.feed, 0) {
 		if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"commissaire/adapters/credentials"
 	"commissaire/adapters/eventlog/sqlite"
+	"commissaire/cmd/internal/terminal"
 	"commissaire/domain"
 )
 
@@ -54,9 +55,9 @@ For a store esdb://… restore into sqlite:DIR and go on with commissaire migrat
 		if to != "" {
 			r.store = storeName{log: to}
 		}
-		r.progress = newProgress(cmd.ErrOrStderr())
+		r.progress = terminal.NewProgress(cmd.ErrOrStderr())
 		done, err := r.run(cmd.Context())
-		r.progress.end()
+		r.progress.End()
 		switch {
 		case err != nil && cmd.Context().Err() != nil:
 			return errors.New("restore: interrupted; no store was made")
@@ -73,7 +74,7 @@ type restoration struct {
 	backup, credentials string // directories; "": there are no credentials
 	store               storeName
 	masterKey           string
-	progress            *progress
+	progress            *terminal.Progress
 }
 
 func (r restoration) run(ctx context.Context) (done copied, err error) {
@@ -87,7 +88,7 @@ func (r restoration) run(ctx context.Context) (done copied, err error) {
 	if err != nil {
 		return done, err
 	}
-	state, named, err := examine(ctx, r.backup, r.progress.count("events of the backup verified"))
+	state, named, err := examine(ctx, r.backup, r.progress.Count("events of the backup verified"))
 	if err != nil {
 		return done, fmt.Errorf("the backup in %s: %w", r.backup, err)
 	}
@@ -120,7 +121,7 @@ func (r restoration) opened(ctx context.Context) (map[domain.CredentialID]time.T
 	if err != nil {
 		return nil, err
 	}
-	kept, err := opened(ctx, r.credentials, master, r.progress.count("credentials opened"))
+	kept, err := opened(ctx, r.credentials, master, r.progress.Count("credentials opened"))
 	if err != nil {
 		return nil, fmt.Errorf("the backup in %s: %w", r.credentials, err)
 	}
@@ -143,7 +144,7 @@ func (r restoration) fill(ctx context.Context, dir string, want logState) error 
 	if err := syncPath(filepath.Join(dir, sqlite.File)); err != nil {
 		return err
 	}
-	state, _, err := examine(ctx, dir, r.progress.count("restored events verified"))
+	state, _, err := examine(ctx, dir, r.progress.Count("restored events verified"))
 	if err != nil {
 		return err
 	}

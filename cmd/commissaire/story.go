@@ -8,15 +8,15 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
+	"commissaire/cmd/internal/terminal"
 	"commissaire/test/fleet"
 )
 
 // story is what the demo asks the service for, and what it tells of it.
 type story struct {
-	*stage
+	*terminal.Screen
 	fleet           *fleet.Fleet
 	key             string // that the hosts take, as PUT /host wants it
 	admin, operator *client
@@ -44,7 +44,7 @@ func cast() []fleet.Spec {
 }
 
 func (s *story) tell(ctx context.Context) error {
-	s.say(`Commissaire looks after clusters of container hosts: you ask over REST, it acts over SSH,
+	s.Line(`Commissaire looks after clusters of container hosts: you ask over REST, it acts over SSH,
 one host at a time, and records who asked for what, when and why, and what came of it.
 
 Here: 20 simulated hosts (real SSH, on 127.0.1.* and 127.0.2.*, port %d) and the service
@@ -60,7 +60,7 @@ Here: 20 simulated hosts (real SSH, on 127.0.1.* and 127.0.2.*, port %d) and the
 		{"Restart both: clusters do not wait for one another", s.restart},
 		{"History: who, when, why", s.history},
 	} {
-		s.title(fmt.Sprintf("%d. %s", i+1, chapter.title))
+		s.Title(fmt.Sprintf("%d. %s", i+1, chapter.title))
 		if err := chapter.tell(ctx); err != nil {
 			return err
 		}
@@ -74,9 +74,9 @@ func (s *story) put(ctx context.Context, c *client, path, reason string, body ma
 	if err != nil {
 		return err
 	}
-	s.say("   %s: PUT %s%s %s", c.user, apiBase, path, strings.ReplaceAll(text, s.key, "…"))
-	s.say("   X-Commissaire-Reason: %s", reason)
-	s.say("   → %s", status)
+	s.Line("   %s: PUT %s%s %s", c.user, apiBase, path, strings.ReplaceAll(text, s.key, "…"))
+	s.Line("   X-Commissaire-Reason: %s", reason)
+	s.Line("   → %s", status)
 	return nil
 }
 
@@ -124,7 +124,7 @@ func (s *story) register(ctx context.Context) error {
 			return err
 		}
 	}
-	s.say("   … and 19 more. The service logs in, learns what each one is, and sets it up:\n")
+	s.Line("   … and 19 more. The service logs in, learns what each one is, and sets it up:\n")
 	ready := map[string]bool{}
 	err := follow(ctx, s.admin, "/hosts", func(hosts []hostRecord) (bool, error) {
 		for _, h := range hosts {
@@ -133,27 +133,27 @@ func (s *story) register(ctx context.Context) error {
 				return false, fmt.Errorf("host %s could not be made ready", h.Address)
 			case h.Status == "disassociated" && !ready[h.Address]:
 				ready[h.Address] = true
-				s.say("   %-10s  %s  %d CPUs  %2d GiB  ready", h.Address, h.OS, h.CPUs, h.Memory>>20)
+				s.Line("   %-10s  %s  %d CPUs  %2d GiB  ready", h.Address, h.OS, h.CPUs, h.Memory>>20)
 			}
 		}
-		s.now(fmt.Sprintf("   %d of %d hosts are ready", len(ready), len(hosts)))
+		s.Status(fmt.Sprintf("   %d of %d hosts are ready", len(ready), len(hosts)))
 		return len(ready) == len(s.fleet.Hosts()), nil
 	})
 	if err != nil {
 		return err
 	}
 	first := s.fleet.Hosts()[10]
-	s.say("\n   What was run on %s for that:", first.Address())
+	s.Line("\n   What was run on %s for that:", first.Address())
 	for _, command := range first.Commands() {
-		s.say("      %-34s  exit status %d", command.Line, command.Exit)
+		s.Line("      %-34s  exit status %d", command.Line, command.Exit)
 	}
-	s.say("")
+	s.Line("")
 	const path = "/cluster/web"
 	text, _, err := s.operator.succeed(ctx, http.MethodGet, path, nil, nil)
 	if err != nil {
 		return err
 	}
-	s.say("   %s: GET %s%s\n   → %s", s.operator.user, apiBase, path, strings.TrimSpace(string(text)))
+	s.Line("   %s: GET %s%s\n   → %s", s.operator.user, apiBase, path, strings.TrimSpace(string(text)))
 	return nil
 }
 
@@ -164,7 +164,7 @@ func (s *story) deploy(ctx context.Context) error {
 	if err := s.watch(ctx, 1, "finished"); err != nil {
 		return err
 	}
-	s.say("   A deploy reboots nothing: the hosts run %s until they are restarted.", oldTree)
+	s.Line("   A deploy reboots nothing: the hosts run %s until they are restarted.", oldTree)
 	return nil
 }
 
@@ -176,12 +176,12 @@ func (s *story) upgrade(ctx context.Context) error {
 	if err := s.watch(ctx, 1, "failed"); err != nil {
 		return err
 	}
-	s.say("   So says the default policy: one host at a time, stop at the first that fails.\n   Those that wait were not touched.")
+	s.Line("   So says the default policy: one host at a time, stop at the first that fails.\n   Those that wait were not touched.")
 	return nil
 }
 
 func (s *story) again(ctx context.Context) error {
-	s.say("   (The demo had told dnf on %s to fail once. It works again.)\n", broken)
+	s.Line("   (The demo had told dnf on %s to fail once. It works again.)\n", broken)
 	if err := s.put(ctx, s.operator, "/cluster/db/upgrade", "again: "+broken+" is mended", map[string]any{}); err != nil {
 		return err
 	}
@@ -218,7 +218,7 @@ type turnRecord struct {
 // all as they were meant to.
 func (s *story) watch(ctx context.Context, newest int, meant string) error {
 	path := fmt.Sprintf("/operations?limit=%d", newest)
-	s.say("   %s: GET %s%s, again whenever there is news\n", s.operator.user, apiBase, path)
+	s.Line("   %s: GET %s%s, again whenever there is news\n", s.operator.user, apiBase, path)
 	told := map[string]bool{}
 	return follow(ctx, s.operator, path, func(operations []operationRecord) (bool, error) {
 		slices.Reverse(operations) // oldest first
@@ -235,15 +235,15 @@ func (s *story) watch(ctx context.Context, newest int, meant string) error {
 				}
 			}
 		}
-		s.now("   " + strings.Join(now, ", "))
+		s.Status("   " + strings.Join(now, ", "))
 		if slices.ContainsFunc(operations, func(o operationRecord) bool { return o.Status == "in_process" }) {
 			return false, nil
 		}
-		s.say("")
+		s.Line("")
 		for _, o := range operations {
-			s.say("   → %s of %s: %s (%s)", o.Kind, o.Cluster, o.Status, count(o.Hosts))
+			s.Line("   → %s of %s: %s (%s)", o.Kind, o.Cluster, o.Status, count(o.Hosts))
 			if o.Cause != "" {
-				s.say("     cause: %s", o.Cause)
+				s.Line("     cause: %s", o.Cause)
 			}
 			if o.Status != meant {
 				return false, fmt.Errorf("the %s of %s is %s, and was to be %s", o.Kind, o.Cluster, o.Status, meant)
@@ -266,7 +266,7 @@ func (s *story) turn(t turnRecord) {
 	case t.Before != t.After:
 		came = t.Before + " → " + t.After
 	}
-	s.say("   %-10s  %-51s  %-9s %.1f s  %s", t.Address, ran, t.State, t.FinishedAt.Sub(t.StartedAt.Time).Seconds(), came)
+	s.Line("   %-10s  %-51s  %-9s %.1f s  %s", t.Address, ran, t.State, t.FinishedAt.Sub(t.StartedAt.Time).Seconds(), came)
 }
 
 // count is how many hosts are in which state.
@@ -300,8 +300,8 @@ func (s *story) history(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.say("   %s: GET %s%s\n", s.admin.user, apiBase, path)
-	table := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	s.Line("   %s: GET %s%s\n", s.admin.user, apiBase, path)
+	table := terminal.NewTable(s)
 	for _, o := range slices.Backward(operations) {
 		_, _ = fmt.Fprintf(table, "   %s\t%s\t%s\t%s\t%s\t%s\t%s\n", o.StartedAt.Format(time.TimeOnly), o.Actor, o.Kind, o.Cluster, o.Status, count(o.Hosts), o.Reason)
 	}
@@ -317,7 +317,7 @@ func (s *story) history(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.say("\nAll that you saw is computed from the %d events in the log. To try it by hand: make run", status.Position)
+	s.Line("\nAll that you saw is computed from the %d events in the log. To try it by hand: make run", status.Position)
 	return nil
 }
 
@@ -329,7 +329,7 @@ func (s *story) life(ctx context.Context, host string) error {
 	if err != nil {
 		return err
 	}
-	s.say("\n   %s: GET %s%s\n", s.admin.user, apiBase, path)
+	s.Line("\n   %s: GET %s%s\n", s.admin.user, apiBase, path)
 	for len(entries) > 0 {
 		first := entries[0]
 		end := slices.IndexFunc(entries[1:], func(e entryRecord) bool { return e.Actor != first.Actor || e.Type == "HostTaken" }) + 1
@@ -342,9 +342,9 @@ func (s *story) life(ctx context.Context, host string) error {
 			events = append(events, e.Type)
 			why = cmp.Or(why, e.Data.Reason)
 		}
-		s.say("   %s  %-11s  %s", first.Time.Format(time.TimeOnly), first.Actor, strings.Join(events, ", "))
+		s.Line("   %s  %-11s  %s", first.Time.Format(time.TimeOnly), first.Actor, strings.Join(events, ", "))
 		if why != "" {
-			s.say("             why: %s", why)
+			s.Line("             why: %s", why)
 		}
 		entries = entries[end:]
 	}

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -22,9 +19,9 @@ import (
 	"github.com/gofrs/flock"
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/bcrypt"
-	"golang.org/x/term"
 
 	"commissaire/api/authentication"
+	"commissaire/cmd/internal/terminal"
 )
 
 // usersFile is the file of the plugin httpbasicauth, to be edited. A service that
@@ -114,7 +111,7 @@ func (all users) print(out io.Writer, format string) error {
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(rows)
 	case "table":
-		table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		table := terminal.NewTable(out)
 		_, _ = fmt.Fprintln(table, "NAME\tROLES") // Flush says whether it could be written
 		for _, r := range rows {
 			_, _ = fmt.Fprintf(table, "%s\t%s\n", r.Name, strings.Trim(fmt.Sprint(r.Roles), "[]"))
@@ -178,38 +175,11 @@ func (f usersFile) edit(ctx context.Context, change func(users) error) (err erro
 	return nil
 }
 
-// readPassword reads a password, from a terminal twice and unseen, else a line of
-// the input, and returns its bcrypt hash.
+// readPassword reads a password and returns its bcrypt hash.
 func readPassword(cmd *cobra.Command) (string, error) {
-	ctx, in := cmd.Context(), cmd.InOrStdin()
-	ask := func() ([]byte, error) { return readLine(in) }
-	restore := func() error { return nil }
-	if file, ok := in.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		state, err := term.GetState(int(file.Fd()))
-		if err != nil {
-			return "", fmt.Errorf("read the password: %w", err)
-		}
-		ask = func() ([]byte, error) { return askTwice(int(file.Fd()), cmd.ErrOrStderr()) }
-		restore = func() error { return term.Restore(int(file.Fd()), state) }
-	}
-	type answer struct {
-		password []byte
-		err      error
-	}
-	given := make(chan answer, 1)
-	go func() {
-		password, err := ask()
-		given <- answer{password, err}
-	}()
-	var password []byte
-	select {
-	case a := <-given:
-		if a.err != nil {
-			return "", fmt.Errorf("read the password: %w", a.err)
-		}
-		password = a.password
-	case <-ctx.Done(): // interrupted, which a read is not
-		return "", errors.Join(errors.New("read the password: interrupted"), restore())
+	password, err := terminal.ReadPassword(cmd.Context(), cmd.InOrStdin(), cmd.ErrOrStderr())
+	if err != nil {
+		return "", err
 	}
 	if len(password) < 8 || len(password) > 72 {
 		return "", errors.New("the password must have from 8 to 72 bytes")
@@ -219,29 +189,4 @@ func readPassword(cmd *cobra.Command) (string, error) {
 		return "", fmt.Errorf("hash the password: %w", err)
 	}
 	return string(hash), nil
-}
-
-func readLine(in io.Reader) ([]byte, error) {
-	line, err := bufio.NewReader(io.LimitReader(in, 4096)).ReadBytes('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	return bytes.TrimRight(line, "\r\n"), nil
-}
-
-func askTwice(terminal int, out io.Writer) ([]byte, error) {
-	var given [2][]byte
-	for i, prompt := range []string{"Password: ", "Again: "} {
-		_, _ = fmt.Fprint(out, prompt)
-		password, err := term.ReadPassword(terminal)
-		_, _ = fmt.Fprintln(out)
-		if err != nil {
-			return nil, err
-		}
-		given[i] = password
-	}
-	if !bytes.Equal(given[0], given[1]) {
-		return nil, errors.New("the two are not the same")
-	}
-	return given[0], nil
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"commissaire/adapters/transparency"
+	"commissaire/cmd/internal/terminal"
 )
 
 func keyCommand() *cobra.Command {
@@ -143,9 +144,9 @@ func (v *verification) run(cmd *cobra.Command) (err error) {
 		defer func() { err = errors.Join(err, kept.Discard()) }()
 	}
 	debug.SetGCPercent(400) // there is much that lives shortly, and nothing else
-	shown := newProgress(cmd.ErrOrStderr())
-	report, err := transparency.Verify(cmd.Context(), log, kept, checkpoints, shown.count("events verified"))
-	shown.end()
+	shown := terminal.NewProgress(cmd.ErrOrStderr())
+	report, err := transparency.Verify(cmd.Context(), log, kept, checkpoints, shown.Count("events verified"))
+	shown.End()
 	if err != nil {
 		return fmt.Errorf("verify: %w", err)
 	}
@@ -271,7 +272,7 @@ func (v *verification) print(out io.Writer, report transparency.Report, checkpoi
 	}
 	unreadable := 0
 	for _, f := range report.Findings {
-		fmt.Fprintln(&text, harmless(f.String()))
+		fmt.Fprintln(&text, terminal.Escape(f.String()))
 		if f.Kind == transparency.Unreadable {
 			unreadable++
 		}
