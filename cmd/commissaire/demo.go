@@ -21,6 +21,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"commissaire/api/authentication"
+	"commissaire/cmd/internal/client"
 	"commissaire/cmd/internal/terminal"
 	"commissaire/test/fleet"
 )
@@ -101,12 +102,12 @@ func demo(ctx context.Context, out, log io.Writer) (err error) {
 	defer hosts.Close()
 	s := &story{
 		Screen: terminal.NewScreen(out, fail), fleet: hosts, key: base64.StdEncoding.EncodeToString(private),
-		admin: &client{user: "ada"}, operator: &client{user: "otto"},
+		admin: &client.Client{User: "ada"}, operator: &client.Client{User: "otto"},
 	}
 	users := map[string]authentication.User{}
-	for c, role := range map[*client]authentication.Role{s.admin: authentication.Admin, s.operator: authentication.Operator} {
-		if users[c.user], c.password, err = newUser(role); err != nil {
-			return fmt.Errorf("make the user %s: %w", c.user, err)
+	for c, role := range map[*client.Client]authentication.Role{s.admin: authentication.Admin, s.operator: authentication.Operator} {
+		if users[c.User], c.Password, err = newUser(role); err != nil {
+			return fmt.Errorf("make the user %s: %w", c.User, err)
 		}
 	}
 	endpoint, end, err := startService(ctx, dir, users, &logged)
@@ -114,8 +115,8 @@ func demo(ctx context.Context, out, log io.Writer) (err error) {
 		return err
 	}
 	transport := &http.Transport{} // with no proxy
-	for _, c := range []*client{s.admin, s.operator} {
-		c.endpoint, c.transport = endpoint, transport
+	for _, c := range []*client.Client{s.admin, s.operator} {
+		c.Endpoint, c.Transport = endpoint, transport
 	}
 	err = s.tell(ctx)
 	s.Clear()

@@ -8,13 +8,13 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/snapshots"
+	"commissaire/cmd/internal/client"
 	"commissaire/cmd/internal/terminal"
 	"commissaire/projections"
 )
@@ -51,7 +51,7 @@ func (v *views) flags(cmd *cobra.Command) {
 }
 
 // run does one of two things.
-func (v *views) run(live func(context.Context, *client) error, offline func(*cobra.Command, snapshotsOf) error) func(*cobra.Command, []string) error {
+func (v *views) run(live func(context.Context, *client.Client) error, offline func(*cobra.Command, snapshotsOf) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, _ []string) (err error) {
 		defer func() {
 			switch {
@@ -68,9 +68,9 @@ func (v *views) run(live func(context.Context, *client) error, offline func(*cob
 			if v.from.store != "" {
 				return errors.New("--service and --store: name one of them")
 			}
-			c, err := clientOf(v.service)
+			c, err := client.Read(v.service)
 			if err != nil {
-				return err
+				return fmt.Errorf("--service: %w", err)
 			}
 			return live(cmd.Context(), c)
 		}
@@ -138,8 +138,8 @@ func listProjectionsCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "list", Short: "List views, snapshots and rebuilds", Args: cobra.NoArgs}
 	v.flags(cmd)
 	cmd.RunE = v.run(
-		func(ctx context.Context, c *client) error {
-			all, err := fetch[shownProjections](ctx, c, "/projections")
+		func(ctx context.Context, c *client.Client) error {
+			all, err := client.Get[shownProjections](ctx, c, "/projections")
 			if err != nil {
 				return err
 			}
@@ -216,7 +216,7 @@ All views are folded, because they are one cut through history and read each oth
 	}
 	v.flags(cmd)
 	cmd.RunE = v.run(
-		func(ctx context.Context, c *client) error {
+		func(ctx context.Context, c *client.Client) error {
 			done, err := refold(ctx, c, projections.KindRebuild)
 			if err != nil {
 				return err
@@ -249,7 +249,7 @@ is named, and the exit status is 1. What is served stays: rebuild makes it right
 	}
 	v.flags(cmd)
 	cmd.RunE = v.run(
-		func(ctx context.Context, c *client) error {
+		func(ctx context.Context, c *client.Client) error {
 			done, err := refold(ctx, c, projections.KindVerify)
 			if err != nil {
 				return err
@@ -303,14 +303,14 @@ func (v *views) tell(out io.Writer, done projections.Rebuild, right, wrong strin
 
 // refold has a service fold the log afresh, and shows how far it is. When ctx ends
 // before, it is cancelled.
-func refold(ctx context.Context, c *client, kind string) (projections.Rebuild, error) {
+func refold(ctx context.Context, c *client.Client, kind string) (projections.Rebuild, error) {
 	path := "/projections/all/"
-	text, _, err := c.succeed(ctx, http.MethodPut, path+kind, nil, nil)
+	text, _, err := c.Do(ctx, http.MethodPut, path+kind, nil, nil)
 	if err != nil {
 		return projections.Rebuild{}, err
 	}
 	var now projections.Rebuild
-	if err := parse(path+kind, text, &now); err != nil {
+	if err := client.Parse(path+kind, text, &now); err != nil {
 		return now, err
 	}
 	bar := terminal.NewProgress(os.Stderr)
@@ -319,7 +319,7 @@ func refold(ctx context.Context, c *client, kind string) (projections.Rebuild, e
 		bar.Count(fmt.Sprintf("of %d events folded, %.0f/s, %ds left", now.Of, now.PerSecond, now.Left))(int(now.Events))
 		select {
 		case <-tick.C:
-			all, err := fetch[shownProjections](ctx, c, "/projections")
+			all, err := client.Get[shownProjections](ctx, c, "/projections")
 			if err != nil && ctx.Err() == nil {
 				return now, err
 			}
@@ -329,7 +329,7 @@ func refold(ctx context.Context, c *client, kind string) (projections.Rebuild, e
 		case <-ctx.Done():
 			ending, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer stop()
-			_, _, err := c.succeed(ending, http.MethodDelete, path+projections.KindRebuild, nil, nil)
+			_, _, err := c.Do(ending, http.MethodDelete, path+projections.KindRebuild, nil, nil)
 			return now, errors.Join(ctx.Err(), err)
 		}
 	}
@@ -340,20 +340,4 @@ func refold(ctx context.Context, c *client, kind string) (projections.Rebuild, e
 		return now, fmt.Errorf("the service could not: %s", now.Error)
 	}
 	return now, nil
-}
-
-// clientOf is a client as a file describes it.
-func clientOf(path string) (*client, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("--service: %w", err)
-	}
-	var file struct{ Endpoint, Username, Password string }
-	if err := json.Unmarshal(text, &file); err != nil {
-		return nil, fmt.Errorf("--service: %s must have a JSON object with endpoint, username and password: %w", path, err)
-	}
-	if !strings.Contains(file.Endpoint, "://") {
-		return nil, fmt.Errorf("--service: the endpoint in %s must be a URL, as in https://commissaire.example.com", path)
-	}
-	return &client{endpoint: strings.TrimSuffix(file.Endpoint, "/"), user: file.Username, password: file.Password, transport: http.DefaultTransport}, nil
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"commissaire/cmd/internal/client"
 	"commissaire/cmd/internal/terminal"
 	"commissaire/test/fleet"
 )
@@ -19,7 +20,7 @@ type story struct {
 	*terminal.Screen
 	fleet           *fleet.Fleet
 	key             string // that the hosts take, as PUT /host wants it
-	admin, operator *client
+	admin, operator *client.Client
 }
 
 const (
@@ -48,7 +49,7 @@ func (s *story) tell(ctx context.Context) error {
 one host at a time, and records who asked for what, when and why, and what came of it.
 
 Here: 20 simulated hosts (real SSH, on 127.0.1.* and 127.0.2.*, port %d) and the service
-(%s). Two people use it: ada, who may do all, and otto, an operator.`, s.fleet.Port(), s.admin.endpoint)
+(%s). Two people use it: ada, who may do all, and otto, an operator.`, s.fleet.Port(), s.admin.Endpoint)
 	for i, chapter := range []struct {
 		title string
 		tell  func(context.Context) error
@@ -69,12 +70,12 @@ Here: 20 simulated hosts (real SSH, on 127.0.1.* and 127.0.2.*, port %d) and the
 }
 
 // put makes a request, with a reason, and tells it. It does not show the key.
-func (s *story) put(ctx context.Context, c *client, path, reason string, body map[string]any) error {
+func (s *story) put(ctx context.Context, c *client.Client, path, reason string, body map[string]any) error {
 	status, text, err := s.quietly(ctx, c, path, reason, body)
 	if err != nil {
 		return err
 	}
-	s.Line("   %s: PUT %s%s %s", c.user, apiBase, path, strings.ReplaceAll(text, s.key, "…"))
+	s.Line("   %s: PUT %s%s %s", c.User, client.Base, path, strings.ReplaceAll(text, s.key, "…"))
 	s.Line("   X-Commissaire-Reason: %s", reason)
 	s.Line("   → %s", status)
 	return nil
@@ -82,12 +83,12 @@ func (s *story) put(ctx context.Context, c *client, path, reason string, body ma
 
 // quietly makes a request with a reason. It returns the status and the body that
 // was sent.
-func (s *story) quietly(ctx context.Context, c *client, path, reason string, body map[string]any) (status, text string, err error) {
+func (s *story) quietly(ctx context.Context, c *client.Client, path, reason string, body map[string]any) (status, text string, err error) {
 	encoded, err := json.Marshal(body)
 	if err != nil {
 		return "", "", fmt.Errorf("PUT %s: %w", path, err)
 	}
-	_, answer, err := c.succeed(ctx, http.MethodPut, path, encoded, map[string]string{"X-Commissaire-Reason": reason})
+	_, answer, err := c.Do(ctx, http.MethodPut, path, encoded, map[string]string{"X-Commissaire-Reason": reason})
 	if err != nil {
 		return "", "", err
 	}
@@ -126,7 +127,7 @@ func (s *story) register(ctx context.Context) error {
 	}
 	s.Line("   … and 19 more. The service logs in, learns what each one is, and sets it up:\n")
 	ready := map[string]bool{}
-	err := follow(ctx, s.admin, "/hosts", func(hosts []hostRecord) (bool, error) {
+	err := client.Follow(ctx, s.admin, "/hosts", func(hosts []hostRecord) (bool, error) {
 		for _, h := range hosts {
 			switch {
 			case h.Status == "failed":
@@ -149,11 +150,11 @@ func (s *story) register(ctx context.Context) error {
 	}
 	s.Line("")
 	const path = "/cluster/web"
-	text, _, err := s.operator.succeed(ctx, http.MethodGet, path, nil, nil)
+	text, _, err := s.operator.Do(ctx, http.MethodGet, path, nil, nil)
 	if err != nil {
 		return err
 	}
-	s.Line("   %s: GET %s%s\n   → %s", s.operator.user, apiBase, path, strings.TrimSpace(string(text)))
+	s.Line("   %s: GET %s%s\n   → %s", s.operator.User, client.Base, path, strings.TrimSpace(string(text)))
 	return nil
 }
 
@@ -201,26 +202,26 @@ func (s *story) restart(ctx context.Context) error {
 type operationRecord struct {
 	ID, Kind, Cluster, Version, Actor, Reason, Status, Cause string
 
-	StartedAt moment `json:"started_at"`
+	StartedAt client.Time `json:"started_at"`
 	Hosts     []turnRecord
 }
 
 type turnRecord struct {
 	Address, State, Reason string
 
-	StartedAt  moment `json:"started_at"`
-	FinishedAt moment `json:"finished_at"`
-	Before     string `json:"version_before"`
-	After      string `json:"version_after"`
+	StartedAt  client.Time `json:"started_at"`
+	FinishedAt client.Time `json:"finished_at"`
+	Before     string      `json:"version_before"`
+	After      string      `json:"version_after"`
 }
 
 // watch tells of the newest operations as they go on, until they have ended,
 // all as they were meant to.
 func (s *story) watch(ctx context.Context, newest int, meant string) error {
 	path := fmt.Sprintf("/operations?limit=%d", newest)
-	s.Line("   %s: GET %s%s, again whenever there is news\n", s.operator.user, apiBase, path)
+	s.Line("   %s: GET %s%s, again whenever there is news\n", s.operator.User, client.Base, path)
 	told := map[string]bool{}
-	return follow(ctx, s.operator, path, func(operations []operationRecord) (bool, error) {
+	return client.Follow(ctx, s.operator, path, func(operations []operationRecord) (bool, error) {
 		slices.Reverse(operations) // oldest first
 		var now []string
 		for _, o := range operations {
@@ -290,17 +291,17 @@ func count(turns []turnRecord) string {
 type entryRecord struct {
 	Type, Actor, Reason string
 
-	Time moment
+	Time client.Time
 	Data struct{ Reason string }
 }
 
 func (s *story) history(ctx context.Context) error {
 	const path = "/operations"
-	operations, err := fetch[[]operationRecord](ctx, s.admin, path)
+	operations, err := client.Get[[]operationRecord](ctx, s.admin, path)
 	if err != nil {
 		return err
 	}
-	s.Line("   %s: GET %s%s\n", s.admin.user, apiBase, path)
+	s.Line("   %s: GET %s%s\n", s.admin.User, client.Base, path)
 	table := terminal.NewTable(s)
 	for _, o := range slices.Backward(operations) {
 		_, _ = fmt.Fprintf(table, "   %s\t%s\t%s\t%s\t%s\t%s\t%s\n", o.StartedAt.Format(time.TimeOnly), o.Actor, o.Kind, o.Cluster, o.Status, count(o.Hosts), o.Reason)
@@ -311,7 +312,7 @@ func (s *story) history(ctx context.Context) error {
 	if err := s.life(ctx, broken); err != nil {
 		return err
 	}
-	status, err := fetch[struct {
+	status, err := client.Get[struct {
 		Position uint64 `json:"log_position"`
 	}](ctx, s.admin, "/status")
 	if err != nil {
@@ -325,11 +326,11 @@ func (s *story) history(ctx context.Context) error {
 // turned to it.
 func (s *story) life(ctx context.Context, host string) error {
 	path := "/host/" + host + "/history"
-	entries, err := fetch[[]entryRecord](ctx, s.admin, path)
+	entries, err := client.Get[[]entryRecord](ctx, s.admin, path)
 	if err != nil {
 		return err
 	}
-	s.Line("\n   %s: GET %s%s\n", s.admin.user, apiBase, path)
+	s.Line("\n   %s: GET %s%s\n", s.admin.User, client.Base, path)
 	for len(entries) > 0 {
 		first := entries[0]
 		end := slices.IndexFunc(entries[1:], func(e entryRecord) bool { return e.Actor != first.Actor || e.Type == "HostTaken" }) + 1
