@@ -23,6 +23,7 @@ import (
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/eventlog/sqlite"
 	"commissaire/adapters/transparency"
+	"commissaire/cmd/internal/store"
 	"commissaire/cmd/internal/terminal"
 	"commissaire/domain"
 	"commissaire/domain/event"
@@ -67,7 +68,7 @@ that, or by events export.`,
 		}
 		b.store, b.masterKey, b.target = config.storeName(), config.Credentials.MasterKey, arguments[0]
 		if from != "" {
-			b.store = storeName{log: from}
+			b.store = store.Location{Log: from}
 		}
 		b.progress = terminal.NewProgress(cmd.ErrOrStderr())
 		done, err := b.run(cmd.Context())
@@ -97,7 +98,7 @@ func ofStore(cmd *cobra.Command, file, format string) (Config, error) {
 
 // backup copies a store.
 type backup struct {
-	store               storeName
+	store               store.Location
 	target, credentials string // directories that are made; "": credentials are not copied
 	masterKey           string // "": credentials are not opened
 	progress            *terminal.Progress
@@ -149,15 +150,15 @@ func (c copied) print(out io.Writer, format, log, secrets string) error {
 // check refuses what cannot be backed up, and makes the targets' names absolute.
 func (b *backup) check() error {
 	switch {
-	case b.store.shared():
+	case b.store.Shared():
 		return errors.New("a log in EventStoreDB is backed up as the manual of that says, and after it the keys (see the README), or with commissaire events export")
-	case b.store.kind() != "sqlite":
-		return noSuchStore(b.store)
+	case b.store.Kind() != "sqlite":
+		return b.store.Unusable()
 	}
-	if err := b.store.check("--store", "credentials.keys"); err != nil {
+	if err := b.store.Check("--store", "credentials.keys"); err != nil {
 		return err
 	}
-	dir, err := filepath.Abs(b.store.dir())
+	dir, err := filepath.Abs(b.store.Dir())
 	if err == nil {
 		dir, err = filepath.EvalSymlinks(dir)
 	}
@@ -173,7 +174,7 @@ func (b *backup) check() error {
 			return err
 		}
 		if within(*target, dir) {
-			return fmt.Errorf("%s lies in the store's directory %s: a backup goes elsewhere, best on another disk", *target, b.store.dir())
+			return fmt.Errorf("%s lies in the store's directory %s: a backup goes elsewhere, best on another disk", *target, b.store.Dir())
 		}
 	}
 	if b.credentials != "" && (within(b.credentials, b.target) || within(b.target, b.credentials)) {
@@ -221,18 +222,18 @@ func (b *backup) run(ctx context.Context) (done copied, err error) {
 	defer func() { err = errors.Join(err, log.discard()) }()
 	var before, sealed credentials.Sealed
 	if b.credentials != "" {
-		if before, err = credentials.ReadSealed(ctx, b.store.dir()); err != nil {
+		if before, err = credentials.ReadSealed(ctx, b.store.Dir()); err != nil {
 			return done, err
 		}
 	}
 	shown := log.watch(sqlite.File, b.progress.Count("bytes copied"))
-	err = sqlite.Backup(ctx, b.store.dir(), log.dir)
+	err = sqlite.Backup(ctx, b.store.Dir(), log.dir)
 	shown()
 	if err != nil {
 		return done, err
 	}
 	if b.credentials != "" {
-		if sealed, err = credentials.ReadSealed(ctx, b.store.dir()); err != nil {
+		if sealed, err = credentials.ReadSealed(ctx, b.store.Dir()); err != nil {
 			return done, err
 		}
 	}
@@ -390,17 +391,14 @@ func opened(ctx context.Context, dir string, master []byte, count func(int)) (al
 	return all, nil
 }
 
-// manifestName is the file beside a copy that says what the copy is.
-const manifestName = "backup.json"
-
 // What a manifest is of.
 const (
 	ofLog         = "log"
 	ofCredentials = "credentials"
 )
 
-// files are what is copied, by what that is.
-var files = map[string]string{ofLog: sqlite.File, ofCredentials: credentials.File}
+// fileOf is what is copied, by what that is.
+var fileOf = map[string]string{ofLog: sqlite.File, ofCredentials: credentials.File}
 
 // manifest says what a copy is, so that it shows when it was damaged.
 type manifest struct {
@@ -411,12 +409,6 @@ type manifest struct {
 	SHA256  string    `json:"sha256"`
 	logState
 	Credentials int `json:"credentials"`
-}
-
-// isBackup tells whether a directory is a backup.
-func isBackup(dir string) bool {
-	_, err := os.Stat(filepath.Join(dir, manifestName))
-	return err == nil
 }
 
 // unfinished is a directory that is being made, under another name beside its own.
@@ -458,14 +450,14 @@ func (u *unfinished) watch(name string, count func(int)) (stop func()) {
 // is in it is durable already.
 func (u *unfinished) finish(ctx context.Context, m manifest) (size int64, err error) {
 	m.Version = version
-	if m.Size, m.SHA256, err = digest(ctx, filepath.Join(u.dir, files[m.Of])); err != nil {
+	if m.Size, m.SHA256, err = digest(ctx, filepath.Join(u.dir, fileOf[m.Of])); err != nil {
 		return 0, err
 	}
 	text, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return 0, err
 	}
-	path := filepath.Join(u.dir, manifestName)
+	path := filepath.Join(u.dir, store.ManifestFile)
 	if err := os.WriteFile(path, append(text, '\n'), 0o600); err != nil {
 		return 0, err
 	}

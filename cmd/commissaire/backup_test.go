@@ -19,6 +19,7 @@ import (
 	"commissaire/adapters/credentials"
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/eventlog/sqlite"
+	"commissaire/cmd/internal/store"
 	"commissaire/domain"
 	"commissaire/domain/event"
 )
@@ -353,7 +354,7 @@ func rewrite(t *testing.T, dir string, m manifest) {
 	t.Helper()
 	text, err := json.Marshal(m)
 	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, manifestName), text, 0o600)
+		err = os.WriteFile(filepath.Join(dir, store.ManifestFile), text, 0o600)
 	}
 	if err != nil {
 		t.Fatal(err)

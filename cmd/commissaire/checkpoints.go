@@ -10,6 +10,7 @@ import (
 	"commissaire/adapters/credentials"
 	"commissaire/adapters/transparency"
 	"commissaire/api"
+	"commissaire/cmd/internal/store"
 	"commissaire/domain"
 	"commissaire/domain/event"
 )
@@ -19,21 +20,18 @@ var (
 	errLogChanged = domain.Refuse(domain.Conflict, "log-changed")
 )
 
-// treeName is the directory of the tree over the log, in that of a store.
-const treeName = "tree"
-
 // openTransparency opens the tree over the log; nil where there is no key.
-func (s *service) openTransparency(ctx context.Context, name storeName) (*transparency.Log, error) {
+func (s *service) openTransparency(ctx context.Context, name store.Location) (*transparency.Log, error) {
 	of := s.config.Log
 	if of.SigningKey == "" {
 		return nil, nil
 	}
-	if name.kind() == "sqlite" {
+	if name.Kind() == "sqlite" {
 		for what, source := range map[string]string{"log.signing-key": of.SigningKey, "log.checkpoint-file": "file:" + of.CheckpointFile} {
 			if source == "file:" {
 				continue
 			}
-			if err := apart(what, source, "the store's directory", name.dir()); err != nil {
+			if err := store.RefuseInside(what, source, "the store's directory", name.Dir()); err != nil {
 				return nil, err
 			}
 		}
@@ -42,12 +40,12 @@ func (s *service) openTransparency(ctx context.Context, name storeName) (*transp
 	if err != nil {
 		return nil, err
 	}
-	dir, err := s.kept(of.TreeDir, name, treeName)
+	dir, err := s.kept(of.TreeDir, name, store.TreeDir)
 	if err != nil {
 		return nil, err
 	}
 	return transparency.Open(transparency.Config{
-		Feed: s.store.log, Dir: dir, Key: key, Interval: time.Duration(of.CheckpointInterval),
+		Feed: s.store.Log, Dir: dir, Key: key, Interval: time.Duration(of.CheckpointInterval),
 		File: of.CheckpointFile, URL: of.CheckpointURL, Client: &http.Client{Timeout: 30 * time.Second}, Logger: s.logger,
 	})
 }

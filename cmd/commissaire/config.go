@@ -24,6 +24,7 @@ import (
 	"commissaire/adapters/eventlog/eventstoredb"
 	"commissaire/adapters/ssh"
 	"commissaire/api/authentication"
+	"commissaire/cmd/internal/store"
 	"commissaire/domain"
 )
 
@@ -418,7 +419,7 @@ func (c Config) check() error {
 	if c.ListenPort < 0 || c.ListenPort > 65535 {
 		return fail("listen-port must be from 0 (any free one) to 65535")
 	}
-	if err := c.storeName().check("store", "credentials.keys"); err != nil {
+	if err := c.storeName().Check("store", "credentials.keys"); err != nil {
 		return fail("%w", err)
 	}
 	switch {
@@ -482,8 +483,8 @@ func (c Config) check() error {
 }
 
 // storeName is where the configured log and credentials are.
-func (c Config) storeName() storeName {
-	return storeName{log: c.Store, keys: c.Credentials.Keys, options: c.esdbOptions()}
+func (c Config) storeName() store.Location {
+	return store.Location{Log: c.Store, Keys: c.Credentials.Keys, Options: c.esdbOptions()}
 }
 
 func (c Config) esdbOptions() eventstoredb.Options {
@@ -501,7 +502,7 @@ func (c Config) instanceName() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("name this instance: %w; set instance", err)
 	}
-	if c.storeName().shared() {
+	if c.storeName().Shared() {
 		name += "-" + uuid.NewString()[:8]
 	}
 	return name, nil
@@ -531,7 +532,7 @@ func (c Config) masked() Config {
 			*source = "exec:********"
 		}
 	}
-	c.Store = maskedStore(c.Store)
+	c.Store = c.storeName().Masked()
 	for _, url := range []*string{&c.Bootstrap.EtcdURL, &c.Bootstrap.RegistryMirror, &c.Log.CheckpointURL} {
 		*url = passwordInURL.ReplaceAllString(*url, "$1:********@")
 	}

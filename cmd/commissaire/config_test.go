@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -116,44 +115,6 @@ func TestAMisspeltVariableIsRefused(t *testing.T) {
 		"COMMISSAIRE_SERVICE_HOST": "10.0.0.1", "COMMISSAIRE_SERVICE_PORT_HTTP": "80", "COMMISSAIRE_PORT": "tcp://10.0.0.1:80",
 		"COMMISSAIRE_PORT_80_TCP_ADDR": "10.0.0.1",
 	}, nil, false)
-}
-
-func TestTheMasterKeyIsKeptApartWhateverLinksLeadThere(t *testing.T) {
-	dir := t.TempDir()
-	in := func(name string) string { return filepath.Join(dir, name) }
-	for _, name := range []string{"store/sub", "etc"} {
-		if err := os.MkdirAll(in(name), 0o700); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, name := range []string{"store/sub/key", "etc/key", "store-key"} {
-		if err := os.WriteFile(in(name), []byte("key"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for link, to := range map[string]string{"linked-store": "store", "linked-key": "store/sub/key", "store/leads-out": "../etc/key"} {
-		if err := os.Symlink(to, in(link)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, test := range []struct {
-		key, store string
-		apart      bool
-	}{
-		{"etc/key", "store", true},
-		{"etc/key", "linked-store", true},
-		{"etc/key", "not-yet-there", true},
-		{"store-key", "store", true},
-		{"store/sub/key", "store", false},
-		{"store/sub/key", "linked-store", false},
-		{"linked-store/sub/key", "store", false},
-		{"linked-key", "store", false},
-		{"store/leads-out", "store", false},
-	} {
-		if err := apart("master key", "file:"+in(test.key), "the store", in(test.store)); (err == nil) != test.apart {
-			t.Errorf("the key %s and the store %s: %v", test.key, test.store, err)
-		}
-	}
 }
 
 func TestALaterListReplacesAnEarlierOne(t *testing.T) {
@@ -337,20 +298,5 @@ func TestInstancesOfASharedStoreHaveNamesOfTheirOwn(t *testing.T) {
 	}
 	if got := name(`{"store": "esdb://b", "credentials": {"keys": "file:/k"}, "instance": "east-1"}`); got != "east-1" {
 		t.Errorf("named east-1 it is %s", got)
-	}
-}
-
-func TestTheMasterKeyLiesApartFromTheKeysThatItOpens(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "master")
-	if err := os.WriteFile(path, make([]byte, 32), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	_, err := storeName{log: "esdb://127.0.0.1:1?tls=false", keys: "file:" + dir}.open(t.Context(), "file:"+path, slog.New(slog.DiscardHandler))
-	if err == nil || !strings.Contains(err.Error(), "lies in the directory of the keys") {
-		t.Errorf("opened: %v", err)
 	}
 }

@@ -22,6 +22,7 @@ import (
 
 	"commissaire/api/authentication"
 	"commissaire/cmd/internal/client"
+	"commissaire/cmd/internal/files"
 	"commissaire/cmd/internal/terminal"
 	"commissaire/test/fleet"
 )
@@ -206,7 +207,7 @@ func demoKey() (string, ssh.PublicKey, error) {
 		if err != nil {
 			return "", nil, err
 		}
-		if err := writePrivate(path, string(private)); err != nil {
+		if err := files.WritePrivate(path, string(private)); err != nil {
 			return "", nil, err
 		}
 		text = private

@@ -4,16 +4,14 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"golang.org/x/crypto/bcrypt"
 
 	"commissaire/api/authentication"
+	"commissaire/cmd/internal/files"
 )
 
 // Where serve --dev keeps what it makes, below the working directory.
@@ -30,7 +28,7 @@ func makeMasterKey() error {
 	if _, err := os.Lstat(devMasterKey); err == nil {
 		return nil
 	}
-	if err := writePrivate(devMasterKey, base64.StdEncoding.EncodeToString(random(32))+"\n"); err != nil {
+	if err := files.WritePrivate(devMasterKey, base64.StdEncoding.EncodeToString(random(32))+"\n"); err != nil {
 		return fmt.Errorf("make the master key: %w", err)
 	}
 	return nil
@@ -51,7 +49,7 @@ func makeUser(endpoint string) (Plugin, string, error) {
 		"commctl.json": string(client) + "\n",
 		"curlrc":       fmt.Sprintf("user = \"admin:%s\"\nsilent\nshow-error\n", password),
 	} {
-		if err := writePrivate(filepath.Join(devDir, name), text); err != nil {
+		if err := files.WritePrivate(filepath.Join(devDir, name), text); err != nil {
 			return Plugin{}, "", fmt.Errorf("make the user admin: %w", err)
 		}
 	}
@@ -63,35 +61,6 @@ func newUser(role authentication.Role) (authentication.User, string, error) {
 	password := base64.RawURLEncoding.EncodeToString(random(18))
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
 	return authentication.User{Hash: string(hash), Roles: []authentication.Role{role}}, password, err
-}
-
-// writePrivate replaces a file by one that only its owner may read.
-func writePrivate(path, text string) error { return replaceFile(path, text, nil) }
-
-// replaceFile replaces a file whole or not at all, by one that only its owner may
-// read or, unless like is nil, that has the owner and mode of like, but nothing
-// for others than its group.
-func replaceFile(path, text string, like fs.FileInfo) (err error) {
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(file.Name()))
-		}
-	}()
-	_, err = file.WriteString(text)
-	if like != nil {
-		if owner, ok := like.Sys().(*syscall.Stat_t); ok && (int(owner.Uid) != os.Geteuid() || int(owner.Gid) != os.Getegid()) {
-			err = errors.Join(err, file.Chown(int(owner.Uid), int(owner.Gid)))
-		}
-		err = errors.Join(err, file.Chmod(like.Mode()&0o640))
-	}
-	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return err
-	}
-	return os.Rename(file.Name(), path)
 }
 
 func random(n int) []byte {

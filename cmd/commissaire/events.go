@@ -11,72 +11,17 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 
 	fast "github.com/go-json-experiment/json"
 	"github.com/spf13/cobra"
 
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/eventlog/cloudevents"
-	"commissaire/adapters/eventlog/sqlite"
+	"commissaire/cmd/internal/store"
 	"commissaire/cmd/internal/terminal"
 	"commissaire/domain/event"
 	"commissaire/projections"
 )
-
-// feed is events that are read, of a store or of files.
-type feed struct {
-	eventlog.Feed
-	name  string
-	dir   string // of the store; "": it has none
-	close func() error
-}
-
-// openFeed opens the log of a store to read it, also while services use it.
-func openFeed(ctx context.Context, name storeName, logger *slog.Logger) (feed, error) {
-	switch {
-	case name.shared():
-		log, err := openTarget(ctx, name, logger)
-		if err != nil {
-			return feed{}, err
-		}
-		return feed{Feed: log, name: maskedStore(name.log), close: log.Close}, nil
-	case name.kind() == "sqlite":
-		open := sqlite.OpenReader
-		if isBackup(name.dir()) {
-			open = sqlite.OpenBackup
-		}
-		reader, err := open(ctx, name.dir())
-		if err != nil {
-			return feed{}, err
-		}
-		return feed{Feed: reader, name: name.log, dir: name.dir(), close: reader.Close}, nil
-	}
-	return feed{}, noSuchStore(name)
-}
-
-// openTarget opens the log of a store to import into it. It is refused while a
-// service uses it, where only one may.
-func openTarget(ctx context.Context, name storeName, logger *slog.Logger) (eventlog.Store, error) {
-	if name.kind() != "sqlite" && !name.shared() {
-		return nil, noSuchStore(name)
-	}
-	log, err := name.openLog(ctx, logger)
-	if err != nil {
-		return nil, err
-	}
-	if err := answers(ctx, log); err != nil {
-		return nil, errors.Join(err, log.Close())
-	}
-	return log, nil
-}
-
-func noSuchStore(name storeName) error {
-	if name.kind() == "memory" {
-		return errors.New("what a store memory: has ends with the service, and no other program can read it")
-	}
-	return fmt.Errorf("--store must be sqlite:DIR or esdb://…, and %s is neither", name.kind())
-}
 
 // source is where the commands of events read from.
 type source struct {
@@ -106,14 +51,14 @@ func (s *source) load(cmd *cobra.Command) (Config, error) {
 
 // storeName is the store that was given, else the configured one. Credentials are
 // of no interest here.
-func (s *source) storeName(cmd *cobra.Command) (storeName, error) {
+func (s *source) storeName(cmd *cobra.Command) (store.Location, error) {
 	config, err := s.load(cmd)
 	if err != nil {
-		return storeName{}, err
+		return store.Location{}, err
 	}
 	name := config.storeName()
 	if s.store != "" {
-		name.log = s.store
+		name.Log = s.store
 	}
 	return name, nil
 }
@@ -122,21 +67,18 @@ func errorsOnly(cmd *cobra.Command) *slog.Logger {
 	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
-func (s *source) open(cmd *cobra.Command) (feed, error) {
+func (s *source) open(cmd *cobra.Command) (store.Reader, error) {
 	if len(s.files) > 0 {
 		if s.store != "" {
-			return feed{}, errors.New("--file and --store: read one of them")
+			return store.Reader{}, errors.New("--file and --store: read one of them")
 		}
-		return feed{
-			Feed: cloudevents.NewFiles(cmd.InOrStdin(), s.files...), name: strings.Join(s.files, ", "),
-			close: func() error { return nil },
-		}, nil
+		return store.ReadFiles(cmd.InOrStdin(), s.files...), nil
 	}
 	name, err := s.storeName(cmd)
 	if err != nil {
-		return feed{}, err
+		return store.Reader{}, err
 	}
-	return openFeed(cmd.Context(), name, errorsOnly(cmd))
+	return name.OpenReader(cmd.Context(), errorsOnly(cmd))
 }
 
 func eventsCommand() *cobra.Command {
@@ -306,7 +248,7 @@ GET …/history and GET /events have it. A time is RFC 3339.`,
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, f.close()) }()
+		defer func() { err = errors.Join(err, f.Close()) }()
 		out := bufio.NewWriterSize(cmd.OutOrStdout(), 64<<10)
 		if format == "table" {
 			_, _ = fmt.Fprintf(out, tableLine, "POSITION", "TIME", "ACTOR", "TYPE", "STREAM", "DATA") // Flush says whether it could be written
@@ -377,7 +319,7 @@ file is whole up to the position that is printed.`,
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, f.close()) }()
+		defer func() { err = errors.Join(err, f.Close()) }()
 		return what.export(cmd, f, name, cloudevents.Compression(how))
 	}
 	return cmd
@@ -471,7 +413,7 @@ be there in the store's directory.`,
 		}
 		shown := terminal.NewProgress(cmd.ErrOrStderr())
 		done, err := importFiles(cmd.Context(), cmd.InOrStdin(), names, func() (eventlog.Store, error) {
-			return openTarget(cmd.Context(), name, errorsOnly(cmd))
+			return name.OpenWriter(cmd.Context(), errorsOnly(cmd))
 		}, shown.Count("events"))
 		shown.End()
 		switch {

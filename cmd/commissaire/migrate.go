@@ -10,12 +10,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"commissaire/adapters/credentials"
 	"commissaire/adapters/eventlog"
+	"commissaire/cmd/internal/store"
 	"commissaire/cmd/internal/terminal"
 )
 
@@ -65,7 +65,7 @@ with it in the configuration, or as COMMISSAIRE_STORE.`,
 			return fmt.Errorf("there is no output %q: use text or json", format)
 		}
 		m := migration{
-			source: storeName{log: from, keys: fromKeys, options: config.esdbOptions()}, target: storeName{log: to, keys: toKeys, options: config.esdbOptions()}, masterKey: config.Credentials.MasterKey,
+			source: store.Location{Log: from, Keys: fromKeys, Options: config.esdbOptions()}, target: store.Location{Log: to, Keys: toKeys, Options: config.esdbOptions()}, masterKey: config.Credentials.MasterKey,
 			logger: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)), progress: terminal.NewProgress(cmd.ErrOrStderr()),
 		}
 		switch {
@@ -93,7 +93,7 @@ with it in the configuration, or as COMMISSAIRE_STORE.`,
 
 // migration copies a store into another.
 type migration struct {
-	source, target storeName
+	source, target store.Location
 	masterKey      string
 	logger         *slog.Logger
 	progress       *terminal.Progress
@@ -118,37 +118,37 @@ func (m migrated) print(out io.Writer, format string) error {
 
 // check refuses what cannot be migrated before anything is opened.
 func (m migration) check() error {
-	if err := errors.Join(m.source.check("--from", "--from-keys"), m.target.check("--to", "--to-keys")); err != nil {
+	if err := errors.Join(m.source.Check("--from", "--from-keys"), m.target.Check("--to", "--to-keys")); err != nil {
 		return err
 	}
-	if m.source.kind() == "memory" || m.target.kind() == "memory" {
+	if m.source.Kind() == "memory" || m.target.Kind() == "memory" {
 		return errors.New("what a store memory: has ends with the service, and nothing can be copied from or to it")
 	}
-	if m.source.log == m.target.log || m.source.kind() == "sqlite" && m.target.kind() == "sqlite" && sameDir(m.source.dir(), m.target.dir()) {
+	if m.source.Log == m.target.Log || m.source.Kind() == "sqlite" && m.target.Kind() == "sqlite" && sameDir(m.source.Dir(), m.target.Dir()) {
 		return errors.New("--from and --to are the same store")
 	}
-	if m.source.keys != "" && m.source.keys == m.target.keys {
+	if m.source.Keys != "" && m.source.Keys == m.target.Keys {
 		return errors.New("--from-keys and --to-keys are the same: each store has keys of its own")
 	}
 	if m.masterKey == "" {
 		return errors.New("no master key: set credentials.master-key to the one that the service has")
 	}
-	if m.source.kind() == "sqlite" { // opening it would make it
+	if m.source.Kind() == "sqlite" { // opening it would make it
 		for _, name := range []string{"events.db", "credentials.db"} {
-			if _, err := os.Stat(filepath.Join(m.source.dir(), name)); errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("--from: there is no store in %s: it has no %s", m.source.dir(), name)
+			if _, err := os.Stat(filepath.Join(m.source.Dir(), name)); errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("--from: there is no store in %s: it has no %s", m.source.Dir(), name)
 			}
 		}
 	}
-	for _, side := range []storeName{m.source, m.target} {
-		if err := side.apart(m.masterKey); err != nil {
+	for _, side := range []store.Location{m.source, m.target} {
+		if err := side.RefuseInside("master key", m.masterKey); err != nil {
 			return err
 		}
-		for _, other := range []storeName{m.source, m.target} {
-			if other.kind() != "sqlite" {
+		for _, other := range []store.Location{m.source, m.target} {
+			if other.Kind() != "sqlite" {
 				continue
 			}
-			if err := apart("keys", side.keys, "the directory of the store", other.dir()); err != nil {
+			if err := store.RefuseInside("keys", side.Keys, "the directory of the store", other.Dir()); err != nil {
 				return err
 			}
 		}
@@ -173,55 +173,43 @@ func (m migration) run(ctx context.Context) (done migrated, err error) {
 	if err != nil {
 		return done, err
 	}
-	var source, target store
-	defer func() { err = errors.Join(err, source.close(), target.close()) }()
-	if source.log, err = m.source.openLog(ctx, m.logger); err != nil {
+	var source, target store.Store
+	defer func() { err = errors.Join(err, source.Close(), target.Close()) }()
+	if source.Log, err = m.source.OpenLog(ctx, m.logger); err != nil {
 		return done, fmt.Errorf("--from: %w", err)
 	}
-	if target.log, err = m.target.openLog(ctx, m.logger); err != nil {
+	if target.Log, err = m.target.OpenLog(ctx, m.logger); err != nil {
 		return done, fmt.Errorf("--to: %w", err)
 	}
-	for side, log := range map[string]eventlog.Store{"--from": source.log, "--to": target.log} {
-		if err := answers(ctx, log); err != nil {
+	for side, log := range map[string]eventlog.Store{"--from": source.Log, "--to": target.Log} {
+		if err := store.Ping(ctx, log); err != nil {
 			return done, fmt.Errorf("%s: %w", side, err)
 		}
 	}
 	// Before anything is written there.
-	if _, _, err := eventlog.Compare(ctx, source.log, target.log, m.progress.Count("events looked at")); err != nil {
+	if _, _, err := eventlog.Compare(ctx, source.Log, target.Log, m.progress.Count("events looked at")); err != nil {
 		return done, m.foreign(err)
 	}
-	if source.secrets, err = m.source.openSecrets(ctx, source.log, master); err != nil {
+	if source.Secrets, err = m.source.OpenSecrets(ctx, source.Log, master); err != nil {
 		return done, fmt.Errorf("--from: %w", err)
 	}
-	if target.secrets, err = m.target.openSecrets(ctx, target.log, master); err != nil {
+	if target.Secrets, err = m.target.OpenSecrets(ctx, target.Log, master); err != nil {
 		return done, fmt.Errorf("--to: %w", err)
 	}
-	if done.Credentials, done.CredentialsCopied, err = credentials.Copy(ctx, source.secrets, target.secrets, m.progress.Count("credentials copied")); err != nil {
+	if done.Credentials, done.CredentialsCopied, err = credentials.Copy(ctx, source.Secrets, target.Secrets, m.progress.Count("credentials copied")); err != nil {
 		return done, err
 	}
-	if done.EventsCopied, err = eventlog.Copy(ctx, source.log, target.log, m.progress.Count("events copied")); err != nil {
+	if done.EventsCopied, err = eventlog.Copy(ctx, source.Log, target.Log, m.progress.Count("events copied")); err != nil {
 		return done, m.foreign(err)
 	}
 	var whole bool
-	if done.Events, whole, err = eventlog.Compare(ctx, source.log, target.log, m.progress.Count("events compared")); err != nil {
+	if done.Events, whole, err = eventlog.Compare(ctx, source.Log, target.Log, m.progress.Count("events compared")); err != nil {
 		return done, fmt.Errorf("the copy is not equal: %w", err)
 	}
 	if !whole {
 		return done, fmt.Errorf("the source has more than the %d events that were copied: stop all instances that use it, and repeat this", done.Events)
 	}
 	return done, nil
-}
-
-// answers asks a store for its head; one that is elsewhere may not answer for ever.
-func answers(ctx context.Context, log eventlog.Store) error {
-	const patience = 10 * time.Second
-	limited, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	_, err := log.Head(limited)
-	if limited.Err() != nil && ctx.Err() == nil {
-		return fmt.Errorf("the store did not answer within %s", patience)
-	}
-	return err
 }
 
 // foreign says what to do about a target that is no copy.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"commissaire/cmd/internal/store"
 	"commissaire/cmd/internal/terminal"
 )
 
@@ -26,32 +27,32 @@ func TestAMigrationThatCannotBeMeantIsRefused(t *testing.T) {
 	if err := os.Symlink(in("store"), in("linked")); err != nil {
 		t.Fatal(err)
 	}
-	store, other := storeName{log: "sqlite:" + in("store")}, storeName{log: "sqlite:" + in("other")}
-	server := storeName{log: "esdb://a:PASSWORD@b", keys: "file:" + in("keys")}
+	local, other := store.Location{Log: "sqlite:" + in("store")}, store.Location{Log: "sqlite:" + in("other")}
+	server := store.Location{Log: "esdb://a:PASSWORD@b", Keys: "file:" + in("keys")}
 	master := "file:" + in("master")
 	for _, test := range []struct {
-		source, target storeName
+		source, target store.Location
 		master, want   string
 	}{
-		{storeName{log: "memory:"}, other, master, "memory:"},
-		{store, storeName{log: "memory:"}, master, "memory:"},
-		{store, storeName{log: "postgres://a:PASSWORD@b"}, master, "--to must be"},
-		{storeName{log: "sqlite:"}, other, master, "--from sqlite: needs a directory"},
-		{store, storeName{log: "esdb://a:PASSWORD@b"}, master, "--to-keys: file:DIR"},
-		{storeName{log: "esdb://a:PASSWORD@b"}, other, master, "--from-keys: file:DIR"},
-		{store, storeName{log: other.log, keys: "file:/k"}, master, "--to-keys is for a store esdb://"},
-		{store, store, master, "the same store"},
-		{store, storeName{log: "sqlite:" + in("linked")}, master, "the same store"},
-		{server, storeName{log: "esdb://c", keys: server.keys}, master, "--from-keys and --to-keys are the same"},
-		{store, other, "", "no master key"},
-		{storeName{log: "sqlite:" + in("empty")}, other, master, "it has no events.db"},
-		{storeName{log: "sqlite:" + in("missing")}, other, master, "it has no events.db"},
-		{store, other, "file:" + in("store/master"), "lies in the store's directory"},
-		{store, storeName{log: server.log, keys: "file:" + in("store/keys")}, master, "lies in the directory of the store"},
+		{store.Location{Log: "memory:"}, other, master, "memory:"},
+		{local, store.Location{Log: "memory:"}, master, "memory:"},
+		{local, store.Location{Log: "postgres://a:PASSWORD@b"}, master, "--to must be"},
+		{store.Location{Log: "sqlite:"}, other, master, "--from sqlite: needs a directory"},
+		{local, store.Location{Log: "esdb://a:PASSWORD@b"}, master, "--to-keys: file:DIR"},
+		{store.Location{Log: "esdb://a:PASSWORD@b"}, other, master, "--from-keys: file:DIR"},
+		{local, store.Location{Log: other.Log, Keys: "file:/k"}, master, "--to-keys is for a store esdb://"},
+		{local, local, master, "the same store"},
+		{local, store.Location{Log: "sqlite:" + in("linked")}, master, "the same store"},
+		{server, store.Location{Log: "esdb://c", Keys: server.Keys}, master, "--from-keys and --to-keys are the same"},
+		{local, other, "", "no master key"},
+		{store.Location{Log: "sqlite:" + in("empty")}, other, master, "it has no events.db"},
+		{store.Location{Log: "sqlite:" + in("missing")}, other, master, "it has no events.db"},
+		{local, other, "file:" + in("store/master"), "lies in the store's directory"},
+		{local, store.Location{Log: server.Log, Keys: "file:" + in("store/keys")}, master, "lies in the directory of the store"},
 	} {
 		m := migration{source: test.source, target: test.target, masterKey: test.master, logger: slog.New(slog.DiscardHandler), progress: terminal.NewProgress(nil)}
 		if _, err := m.run(t.Context()); err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "PASSWORD") {
-			t.Errorf("from %s to %s: %v; want %q in it", test.source.log, test.target.log, err, test.want)
+			t.Errorf("from %s to %s: %v; want %q in it", test.source.Log, test.target.Log, err, test.want)
 		}
 	}
 	for _, name := range []string{"other", "missing", "keys", "store/keys", "empty/events.db"} {
@@ -59,7 +60,7 @@ func TestAMigrationThatCannotBeMeantIsRefused(t *testing.T) {
 			t.Errorf("%s was made", name)
 		}
 	}
-	if err := (migration{source: store, target: server, masterKey: master}).check(); err != nil {
+	if err := (migration{source: local, target: server, masterKey: master}).check(); err != nil {
 		t.Errorf("what can be meant: %v", err)
 	}
 }

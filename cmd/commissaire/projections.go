@@ -15,6 +15,7 @@ import (
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/snapshots"
 	"commissaire/cmd/internal/client"
+	"commissaire/cmd/internal/store"
 	"commissaire/cmd/internal/terminal"
 	"commissaire/projections"
 )
@@ -78,14 +79,14 @@ func (v *views) run(live func(context.Context, *client.Client) error, offline fu
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, of.log.close()) }()
+		defer func() { err = errors.Join(err, of.log.Close()) }()
 		return offline(cmd, of)
 	}
 }
 
 // snapshotsOf is the snapshots of a log.
 type snapshotsOf struct {
-	log  feed
+	log  store.Reader
 	kept *snapshots.Store
 }
 
@@ -104,7 +105,7 @@ func (v *views) open(cmd *cobra.Command) (of snapshotsOf, err error) {
 	if of.kept == nil {
 		return of, errors.New("no snapshots are kept with this store: set snapshots.dir, or ask a running service (--service)")
 	}
-	of.log, err = openFeed(cmd.Context(), name, errorsOnly(cmd))
+	of.log, err = name.OpenReader(cmd.Context(), errorsOnly(cmd))
 	return of, err
 }
 

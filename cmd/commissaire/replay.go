@@ -17,6 +17,7 @@ import (
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/eventlog/cloudevents"
 	"commissaire/api"
+	"commissaire/cmd/internal/store"
 	"commissaire/cmd/internal/terminal"
 	"commissaire/domain"
 	"commissaire/domain/event"
@@ -30,7 +31,7 @@ type replay struct {
 	follow         bool
 	paths          []string
 
-	feed    feed
+	feed    store.Reader
 	views   *projections.Views
 	records *api.Records
 }
@@ -115,7 +116,7 @@ func (r *replay) run(cmd *cobra.Command) (err error) {
 	if r.feed, err = r.open(cmd); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.feed.close()) }()
+	defer func() { err = errors.Join(err, r.feed.Close()) }()
 	if files, ok := r.feed.Feed.(*cloudevents.Files); ok {
 		r.feed.Feed = files.Whole() // of a part of a log the views would be wrong
 	}

@@ -14,6 +14,7 @@ import (
 
 	"commissaire/adapters/credentials"
 	"commissaire/adapters/eventlog/sqlite"
+	"commissaire/cmd/internal/store"
 	"commissaire/cmd/internal/terminal"
 	"commissaire/domain"
 )
@@ -53,7 +54,7 @@ For a store esdb://… restore into sqlite:DIR and go on with commissaire migrat
 		}
 		r.store, r.masterKey, r.backup = config.storeName(), config.Credentials.MasterKey, arguments[0]
 		if to != "" {
-			r.store = storeName{log: to}
+			r.store = store.Location{Log: to}
 		}
 		r.progress = terminal.NewProgress(cmd.ErrOrStderr())
 		done, err := r.run(cmd.Context())
@@ -64,7 +65,7 @@ For a store esdb://… restore into sqlite:DIR and go on with commissaire migrat
 		case err != nil:
 			return fmt.Errorf("restore: %w", err)
 		}
-		return done.print(cmd.OutOrStdout(), format, "restored into "+r.store.dir(), "restored with them")
+		return done.print(cmd.OutOrStdout(), format, "restored into "+r.store.Dir(), "restored with them")
 	}
 	return cmd
 }
@@ -72,16 +73,16 @@ For a store esdb://… restore into sqlite:DIR and go on with commissaire migrat
 // restoration makes a store of backups.
 type restoration struct {
 	backup, credentials string // directories; "": there are no credentials
-	store               storeName
+	store               store.Location
 	masterKey           string
 	progress            *terminal.Progress
 }
 
 func (r restoration) run(ctx context.Context) (done copied, err error) {
-	if r.store.shared() || r.store.kind() == "memory" {
-		return done, fmt.Errorf("a backup becomes a store sqlite:DIR, and not one %s:; commissaire migrate makes one esdb://… of that", r.store.kind())
+	if r.store.Shared() || r.store.Kind() == "memory" {
+		return done, fmt.Errorf("a backup becomes a store sqlite:DIR, and not one %s:; commissaire migrate makes one esdb://… of that", r.store.Kind())
 	}
-	if err := r.store.check("--store", "credentials.keys"); err != nil {
+	if err := r.store.Check("--store", "credentials.keys"); err != nil {
 		return done, err
 	}
 	log, err := readBackup(ctx, r.backup, ofLog)
@@ -105,7 +106,7 @@ func (r restoration) run(ctx context.Context) (done copied, err error) {
 		done.Credentials, done.Opened = &n, true
 	}
 	done.Missing = missing(named, func(id domain.CredentialID) bool { _, ok := kept[id]; return ok })
-	return done, sqlite.Restore(r.store.dir(), func(dir string) error { return r.fill(ctx, dir, state) })
+	return done, sqlite.Restore(r.store.Dir(), func(dir string) error { return r.fill(ctx, dir, state) })
 }
 
 // opened opens what the backup has of credentials.
@@ -170,12 +171,12 @@ func (r restoration) fill(ctx context.Context, dir string, want logState) error 
 
 // readManifest reads what a backup says of itself.
 func readManifest(dir string) (m manifest, err error) {
-	text, err := os.ReadFile(filepath.Join(dir, manifestName))
+	text, err := os.ReadFile(filepath.Join(dir, store.ManifestFile))
 	if err != nil {
 		return m, fmt.Errorf("%s is no backup that commissaire made: %w", dir, err)
 	}
 	if err := json.Unmarshal(text, &m); err != nil {
-		return m, fmt.Errorf("the backup in %s: %s: %w", dir, manifestName, err)
+		return m, fmt.Errorf("the backup in %s: %s: %w", dir, store.ManifestFile, err)
 	}
 	return m, nil
 }
@@ -189,12 +190,12 @@ func readBackup(ctx context.Context, dir, of string) (m manifest, err error) {
 	if m.Of != of {
 		return m, fmt.Errorf("the backup in %s is of %q, and one of the %s is wanted", dir, m.Of, of)
 	}
-	size, sum, err := digest(ctx, filepath.Join(dir, files[of]))
+	size, sum, err := digest(ctx, filepath.Join(dir, fileOf[of]))
 	if err != nil {
 		return m, fmt.Errorf("the backup in %s: %w", dir, err)
 	}
 	if size != m.Size || sum != m.SHA256 {
-		return m, fmt.Errorf("the backup in %s is damaged: %s has %d bytes with the SHA-256 %s, and had %d with %s; use another", dir, files[of], size, sum, m.Size, m.SHA256)
+		return m, fmt.Errorf("the backup in %s is damaged: %s has %d bytes with the SHA-256 %s, and had %d with %s; use another", dir, fileOf[of], size, sum, m.Size, m.SHA256)
 	}
 	return m, nil
 }

@@ -34,6 +34,7 @@ import (
 	"commissaire/adapters/transparency"
 	"commissaire/api"
 	"commissaire/api/authentication"
+	"commissaire/cmd/internal/store"
 	"commissaire/commands"
 	"commissaire/commands/process"
 	"commissaire/domain"
@@ -45,7 +46,7 @@ import (
 type service struct {
 	config    Config
 	logger    *slog.Logger
-	store     store
+	store     store.Store
 	log       *eventlog.Log
 	outputs   *output.Store
 	sealed    *transparency.Log // nil: no checkpoints are signed
@@ -87,8 +88,8 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 		return s, err
 	}
 	name := config.storeName()
-	name.options.Instance = s.instance
-	opened, err := name.open(ctx, config.Credentials.MasterKey, logger)
+	name.Options.Instance = s.instance
+	opened, err := name.Open(ctx, config.Credentials.MasterKey, logger)
 	if err != nil {
 		return s, err
 	}
@@ -102,13 +103,13 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 	if s.snapshots, err = openSnapshots(config.Snapshots, name, logger); err != nil {
 		return s, err
 	}
-	s.log = eventlog.NewLog(s.store.log)
+	s.log = eventlog.NewLog(s.store.Log)
 	reach := ssh.Reach{Loopback: config.Hosts.AllowLoopback, Deny: config.Hosts.Denied}
 	s.commands = commands.New(commands.Config{
-		Log: s.log, Credentials: s.store.secrets, KeyFingerprint: config.SSH.Algorithms.ParsePrivateKey, Certificate: ssh.ParseCertificate, TokenDigest: s.store.secrets.Digest,
+		Log: s.log, Credentials: s.store.Secrets, KeyFingerprint: config.SSH.Algorithms.ParsePrivateKey, Certificate: ssh.ParseCertificate, TokenDigest: s.store.Secrets.Digest,
 		Denied: denied(reach), CertificateDir: config.ContainerManagers.CertificateDir,
 		Now: time.Now, NewID: uuid.New, Random: func() uint64 { return uint64(rand.Uint32()) }, // JSON readers keep 53 bits
-		Instance: s.instance, Shared: name.shared(),
+		Instance: s.instance, Shared: name.Shared(),
 	})
 	profile, err := ssh.LoadProfile(config.Bootstrap.Profile)
 	if err != nil {
@@ -132,13 +133,13 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 			RegistryMirror: config.Bootstrap.RegistryMirror, EtcdCertificate: config.Bootstrap.EtcdClientCert,
 			EtcdKey: config.Bootstrap.EtcdClientKey, EtcdCA: config.Bootstrap.EtcdCA,
 		},
-	}, s.store.secrets, logger)
+	}, s.store.Secrets, logger)
 	s.managers = containermanager.New(containermanager.Config{
-		Credentials: s.store.secrets, CertificateDir: config.ContainerManagers.CertificateDir, Control: reach.Control,
+		Credentials: s.store.Secrets, CertificateDir: config.ContainerManagers.CertificateDir, Control: reach.Control,
 		Timeout: time.Duration(config.ContainerManagers.Timeout),
 	})
 	s.process = process.New(process.Config{
-		Commands: s.commands, Credentials: s.store.secrets, Outputs: s.outputs, Managers: s.managers.Of, Profile: profile.Name,
+		Commands: s.commands, Credentials: s.store.Secrets, Outputs: s.outputs, Managers: s.managers.Of, Profile: profile.Name,
 		Remote:   s.remote,
 		Attempts: config.SSH.Attempts, RetryDelay: time.Duration(config.SSH.RetryDelay), AtOnce: config.SSH.AtOnce,
 		RebootFirstLook: time.Duration(config.Operations.RebootFirstLook), RebootTimeout: time.Duration(config.Operations.RebootTimeout),
@@ -146,7 +147,7 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 		WatchInterval: time.Duration(config.Watch.Interval), WatchConcurrency: config.Watch.Concurrency, WatchMisses: config.Watch.Misses,
 		NewID: uuid.New, Now: time.Now, Logger: logger,
 	})
-	if err := name.there(ctx, logger, func() error { return s.catchUp(ctx) }); err != nil {
+	if err := name.RetryWhileAway(ctx, logger, func() error { return s.catchUp(ctx) }); err != nil {
 		return s, err
 	}
 	if s.resumed {
@@ -159,7 +160,7 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 		Views: s.views, Read: s.log.Follow, Kept: s.keepSnapshot, Now: time.Now, Logger: logger,
 	})
 	s.age.served, s.age.whole = s.position, time.Now()
-	if name.shared() {
+	if name.Shared() {
 		s.age.head = s.log.Head
 	}
 	s.events = api.NewEvents(api.EventsConfig{
@@ -170,9 +171,9 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 
 // openOutputs opens what hosts printed, beside the log. A log in memory has it in
 // a directory of its own that ends with the service.
-func (s *service) openOutputs(name storeName) (*output.Store, error) {
+func (s *service) openOutputs(name store.Location) (*output.Store, error) {
 	of := s.config.Operations
-	dir, err := s.kept(of.OutputDir, name, "output")
+	dir, err := s.kept(of.OutputDir, name, store.OutputDir)
 	if err != nil {
 		return nil, err
 	}
@@ -183,12 +184,12 @@ func (s *service) openOutputs(name storeName) (*output.Store, error) {
 
 // kept is the directory of what is kept beside the log: the configured one, or one of
 // this name in the store's; of a store that has none, it ends with the service.
-func (s *service) kept(configured string, name storeName, what string) (string, error) {
+func (s *service) kept(configured string, name store.Location, what string) (string, error) {
 	switch {
 	case configured != "":
 		return configured, nil
-	case name.kind() == "sqlite":
-		return filepath.Join(name.dir(), what), nil
+	case name.Kind() == "sqlite":
+		return filepath.Join(name.Dir(), what), nil
 	case s.scratch == "":
 		var err error
 		if s.scratch, err = os.MkdirTemp("", "commissaire-"); err != nil {
@@ -283,7 +284,7 @@ func (s *service) follow(ctx context.Context) error {
 		return fmt.Errorf("follow the log: %w", err)
 	}
 	router.AddMiddleware(middleware.Recoverer)
-	subscriber := eventlog.NewSubscriber(s.store.log, s.position, redeliverAfter, s.age.heard, s.logger)
+	subscriber := eventlog.NewSubscriber(s.store.Log, s.position, redeliverAfter, s.age.heard, s.logger)
 	followed := 0
 	router.AddConsumerHandler("views and process", eventlog.Topic, subscriber, func(m *message.Message) error {
 		r, err := eventlog.FromMessage(m)
@@ -327,7 +328,7 @@ func (s *service) close() error {
 	if s.sealed != nil {
 		err = s.sealed.Close()
 	}
-	err = errors.Join(err, s.store.close())
+	err = errors.Join(err, s.store.Close())
 	if s.scratch != "" {
 		err = errors.Join(err, os.RemoveAll(s.scratch))
 	}
@@ -398,7 +399,7 @@ func (s *service) status(ctx context.Context) any {
 		position, lag = nil, nil
 	}
 	return map[string]any{
-		"version": version, "store": s.config.storeName().kind(), "log_position": position, "view_position": at,
+		"version": version, "store": s.config.storeName().Kind(), "log_position": position, "view_position": at,
 		"lag": lag, "instance": s.instance, "leads": s.leads.Load(), "leader": snapshot.Leader(),
 		"age": int(s.age.now().Seconds()),
 	}
@@ -588,7 +589,7 @@ func (s *service) lead(ctx context.Context) {
 func (s *service) leadOnce(ctx context.Context) error {
 	ctx, giveUp := context.WithCancel(ctx)
 	defer giveUp()
-	leading, term, err := s.store.log.Lead(ctx, s.views.Snapshot().Leader().Term)
+	leading, term, err := s.store.Log.Lead(ctx, s.views.Snapshot().Leader().Term)
 	if err != nil {
 		return err
 	}

@@ -10,22 +10,20 @@ import (
 
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/snapshots"
+	"commissaire/cmd/internal/store"
 	"commissaire/commands"
 	"commissaire/domain/event"
 	"commissaire/projections"
 )
 
-// snapshotsName is the directory of snapshots, in that of a store.
-const snapshotsName = "snapshots"
-
 // openSnapshots opens the snapshots of what is served; nil where none are kept.
-func openSnapshots(of snapshotsConfig, name storeName, logger *slog.Logger) (*snapshots.Store, error) {
+func openSnapshots(of snapshotsConfig, name store.Location, logger *slog.Logger) (*snapshots.Store, error) {
 	dir := of.Dir
 	if dir == "" {
-		if name.kind() != "sqlite" {
+		if name.Kind() != "sqlite" {
 			return nil, nil
 		}
-		dir = filepath.Join(name.dir(), snapshotsName)
+		dir = filepath.Join(name.Dir(), store.SnapshotsDir)
 	}
 	made, err := build()
 	if err != nil {
@@ -63,7 +61,7 @@ func (s *service) resume(ctx context.Context) error {
 	if s.snapshots == nil || s.resumed || s.position() > 0 {
 		return nil
 	}
-	_, resumed, err := s.snapshots.Load(viewsOf(ctx, s.store.log, &s.views))
+	_, resumed, err := s.snapshots.Load(viewsOf(ctx, s.store.Log, &s.views))
 	s.resumed = resumed
 	return err
 }

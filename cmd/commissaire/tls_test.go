@@ -18,6 +18,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"commissaire/cmd/internal/files"
 )
 
 // authority signs certificates.
@@ -121,7 +123,7 @@ func get(t *testing.T, address string, client *tls.Config) (int64, error) {
 // put replaces a file at once, as those who renew certificates do.
 func put(t *testing.T, path string, text []byte) {
 	t.Helper()
-	if err := writePrivate(path, string(text)); err != nil {
+	if err := files.WritePrivate(path, string(text)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"commissaire/api/authentication"
+	"commissaire/cmd/internal/files"
 	"commissaire/cmd/internal/terminal"
 )
 
@@ -169,7 +170,7 @@ func (f usersFile) edit(ctx context.Context, change func(users) error) (err erro
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("write %s: %w", f, err)
 	}
-	if err := replaceFile(path, string(text)+"\n", before); err != nil {
+	if err := files.Replace(path, string(text)+"\n", before); err != nil {
 		return fmt.Errorf("write %s: %w", f, err)
 	}
 	return nil

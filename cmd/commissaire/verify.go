@@ -16,6 +16,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"commissaire/adapters/transparency"
+	"commissaire/cmd/internal/store"
 	"commissaire/cmd/internal/terminal"
 )
 
@@ -131,7 +132,7 @@ func (v *verification) run(cmd *cobra.Command) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, log.close()) }()
+	defer func() { err = errors.Join(err, log.Close()) }()
 	checkpoints, forged, err := v.known(cmd)
 	if err != nil {
 		return err
@@ -153,7 +154,7 @@ func (v *verification) run(cmd *cobra.Command) (err error) {
 	if err := v.print(cmd.OutOrStdout(), report, len(checkpoints), forged); err != nil {
 		return err
 	}
-	if err := report.Err(log.name); err != nil {
+	if err := report.Err(log.Name); err != nil {
 		return fmt.Errorf("verify: %w", err)
 	}
 	if len(forged) > 0 {
@@ -237,16 +238,16 @@ func readVerifiers(keys []string) (note.Verifiers, error) {
 }
 
 // kept is the tree that the service kept; nil where there is none.
-func (v *verification) kept(log feed) (*transparency.Tree, error) {
+func (v *verification) kept(log store.Reader) (*transparency.Tree, error) {
 	dir := v.tree
 	if dir == "" && v.from.store == "" && v.from.loaded != nil && len(v.from.files) == 0 {
 		dir = v.from.loaded.Log.TreeDir
 	}
 	switch {
-	case dir == "none" || dir == "" && log.dir == "":
+	case dir == "none" || dir == "" && log.Dir == "":
 		return nil, nil
 	case dir == "":
-		dir = filepath.Join(log.dir, treeName)
+		dir = filepath.Join(log.Dir, store.TreeDir)
 	}
 	tree, err := transparency.ReadTree(dir)
 	if v.tree == "" && errors.Is(err, fs.ErrNotExist) {

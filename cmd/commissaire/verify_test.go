@@ -15,6 +15,7 @@ import (
 
 	"commissaire/adapters/eventlog/sqlite"
 	"commissaire/adapters/transparency"
+	"commissaire/cmd/internal/store"
 	"commissaire/test/esdb"
 )
 
@@ -22,7 +23,7 @@ import (
 // it, at 500, 1000, … events, and the verifier key.
 func sealed(t *testing.T, hosts int) (dir, checkpoints, verifier string, n int) {
 	t.Helper()
-	dir, store := aStore(t, hosts)
+	dir, opened := aStore(t, hosts)
 	outside := t.TempDir()
 	checkpoints = filepath.Join(outside, "checkpoints")
 	must(t, "key", filepath.Join(outside, "key"), "--name", "commissaire.example/test")
@@ -31,7 +32,7 @@ func sealed(t *testing.T, hosts int) (dir, checkpoints, verifier string, n int) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := transparency.Open(transparency.Config{Feed: store, Dir: filepath.Join(dir, treeName), Key: key, Interval: time.Hour, Logger: slog.New(slog.DiscardHandler)})
+	log, err := transparency.Open(transparency.Config{Feed: opened, Dir: filepath.Join(dir, store.TreeDir), Key: key, Interval: time.Hour, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +51,7 @@ func sealed(t *testing.T, hosts int) (dir, checkpoints, verifier string, n int) 
 	if err := os.WriteFile(checkpoints, file, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := store.Close(); err != nil {
+	if err := opened.Close(); err != nil {
 		t.Fatal(err)
 	}
 	return dir, checkpoints, verifier, n
@@ -136,7 +137,7 @@ func TestWhatIsChangedInAStoreOrItsExportIsFound(t *testing.T) {
 				return // it cannot be exported
 			}
 			file := export()
-			if first, clean, _ := findings(t, with("--file", file, "--tree", filepath.Join(dir, treeName))...); clean || int(first.Position) != c.position {
+			if first, clean, _ := findings(t, with("--file", file, "--tree", filepath.Join(dir, store.TreeDir))...); clean || int(first.Position) != c.position {
 				t.Errorf("of the export, with the tree: %v, want position %d", first, c.position)
 			}
 			first, clean, _ := findings(t, with("--file", file)...)
@@ -214,7 +215,7 @@ func TestACheckpointThatIsBeingWrittenIsNoForgedOne(t *testing.T) {
 func TestEveryStoreOfAHistoryHasItsRoot(t *testing.T) {
 	dir, checkpoints, verifier, _ := sealed(t, 200)
 	change(t, dir, "UPDATE events SET pos = -3 * pos; UPDATE events SET pos = -pos")
-	if err := os.RemoveAll(filepath.Join(dir, treeName)); err != nil {
+	if err := os.RemoveAll(filepath.Join(dir, store.TreeDir)); err != nil {
 		t.Fatal(err)
 	}
 	file, other := filepath.Join(t.TempDir(), "file"), filepath.Join(t.TempDir(), "other")
@@ -244,8 +245,8 @@ func TestEveryStoreOfAHistoryHasItsRoot(t *testing.T) {
 // TestVerifyTellsWhatCannotBeReadFromWhatWasChanged has the store and its export.
 func TestVerifyTellsWhatCannotBeReadFromWhatWasChanged(t *testing.T) {
 	dir, checkpoints, verifier, n := sealed(t, 400)
-	store := filepath.Join(dir, "events.db")
-	pristine, err := os.ReadFile(store)
+	database := filepath.Join(dir, "events.db")
+	pristine, err := os.ReadFile(database)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +302,7 @@ func TestVerifyTellsWhatCannotBeReadFromWhatWasChanged(t *testing.T) {
 		t.Errorf("a store, changed to what cannot be read: %s %s", why, out)
 	}
 	// The same, as a later version recorded it.
-	if err := os.RemoveAll(filepath.Join(dir, treeName)); err != nil {
+	if err := os.RemoveAll(filepath.Join(dir, store.TreeDir)); err != nil {
 		t.Fatal(err)
 	}
 	trusted = nil
@@ -309,7 +310,7 @@ func TestVerifyTellsWhatCannotBeReadFromWhatWasChanged(t *testing.T) {
 	if !strings.Contains(why, unread) || !strings.Contains(why, "position 700 ") || !strings.Contains(why, "run the version") || !strings.Contains(out, "1 findings, 1 of what cannot be read") {
 		t.Errorf("a store, of a later version: %s %s", why, out)
 	}
-	if err := os.WriteFile(store, pristine, 0o600); err != nil {
+	if err := os.WriteFile(database, pristine, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if out, why = verify("--store", "sqlite:"+dir); why != "" || !strings.Contains(out, fmt.Sprint(n, " events")) {
