@@ -23,6 +23,7 @@ import (
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/eventlog/sqlite"
 	"commissaire/adapters/transparency"
+	"commissaire/cmd/internal/config"
 	"commissaire/cmd/internal/store"
 	"commissaire/cmd/internal/terminal"
 	"commissaire/domain"
@@ -56,17 +57,17 @@ that, or by events export.`,
   commissaire events verify --store sqlite:/backup/log/2026-11-28`,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&file, "config", "", "configuration file; - is standard input (default "+defaultConfigFile+")")
+	flags.StringVar(&file, "config", "", "configuration file; - is standard input (default "+config.DefaultFile+")")
 	flags.StringVar(&from, "store", "", "the store: sqlite:DIR (default the configured one)")
 	flags.StringVar(&b.credentials, "credentials", "", "new directory for the credentials, apart from TARGET (default they are not copied)")
 	flags.String("credentials.master-key", "", "file:PATH, env:NAME or exec:COMMAND")
 	flags.StringVarP(&format, "output", "o", "text", "text or json")
 	cmd.RunE = func(cmd *cobra.Command, arguments []string) error {
-		config, err := ofStore(cmd, file, format)
+		conf, err := ofStore(cmd, file, format)
 		if err != nil {
 			return err
 		}
-		b.store, b.masterKey, b.target = config.storeName(), config.Credentials.MasterKey, arguments[0]
+		b.store, b.masterKey, b.target = conf.Location(), conf.Credentials.MasterKey, arguments[0]
 		if from != "" {
 			b.store = store.Location{Log: from}
 		}
@@ -85,15 +86,15 @@ that, or by events export.`,
 }
 
 // ofStore is the configuration of a command that copies a store.
-func ofStore(cmd *cobra.Command, file, format string) (Config, error) {
+func ofStore(cmd *cobra.Command, file, format string) (config.Config, error) {
 	if format != "text" && format != "json" {
-		return Config{}, fmt.Errorf("there is no output %q: use text or json", format)
+		return config.Config{}, fmt.Errorf("there is no output %q: use text or json", format)
 	}
 	given := map[string]any{}
 	if flags := cmd.Flags(); flags.Changed("credentials.master-key") {
 		given["credentials.master-key"], _ = flags.GetString("credentials.master-key")
 	}
-	return loadConfig(file, cmd.InOrStdin(), environ(), given, false)
+	return config.Load(file, cmd.InOrStdin(), config.Environment(), given, false)
 }
 
 // backup copies a store.

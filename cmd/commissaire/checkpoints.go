@@ -3,13 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
-	"commissaire/adapters/credentials"
 	"commissaire/adapters/transparency"
 	"commissaire/api"
+	"commissaire/cmd/internal/config"
 	"commissaire/cmd/internal/store"
 	"commissaire/domain"
 	"commissaire/domain/event"
@@ -36,7 +35,7 @@ func (s *service) openTransparency(ctx context.Context, name store.Location) (*t
 			}
 		}
 	}
-	key, err := signingKey(ctx, of.SigningKey)
+	key, err := config.ReadSigningKey(ctx, of.SigningKey)
 	if err != nil {
 		return nil, err
 	}
@@ -48,18 +47,6 @@ func (s *service) openTransparency(ctx context.Context, name store.Location) (*t
 		Feed: s.store.Log, Dir: dir, Key: key, Interval: time.Duration(of.CheckpointInterval),
 		File: of.CheckpointFile, URL: of.CheckpointURL, Client: &http.Client{Timeout: 30 * time.Second}, Logger: s.logger,
 	})
-}
-
-func signingKey(ctx context.Context, source string) (*transparency.Key, error) {
-	secret, err := credentials.Source(ctx, source)
-	if err != nil {
-		return nil, fmt.Errorf("log.signing-key: %w; commissaire events key makes one", err)
-	}
-	key, err := transparency.ParseKey(secret)
-	if err != nil {
-		return nil, fmt.Errorf("log.signing-key: %w; commissaire events key makes one", err)
-	}
-	return key, nil
 }
 
 // transparency is what the API has of the tree; nil where there is none.

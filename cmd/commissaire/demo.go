@@ -22,13 +22,14 @@ import (
 
 	"commissaire/api/authentication"
 	"commissaire/cmd/internal/client"
+	"commissaire/cmd/internal/config"
 	"commissaire/cmd/internal/files"
 	"commissaire/cmd/internal/terminal"
 	"commissaire/test/fleet"
 )
 
 // Where demo --hold keeps the key that its hosts take, below the working directory.
-const demoDir = devDir + "/fleet"
+const demoDir = config.DevDir + "/fleet"
 
 func demoCommand() *cobra.Command {
 	var hold bool
@@ -133,20 +134,20 @@ func startService(ctx context.Context, dir string, users map[string]authenticati
 	if err := os.Setenv(masterKey, base64.StdEncoding.EncodeToString(random(32))); err != nil {
 		return "", nil, fmt.Errorf("make the master key: %w", err)
 	}
-	config := defaults(true)
-	config.ListenPort = 0
-	config.Store = "sqlite:" + dir
-	config.Credentials.MasterKey = "env:" + masterKey
-	config.AuthenticationPlugins = []Plugin{{Name: "httpbasicauth", Users: users}}
-	config.SSH.RetryDelay = Duration(100 * time.Millisecond)
-	config.Operations.RebootFirstLook = Duration(100 * time.Millisecond)
+	conf := config.Defaults(true)
+	conf.ListenPort = 0
+	conf.Store = "sqlite:" + dir
+	conf.Credentials.MasterKey = "env:" + masterKey
+	conf.AuthenticationPlugins = []config.Plugin{{Name: "httpbasicauth", Users: users}}
+	conf.SSH.RetryDelay = config.Duration(100 * time.Millisecond)
+	conf.Operations.RebootFirstLook = config.Duration(100 * time.Millisecond)
 	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 
 	ctx, stop := context.WithCancel(ctx)
 	said, says := io.Pipe()
 	ended := make(chan error, 1)
 	go func() {
-		err := serve(ctx, config, false, says, logger)
+		err := serve(ctx, conf, false, says, logger)
 		_ = says.Close()
 		ended <- err
 	}()

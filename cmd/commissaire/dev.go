@@ -11,24 +11,19 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"commissaire/api/authentication"
+	"commissaire/cmd/internal/config"
 	"commissaire/cmd/internal/files"
-)
-
-// Where serve --dev keeps what it makes, below the working directory.
-const (
-	devDir       = "var"
-	devMasterKey = devDir + "/master-key"
 )
 
 // makeMasterKey makes the development master key where there is none.
 func makeMasterKey() error {
-	if err := os.MkdirAll(devDir, 0o700); err != nil {
+	if err := os.MkdirAll(config.DevDir, 0o700); err != nil {
 		return fmt.Errorf("make the master key: %w", err)
 	}
-	if _, err := os.Lstat(devMasterKey); err == nil {
+	if _, err := os.Lstat(config.DevMasterKey); err == nil {
 		return nil
 	}
-	if err := files.WritePrivate(devMasterKey, base64.StdEncoding.EncodeToString(random(32))+"\n"); err != nil {
+	if err := files.WritePrivate(config.DevMasterKey, base64.StdEncoding.EncodeToString(random(32))+"\n"); err != nil {
 		return fmt.Errorf("make the master key: %w", err)
 	}
 	return nil
@@ -36,24 +31,24 @@ func makeMasterKey() error {
 
 // makeUser makes the user admin with a new password and writes how to use it to
 // var/commctl.json and var/curlrc. It returns the password.
-func makeUser(endpoint string) (Plugin, string, error) {
+func makeUser(endpoint string) (config.Plugin, string, error) {
 	user, password, err := newUser(authentication.Admin)
 	if err != nil {
-		return Plugin{}, "", fmt.Errorf("make the user admin: %w", err)
+		return config.Plugin{}, "", fmt.Errorf("make the user admin: %w", err)
 	}
 	client, err := json.Marshal(map[string]string{"endpoint": endpoint, "username": "admin", "password": password})
 	if err != nil {
-		return Plugin{}, "", fmt.Errorf("make the user admin: %w", err)
+		return config.Plugin{}, "", fmt.Errorf("make the user admin: %w", err)
 	}
 	for name, text := range map[string]string{
 		"commctl.json": string(client) + "\n",
 		"curlrc":       fmt.Sprintf("user = \"admin:%s\"\nsilent\nshow-error\n", password),
 	} {
-		if err := files.WritePrivate(filepath.Join(devDir, name), text); err != nil {
-			return Plugin{}, "", fmt.Errorf("make the user admin: %w", err)
+		if err := files.WritePrivate(filepath.Join(config.DevDir, name), text); err != nil {
+			return config.Plugin{}, "", fmt.Errorf("make the user admin: %w", err)
 		}
 	}
-	return Plugin{Name: "httpbasicauth", Users: map[string]authentication.User{"admin": user}}, password, nil
+	return config.Plugin{Name: "httpbasicauth", Users: map[string]authentication.User{"admin": user}}, password, nil
 }
 
 // newUser makes a user with a new password, and returns that too.

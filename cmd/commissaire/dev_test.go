@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"commissaire/adapters/credentials"
+	"commissaire/cmd/internal/config"
 )
 
 func TestDevelopmentMakesAUserThatCurlCanBe(t *testing.T) {
@@ -17,14 +18,14 @@ func TestDevelopmentMakesAUserThatCurlCanBe(t *testing.T) {
 	if err := makeMasterKey(); err != nil {
 		t.Fatal(err)
 	}
-	key, err := credentials.MasterKey(t.Context(), "file:"+devMasterKey)
+	key, err := credentials.MasterKey(t.Context(), "file:"+config.DevMasterKey)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := makeMasterKey(); err != nil { // again: that of before stays
 		t.Fatal(err)
 	}
-	if again, err := credentials.MasterKey(t.Context(), "file:"+devMasterKey); err != nil || string(again) != string(key) {
+	if again, err := credentials.MasterKey(t.Context(), "file:"+config.DevMasterKey); err != nil || string(again) != string(key) {
 		t.Errorf("the master key became another, %v", err)
 	}
 
@@ -35,7 +36,7 @@ func TestDevelopmentMakesAUserThatCurlCanBe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stack, err := authenticator([]Plugin{plugin}, slog.New(slog.DiscardHandler))
+	stack, err := authenticator([]config.Plugin{plugin}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,11 +47,11 @@ func TestDevelopmentMakesAUserThatCurlCanBe(t *testing.T) {
 	})
 	server.Start()
 	for _, name := range []string{"master-key", "commctl.json", "curlrc"} {
-		if info, err := os.Stat(devDir + "/" + name); err != nil || info.Mode().Perm() != 0o600 {
+		if info, err := os.Stat(config.DevDir + "/" + name); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: mode %v, %v", name, info.Mode(), err)
 		}
 	}
-	text, err := os.ReadFile(devDir + "/commctl.json")
+	text, err := os.ReadFile(config.DevDir + "/commctl.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +62,7 @@ func TestDevelopmentMakesAUserThatCurlCanBe(t *testing.T) {
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("curl is not installed: var/curlrc is not tried")
 	}
-	if out, err := exec.CommandContext(t.Context(), "curl", "--fail", "-K", devDir+"/curlrc", endpoint).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "curl", "--fail", "-K", config.DevDir+"/curlrc", endpoint).CombinedOutput(); err != nil {
 		t.Errorf("curl: %v: %s", err, out)
 	}
 }

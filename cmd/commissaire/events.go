@@ -17,6 +17,7 @@ import (
 
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/eventlog/cloudevents"
+	"commissaire/cmd/internal/config"
 	"commissaire/cmd/internal/store"
 	"commissaire/cmd/internal/terminal"
 	"commissaire/domain/event"
@@ -27,36 +28,36 @@ import (
 type source struct {
 	config, store string
 	files         []string
-	loaded        *Config
+	loaded        *config.Config
 }
 
 func (s *source) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&s.config, "config", "", "configuration file; - is standard input (default "+defaultConfigFile+")")
+	cmd.Flags().StringVar(&s.config, "config", "", "configuration file; - is standard input (default "+config.DefaultFile+")")
 	cmd.Flags().StringVar(&s.store, "store", "", "the store: sqlite:DIR or esdb://… (default the configured one)")
 	cmd.Flags().StringArrayVar(&s.files, "file", nil, "read this file that was exported instead of a store; may be repeated, oldest first; - is standard input")
 }
 
 // load reads the configuration.
-func (s *source) load(cmd *cobra.Command) (Config, error) {
+func (s *source) load(cmd *cobra.Command) (config.Config, error) {
 	if s.loaded != nil { // standard input is there once
 		return *s.loaded, nil
 	}
-	config, err := loadConfig(s.config, cmd.InOrStdin(), environ(), nil, false)
+	conf, err := config.Load(s.config, cmd.InOrStdin(), config.Environment(), nil, false)
 	if err != nil {
-		return Config{}, err
+		return config.Config{}, err
 	}
-	s.loaded = &config
-	return config, nil
+	s.loaded = &conf
+	return conf, nil
 }
 
 // storeName is the store that was given, else the configured one. Credentials are
 // of no interest here.
 func (s *source) storeName(cmd *cobra.Command) (store.Location, error) {
-	config, err := s.load(cmd)
+	conf, err := s.load(cmd)
 	if err != nil {
 		return store.Location{}, err
 	}
-	name := config.storeName()
+	name := conf.Location()
 	if s.store != "" {
 		name.Log = s.store
 	}
@@ -147,7 +148,7 @@ func (s *selected) each(ctx context.Context, from eventlog.Feed, f func([]eventl
 			for _, one := range known {
 				all[one] = nil
 			}
-			return fmt.Errorf("--type: there is no event of type %q; the nearest is %s", name, nearest(name, all))
+			return fmt.Errorf("--type: there is no event of type %q; the nearest is %s", name, config.Nearest(name, all))
 		}
 	}
 	var after, until projections.Bound
@@ -400,7 +401,7 @@ Whatever ended it, the same command goes on where it stopped.
 Credentials are not in what is exported: what a service needs to reach the hosts must
 be there in the store's directory.`,
 	}
-	cmd.Flags().StringVar(&to.config, "config", "", "configuration file (default "+defaultConfigFile+")")
+	cmd.Flags().StringVar(&to.config, "config", "", "configuration file (default "+config.DefaultFile+")")
 	cmd.Flags().StringVar(&to.store, "store", "", "the store: sqlite:DIR or esdb://… (default the configured one)")
 	cmd.Flags().StringVarP(&format, "output", "o", "text", "text or json")
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	_ "time/tzdata" // windows of operations name zones, also where the system has none
 
+	"commissaire/cmd/internal/config"
+
 	"github.com/spf13/cobra"
 )
 
@@ -46,7 +48,7 @@ func serveCommand() *cobra.Command {
 		Use: "serve", Short: "Run the service", Args: cobra.NoArgs,
 		Long: `Run the service until it is interrupted.
 
-Configuration is JSON, by default ` + defaultConfigFile + `. The command line wins
+Configuration is JSON, by default ` + config.DefaultFile + `. The command line wins
 over the environment (COMMISSAIRE_LISTEN_PORT, COMMISSAIRE_CREDENTIALS_MASTER_KEY,
 …), that over the file. --print-config shows every key with its value.
 
@@ -59,7 +61,7 @@ A store esdb://… that is away is waited for. Until there is something to serve
 /healthz answers 200, and all else, /readyz too, 503.`,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&file, "config", "", "configuration file; - is standard input (default "+defaultConfigFile+")")
+	flags.StringVar(&file, "config", "", "configuration file; - is standard input (default "+config.DefaultFile+")")
 	flags.BoolVar(&dev, "dev", false, "for trying it: loopback only, everything under ./var, a user admin made")
 	flags.BoolVar(&print, "print-config", false, "print the effective configuration, secrets masked, and end")
 	flags.String("listen-interface", "", "address to listen on")
@@ -98,21 +100,21 @@ A store esdb://… that is away is waited for. Until there is something to serve
 				given[key], _ = flags.GetInt(key)
 			}
 		}
-		config, err := loadConfig(file, cmd.InOrStdin(), environ(), given, dev)
+		conf, err := config.Load(file, cmd.InOrStdin(), config.Environment(), given, dev)
 		if err != nil {
 			return err
 		}
 		if print {
 			encoder := json.NewEncoder(cmd.OutOrStdout())
 			encoder.SetIndent("", "  ")
-			return encoder.Encode(config.masked())
+			return encoder.Encode(conf.Masked())
 		}
 		level := slog.LevelInfo
-		if config.Debug {
+		if conf.Debug {
 			level = slog.LevelDebug
 		}
 		logger := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
-		return serve(cmd.Context(), config, dev, cmd.OutOrStdout(), logger)
+		return serve(cmd.Context(), conf, dev, cmd.OutOrStdout(), logger)
 	}
 	return cmd
 }

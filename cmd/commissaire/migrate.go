@@ -15,6 +15,7 @@ import (
 
 	"commissaire/adapters/credentials"
 	"commissaire/adapters/eventlog"
+	"commissaire/cmd/internal/config"
 	"commissaire/cmd/internal/store"
 	"commissaire/cmd/internal/terminal"
 )
@@ -45,7 +46,7 @@ with it in the configuration, or as COMMISSAIRE_STORE.`,
     --to 'esdb://db1:2113,db2:2113,db3:2113' --to-keys file:/srv/commissaire-keys`,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&file, "config", "", "configuration file; - is standard input (default "+defaultConfigFile+")")
+	flags.StringVar(&file, "config", "", "configuration file; - is standard input (default "+config.DefaultFile+")")
 	flags.StringVar(&from, "from", "", "the store to copy: sqlite:DIR or esdb://… (default the configured one)")
 	flags.StringVar(&to, "to", "", "the store to copy into: sqlite:DIR or esdb://… (default the configured one)")
 	flags.StringVar(&fromKeys, "from-keys", "", "where the data keys of --from esdb://… are: file:DIR or exec:COMMAND")
@@ -57,7 +58,7 @@ with it in the configuration, or as COMMISSAIRE_STORE.`,
 		if flags.Changed("credentials.master-key") {
 			given["credentials.master-key"], _ = flags.GetString("credentials.master-key")
 		}
-		config, err := loadConfig(file, cmd.InOrStdin(), environ(), given, false)
+		conf, err := config.Load(file, cmd.InOrStdin(), config.Environment(), given, false)
 		if err != nil {
 			return err
 		}
@@ -65,7 +66,7 @@ with it in the configuration, or as COMMISSAIRE_STORE.`,
 			return fmt.Errorf("there is no output %q: use text or json", format)
 		}
 		m := migration{
-			source: store.Location{Log: from, Keys: fromKeys, Options: config.esdbOptions()}, target: store.Location{Log: to, Keys: toKeys, Options: config.esdbOptions()}, masterKey: config.Credentials.MasterKey,
+			source: conf.LocationOf(from, fromKeys), target: conf.LocationOf(to, toKeys), masterKey: conf.Credentials.MasterKey,
 			logger: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)), progress: terminal.NewProgress(cmd.ErrOrStderr()),
 		}
 		switch {
@@ -74,9 +75,9 @@ with it in the configuration, or as COMMISSAIRE_STORE.`,
 		case from == "" && fromKeys != "" || to == "" && toKeys != "":
 			return errors.New("migrate: --from-keys needs --from, and --to-keys --to: the configured store has credentials.keys")
 		case from == "":
-			m.source = config.storeName()
+			m.source = conf.Location()
 		case to == "":
-			m.target = config.storeName()
+			m.target = conf.Location()
 		}
 		done, err := m.run(cmd.Context())
 		m.progress.End()

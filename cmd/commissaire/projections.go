@@ -15,6 +15,7 @@ import (
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/snapshots"
 	"commissaire/cmd/internal/client"
+	"commissaire/cmd/internal/config"
 	"commissaire/cmd/internal/store"
 	"commissaire/cmd/internal/terminal"
 	"commissaire/projections"
@@ -45,7 +46,7 @@ type views struct {
 
 func (v *views) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&v.from.config, "config", "", "configuration file; - is standard input (default "+defaultConfigFile+")")
+	flags.StringVar(&v.from.config, "config", "", "configuration file; - is standard input (default "+config.DefaultFile+")")
 	flags.StringVar(&v.from.store, "store", "", "the store: sqlite:DIR or esdb://… (default the configured one)")
 	flags.StringVar(&v.service, "service", "", "a file with endpoint, username and password of a running service: ask that")
 	flags.StringVarP(&v.format, "output", "o", "text", "text or json")
@@ -91,7 +92,7 @@ type snapshotsOf struct {
 }
 
 func (v *views) open(cmd *cobra.Command) (of snapshotsOf, err error) {
-	config, err := v.from.load(cmd)
+	conf, err := v.from.load(cmd)
 	if err != nil {
 		return of, err
 	}
@@ -99,7 +100,7 @@ func (v *views) open(cmd *cobra.Command) (of snapshotsOf, err error) {
 	if err != nil {
 		return of, err
 	}
-	if of.kept, err = openSnapshots(config.Snapshots, name, errorsOnly(cmd)); err != nil {
+	if of.kept, err = openSnapshots(conf.Snapshots, name, errorsOnly(cmd)); err != nil {
 		return of, err
 	}
 	if of.kept == nil {

@@ -14,6 +14,7 @@ import (
 
 	"commissaire/adapters/credentials"
 	"commissaire/adapters/eventlog/sqlite"
+	"commissaire/cmd/internal/config"
 	"commissaire/cmd/internal/store"
 	"commissaire/cmd/internal/terminal"
 	"commissaire/domain"
@@ -42,17 +43,17 @@ For a store esdb://… restore into sqlite:DIR and go on with commissaire migrat
 		Example: `  commissaire restore /backup/log/2026-11-28 --credentials /backup-keys/2026-11-28 --store sqlite:/var/lib/commissaire`,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&file, "config", "", "configuration file; - is standard input (default "+defaultConfigFile+")")
+	flags.StringVar(&file, "config", "", "configuration file; - is standard input (default "+config.DefaultFile+")")
 	flags.StringVar(&to, "store", "", "the store to make: sqlite:DIR (default the configured one)")
 	flags.StringVar(&r.credentials, "credentials", "", "the backup of the credentials (default there are none then)")
 	flags.String("credentials.master-key", "", "file:PATH, env:NAME or exec:COMMAND")
 	flags.StringVarP(&format, "output", "o", "text", "text or json")
 	cmd.RunE = func(cmd *cobra.Command, arguments []string) error {
-		config, err := ofStore(cmd, file, format)
+		conf, err := ofStore(cmd, file, format)
 		if err != nil {
 			return err
 		}
-		r.store, r.masterKey, r.backup = config.storeName(), config.Credentials.MasterKey, arguments[0]
+		r.store, r.masterKey, r.backup = conf.Location(), conf.Credentials.MasterKey, arguments[0]
 		if to != "" {
 			r.store = store.Location{Log: to}
 		}

@@ -34,6 +34,7 @@ import (
 	"commissaire/adapters/transparency"
 	"commissaire/api"
 	"commissaire/api/authentication"
+	"commissaire/cmd/internal/config"
 	"commissaire/cmd/internal/store"
 	"commissaire/commands"
 	"commissaire/commands/process"
@@ -44,7 +45,7 @@ import (
 
 // service is everything that serve runs.
 type service struct {
-	config    Config
+	config    config.Config
 	logger    *slog.Logger
 	store     store.Store
 	log       *eventlog.Log
@@ -76,20 +77,20 @@ const (
 )
 
 // open opens the stores and folds the log up to its head.
-func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, err error) {
-	s := &service{config: config, logger: logger, views: projections.New(), whole: make(chan struct{}), due: make(chan struct{}, 1), metrics: prometheus.NewRegistry()}
+func open(ctx context.Context, conf config.Config, logger *slog.Logger) (_ *service, err error) {
+	s := &service{config: conf, logger: logger, views: projections.New(), whole: make(chan struct{}), due: make(chan struct{}, 1), metrics: prometheus.NewRegistry()}
 	s.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
 		}
 	}()
-	if s.instance, err = config.instanceName(); err != nil {
+	if s.instance, err = conf.InstanceName(); err != nil {
 		return s, err
 	}
-	name := config.storeName()
+	name := conf.Location()
 	name.Options.Instance = s.instance
-	opened, err := name.Open(ctx, config.Credentials.MasterKey, logger)
+	opened, err := name.Open(ctx, conf.Credentials.MasterKey, logger)
 	if err != nil {
 		return s, err
 	}
@@ -100,51 +101,51 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 	if s.sealed, err = s.openTransparency(ctx, name); err != nil {
 		return s, err
 	}
-	if s.snapshots, err = openSnapshots(config.Snapshots, name, logger); err != nil {
+	if s.snapshots, err = openSnapshots(conf.Snapshots, name, logger); err != nil {
 		return s, err
 	}
 	s.log = eventlog.NewLog(s.store.Log)
-	reach := ssh.Reach{Loopback: config.Hosts.AllowLoopback, Deny: config.Hosts.Denied}
+	reach := ssh.Reach{Loopback: conf.Hosts.AllowLoopback, Deny: conf.Hosts.Denied}
 	s.commands = commands.New(commands.Config{
-		Log: s.log, Credentials: s.store.Secrets, KeyFingerprint: config.SSH.Algorithms.ParsePrivateKey, Certificate: ssh.ParseCertificate, TokenDigest: s.store.Secrets.Digest,
-		Denied: denied(reach), CertificateDir: config.ContainerManagers.CertificateDir,
+		Log: s.log, Credentials: s.store.Secrets, KeyFingerprint: conf.SSH.Algorithms.ParsePrivateKey, Certificate: ssh.ParseCertificate, TokenDigest: s.store.Secrets.Digest,
+		Denied: denied(reach), CertificateDir: conf.ContainerManagers.CertificateDir,
 		Now: time.Now, NewID: uuid.New, Random: func() uint64 { return uint64(rand.Uint32()) }, // JSON readers keep 53 bits
 		Instance: s.instance, Shared: name.Shared(),
 	})
-	profile, err := ssh.LoadProfile(config.Bootstrap.Profile)
+	profile, err := ssh.LoadProfile(conf.Bootstrap.Profile)
 	if err != nil {
 		return s, err
 	}
-	knownHosts, err := knownHosts(config.SSH, logger)
+	knownHosts, err := knownHosts(conf.SSH, logger)
 	if err != nil {
 		return s, err
 	}
-	jump, err := jump(ctx, config.SSH.Jump, config.SSH.Algorithms)
+	jump, err := jump(ctx, conf.SSH.Jump, conf.SSH.Algorithms)
 	if err != nil {
 		return s, err
 	}
 	s.remote = ssh.New(ssh.Config{
-		Dial: time.Duration(config.SSH.DialTimeout), Handshake: time.Duration(config.SSH.HandshakeTimeout),
-		Algorithms: config.SSH.Algorithms, Reach: reach, KnownHosts: knownHosts, Jump: jump,
-		KeepOpen: config.Watch.KeepOpen.connections(),
-		KeepFor:  max(20*time.Minute, 2*time.Duration(config.Watch.Interval)), // more than a host is left alone
+		Dial: time.Duration(conf.SSH.DialTimeout), Handshake: time.Duration(conf.SSH.HandshakeTimeout),
+		Algorithms: conf.SSH.Algorithms, Reach: reach, KnownHosts: knownHosts, Jump: jump,
+		KeepOpen: conf.Watch.KeepOpen.Number(),
+		KeepFor:  max(20*time.Minute, 2*time.Duration(conf.Watch.Interval)), // more than a host is left alone
 		Bootstrap: ssh.Bootstrap{
-			Profile: profile, EtcdURL: config.Bootstrap.EtcdURL, FlannelKey: config.Bootstrap.FlannelKey,
-			RegistryMirror: config.Bootstrap.RegistryMirror, EtcdCertificate: config.Bootstrap.EtcdClientCert,
-			EtcdKey: config.Bootstrap.EtcdClientKey, EtcdCA: config.Bootstrap.EtcdCA,
+			Profile: profile, EtcdURL: conf.Bootstrap.EtcdURL, FlannelKey: conf.Bootstrap.FlannelKey,
+			RegistryMirror: conf.Bootstrap.RegistryMirror, EtcdCertificate: conf.Bootstrap.EtcdClientCert,
+			EtcdKey: conf.Bootstrap.EtcdClientKey, EtcdCA: conf.Bootstrap.EtcdCA,
 		},
 	}, s.store.Secrets, logger)
 	s.managers = containermanager.New(containermanager.Config{
-		Credentials: s.store.Secrets, CertificateDir: config.ContainerManagers.CertificateDir, Control: reach.Control,
-		Timeout: time.Duration(config.ContainerManagers.Timeout),
+		Credentials: s.store.Secrets, CertificateDir: conf.ContainerManagers.CertificateDir, Control: reach.Control,
+		Timeout: time.Duration(conf.ContainerManagers.Timeout),
 	})
 	s.process = process.New(process.Config{
 		Commands: s.commands, Credentials: s.store.Secrets, Outputs: s.outputs, Managers: s.managers.Of, Profile: profile.Name,
 		Remote:   s.remote,
-		Attempts: config.SSH.Attempts, RetryDelay: time.Duration(config.SSH.RetryDelay), AtOnce: config.SSH.AtOnce,
-		RebootFirstLook: time.Duration(config.Operations.RebootFirstLook), RebootTimeout: time.Duration(config.Operations.RebootTimeout),
-		HealthInterval: time.Duration(config.Operations.HealthInterval), Probe: ssh.NewProbe(reach),
-		WatchInterval: time.Duration(config.Watch.Interval), WatchConcurrency: config.Watch.Concurrency, WatchMisses: config.Watch.Misses,
+		Attempts: conf.SSH.Attempts, RetryDelay: time.Duration(conf.SSH.RetryDelay), AtOnce: conf.SSH.AtOnce,
+		RebootFirstLook: time.Duration(conf.Operations.RebootFirstLook), RebootTimeout: time.Duration(conf.Operations.RebootTimeout),
+		HealthInterval: time.Duration(conf.Operations.HealthInterval), Probe: ssh.NewProbe(reach),
+		WatchInterval: time.Duration(conf.Watch.Interval), WatchConcurrency: conf.Watch.Concurrency, WatchMisses: conf.Watch.Misses,
 		NewID: uuid.New, Now: time.Now, Logger: logger,
 	})
 	if err := name.RetryWhileAway(ctx, logger, func() error { return s.catchUp(ctx) }); err != nil {
@@ -164,7 +165,7 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 		s.age.head = s.log.Head
 	}
 	s.events = api.NewEvents(api.EventsConfig{
-		After: s.position(), Heartbeat: time.Duration(config.Events.Heartbeat), Readers: config.Events.Readers,
+		After: s.position(), Heartbeat: time.Duration(conf.Events.Heartbeat), Readers: conf.Events.Readers,
 	})
 	return s, nil
 }
@@ -200,11 +201,11 @@ func (s *service) kept(configured string, name store.Location, what string) (str
 }
 
 // knownHosts is the configured file; nil where there is none.
-func knownHosts(config sshConfig, logger *slog.Logger) (*ssh.KnownHosts, error) {
-	if config.KnownHosts == "" {
+func knownHosts(conf config.SSH, logger *slog.Logger) (*ssh.KnownHosts, error) {
+	if conf.KnownHosts == "" {
 		return nil, nil
 	}
-	known, err := ssh.OpenKnownHosts(config.KnownHosts, logger)
+	known, err := ssh.OpenKnownHosts(conf.KnownHosts, logger)
 	if err != nil {
 		return nil, fmt.Errorf("ssh.known-hosts: %w", err)
 	}
@@ -212,30 +213,30 @@ func knownHosts(config sshConfig, logger *slog.Logger) (*ssh.KnownHosts, error) 
 }
 
 // jump is the configured jump host, with its key; nil where there is none.
-func jump(ctx context.Context, config jumpConfig, algorithms ssh.Algorithms) (*ssh.Jump, error) {
-	if config.Address == "" {
+func jump(ctx context.Context, conf config.Jump, algorithms ssh.Algorithms) (*ssh.Jump, error) {
+	if conf.Address == "" {
 		return nil, nil
 	}
-	host, err := domain.ParseAddress(config.Address)
+	host, err := domain.ParseAddress(conf.Address)
 	if err != nil {
 		return nil, fmt.Errorf("ssh.jump.address: %w", err)
 	}
-	user, err := domain.ParseRemoteUser(config.User)
+	user, err := domain.ParseRemoteUser(conf.User)
 	if err != nil {
-		return nil, fmt.Errorf("ssh.jump.user: %q is no account name", config.User)
+		return nil, fmt.Errorf("ssh.jump.user: %q is no account name", conf.User)
 	}
-	hostKey, err := domain.ParseFingerprint(config.HostKey)
+	hostKey, err := domain.ParseFingerprint(conf.HostKey)
 	if err != nil {
 		return nil, fmt.Errorf("ssh.jump.host-key %w", err)
 	}
-	key, err := credentials.Source(ctx, config.Key)
+	key, err := credentials.Source(ctx, conf.Key)
 	if err == nil {
 		_, err = algorithms.ParsePrivateKey(key)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ssh.jump.key: %w", err)
 	}
-	return &ssh.Jump{Host: host, Port: config.Port, User: user, Key: key, HostKey: hostKey}, nil
+	return &ssh.Jump{Host: host, Port: conf.Port, User: user, Key: key, HostKey: hostKey}, nil
 }
 
 func denied(reach ssh.Reach) func(domain.Address) error {
@@ -399,7 +400,7 @@ func (s *service) status(ctx context.Context) any {
 		position, lag = nil, nil
 	}
 	return map[string]any{
-		"version": version, "store": s.config.storeName().Kind(), "log_position": position, "view_position": at,
+		"version": version, "store": s.config.Location().Kind(), "log_position": position, "view_position": at,
 		"lag": lag, "instance": s.instance, "leads": s.leads.Load(), "leader": snapshot.Leader(),
 		"age": int(s.age.now().Seconds()),
 	}
@@ -413,7 +414,7 @@ func (s *service) ready(context.Context) error {
 }
 
 // authenticator builds the stack of plugins.
-func authenticator(plugins []Plugin, logger *slog.Logger) (authentication.Stack, error) {
+func authenticator(plugins []config.Plugin, logger *slog.Logger) (authentication.Stack, error) {
 	var stack authentication.Stack
 	for _, p := range plugins {
 		plugin, err := authentication.NewHTTPBasicAuth(p.FilePath, p.Users, time.Now)
@@ -428,26 +429,26 @@ func authenticator(plugins []Plugin, logger *slog.Logger) (authentication.Stack,
 
 // serve runs the service until ctx ends. It says where it listens, and in
 // development how to use it, on out.
-func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *slog.Logger) error {
-	if dev && config.Credentials.MasterKey == "file:"+devMasterKey {
+func serve(ctx context.Context, conf config.Config, dev bool, out io.Writer, logger *slog.Logger) error {
+	if dev && conf.Credentials.MasterKey == "file:"+config.DevMasterKey {
 		if err := makeMasterKey(); err != nil {
 			return err
 		}
 	}
-	if config.Credentials.MasterKey == "" {
+	if conf.Credentials.MasterKey == "" {
 		return errors.New("no master key: set credentials.master-key to file:PATH, env:NAME or exec:COMMAND; make one with: (umask 077; openssl rand -base64 32 > PATH)")
 	}
-	if err := safeToListen(config, dev); err != nil {
+	if err := safeToListen(conf, dev); err != nil {
 		return err
 	}
-	if len(config.SelfAuths) > 0 {
+	if len(conf.SelfAuths) > 0 {
 		logger.Warn("self-auths is a key of the old service and has no effect: every route asks for authentication")
 	}
-	tlsConfig, err := tlsConfig(config, logger)
+	tlsConfig, err := tlsConfig(conf, logger)
 	if err != nil {
 		return err
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(config.ListenInterface, strconv.Itoa(config.ListenPort)))
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(conf.ListenInterface, strconv.Itoa(conf.ListenPort)))
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
@@ -461,14 +462,14 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 	inside.open(api.Starting(uuid.NewString))
 	server := &http.Server{
 		Handler:     inside,
-		ReadTimeout: time.Duration(config.Limits.ReadTimeout), ReadHeaderTimeout: min(10*time.Second, time.Duration(config.Limits.ReadTimeout)),
-		IdleTimeout: time.Duration(config.Limits.IdleTimeout), MaxHeaderBytes: config.Limits.Headers,
+		ReadTimeout: time.Duration(conf.Limits.ReadTimeout), ReadHeaderTimeout: min(10*time.Second, time.Duration(conf.Limits.ReadTimeout)),
+		IdleTimeout: time.Duration(conf.Limits.IdleTimeout), MaxHeaderBytes: conf.Limits.Headers,
 		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
 	serving := make(chan error, 1)
 	go func() { serving <- server.Serve(listener) }()
 	defer func() { _ = server.Close() }() // where it was not shut down
-	s, err := open(ctx, config, logger)
+	s, err := open(ctx, conf, logger)
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		return nil // asked to end before it began
 	}
@@ -480,14 +481,14 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 			logger.Error("closing the stores failed", "error", err)
 		}
 	}()
-	plugins := config.AuthenticationPlugins
+	plugins := conf.AuthenticationPlugins
 	if dev && len(plugins) == 0 {
 		admin, password, err := makeUser(endpoint)
 		if err != nil {
 			return err
 		}
-		plugins = []Plugin{admin}
-		_, _ = fmt.Fprintf(out, "user admin, password %s (for curl: -K %s/curlrc)\n", password, devDir)
+		plugins = []config.Plugin{admin}
+		_, _ = fmt.Fprintf(out, "user admin, password %s (for curl: -K %s/curlrc)\n", password, config.DevDir)
 	}
 	stack, err := authenticator(plugins, logger)
 	if err != nil {
@@ -497,7 +498,7 @@ func serve(ctx context.Context, config Config, dev bool, out io.Writer, logger *
 		Commands: s.commands, Views: s.views, Follow: s.log.Read, Entries: s.entries, EntriesAfter: s.entriesAfter,
 		Events: s.events, EventTypes: eventlog.Types(), NodeStatus: s.nodeStatus, Outputs: outputs{s.outputs}, Transparency: s.transparency(), Authenticator: stack,
 		OnHost: ssh.Plan, Rebuilds: s.rebuilds, Snapshots: s.listSnapshots, Status: s.status, Ready: s.ready, Metrics: s.metrics, Now: time.Now, NewID: uuid.NewString, Logger: logger,
-		MaxBody: config.Limits.Body, Age: s.age.now,
+		MaxBody: conf.Limits.Body, Age: s.age.now,
 	})
 	server.RegisterOnShutdown(handler.Close)
 	inside.open(handler)
@@ -602,17 +603,17 @@ func (s *service) leadOnce(ctx context.Context) error {
 }
 
 // safeToListen refuses to let everybody on the network in.
-func safeToListen(config Config, dev bool) error {
-	ip := net.ParseIP(config.ListenInterface)
-	if ip != nil && ip.IsLoopback() || config.ListenInterface == "localhost" || config.Insecure {
+func safeToListen(conf config.Config, dev bool) error {
+	ip := net.ParseIP(conf.ListenInterface)
+	if ip != nil && ip.IsLoopback() || conf.ListenInterface == "localhost" || conf.Insecure {
 		return nil
 	}
 	switch {
-	case dev && len(config.AuthenticationPlugins) == 0:
+	case dev && len(conf.AuthenticationPlugins) == 0:
 		return errors.New("--dev listens on loopback only: configure authentication-plugins and TLS to listen elsewhere")
-	case len(config.AuthenticationPlugins) == 0:
+	case len(conf.AuthenticationPlugins) == 0:
 		return errors.New("nobody could log in: configure authentication-plugins (commissaire user add makes the file), or listen on 127.0.0.1")
-	case config.TLSPEMFile == "":
+	case conf.TLSPEMFile == "":
 		return errors.New("passwords and keys would cross the network in the clear: set tls-pemfile, or listen on 127.0.0.1, or override with --insecure")
 	}
 	return nil

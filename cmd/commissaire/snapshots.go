@@ -10,6 +10,7 @@ import (
 
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/snapshots"
+	"commissaire/cmd/internal/config"
 	"commissaire/cmd/internal/store"
 	"commissaire/commands"
 	"commissaire/domain/event"
@@ -17,7 +18,7 @@ import (
 )
 
 // openSnapshots opens the snapshots of what is served; nil where none are kept.
-func openSnapshots(of snapshotsConfig, name store.Location, logger *slog.Logger) (*snapshots.Store, error) {
+func openSnapshots(of config.Snapshots, name store.Location, logger *slog.Logger) (*snapshots.Store, error) {
 	dir := of.Dir
 	if dir == "" {
 		if name.Kind() != "sqlite" {

@@ -8,21 +8,23 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+
+	"commissaire/cmd/internal/config"
 )
 
 // tlsConfig is nil where no certificate is configured. The file has certificate
 // and key; it is read again when it changes, and a bad one changes nothing.
-func tlsConfig(config Config, logger *slog.Logger) (*tls.Config, error) {
-	if config.TLSPEMFile == "" {
+func tlsConfig(conf config.Config, logger *slog.Logger) (*tls.Config, error) {
+	if conf.TLSPEMFile == "" {
 		return nil, nil
 	}
-	c := &certificate{path: config.TLSPEMFile, logger: logger}
+	c := &certificate{path: conf.TLSPEMFile, logger: logger}
 	if _, err := c.get(nil); err != nil {
 		return nil, fmt.Errorf("tls-pemfile: %w", err)
 	}
 	settings := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.get, NextProtos: []string{"http/1.1"}}
-	if config.TLSClientVerifyFile != "" {
-		text, err := os.ReadFile(config.TLSClientVerifyFile)
+	if conf.TLSClientVerifyFile != "" {
+		text, err := os.ReadFile(conf.TLSClientVerifyFile)
 		if err != nil {
 			return nil, fmt.Errorf("tls-clientverifyfile: %w", err)
 		}

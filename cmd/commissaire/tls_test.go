@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"commissaire/cmd/internal/config"
 	"commissaire/cmd/internal/files"
 )
 
@@ -82,9 +83,9 @@ func (a authority) pool() *x509.CertPool {
 }
 
 // serveTLS answers every request until the test ends.
-func serveTLS(t *testing.T, config Config, logger *slog.Logger) (address string) {
+func serveTLS(t *testing.T, conf config.Config, logger *slog.Logger) (address string) {
 	t.Helper()
-	settings, err := tlsConfig(config, logger)
+	settings, err := tlsConfig(conf, logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +134,7 @@ func TestTheCertificateIsReadAgainWhenItChanges(t *testing.T) {
 	first := a.issue(t, 1)
 	put(t, path, first)
 	var log bytes.Buffer
-	address := serveTLS(t, Config{TLSPEMFile: path}, slog.New(slog.NewTextHandler(&log, nil)))
+	address := serveTLS(t, config.Config{TLSPEMFile: path}, slog.New(slog.NewTextHandler(&log, nil)))
 	expect := func(want int64) {
 		t.Helper()
 		for range 3 {
@@ -171,7 +172,7 @@ func TestTheCertificateIsReadAgainWhenItChanges(t *testing.T) {
 func TestOldTLSIsRefused(t *testing.T) {
 	a, path := newAuthority(t), filepath.Join(t.TempDir(), "server.pem")
 	put(t, path, a.issue(t, 1))
-	address := serveTLS(t, Config{TLSPEMFile: path}, slog.New(slog.DiscardHandler))
+	address := serveTLS(t, config.Config{TLSPEMFile: path}, slog.New(slog.DiscardHandler))
 	for version, taken := range map[uint16]bool{tls.VersionTLS10: false, tls.VersionTLS11: false, tls.VersionTLS12: true, tls.VersionTLS13: true} {
 		if _, err := get(t, address, &tls.Config{RootCAs: a.pool(), MinVersion: version, MaxVersion: version}); (err == nil) != taken {
 			t.Errorf("%s: %v", tls.VersionName(version), err)
@@ -184,7 +185,7 @@ func TestClientsMustShowACertificateOfTheAuthority(t *testing.T) {
 	server, authorities := filepath.Join(dir, "server.pem"), filepath.Join(dir, "ca.pem")
 	put(t, server, a.issue(t, 1))
 	put(t, authorities, a.pem())
-	address := serveTLS(t, Config{TLSPEMFile: server, TLSClientVerifyFile: authorities}, slog.New(slog.DiscardHandler))
+	address := serveTLS(t, config.Config{TLSPEMFile: server, TLSClientVerifyFile: authorities}, slog.New(slog.DiscardHandler))
 	for name, c := range map[string]struct {
 		by    *authority
 		taken bool
@@ -209,17 +210,17 @@ func TestBadTLSFilesAreRefusedAtTheStart(t *testing.T) {
 	good, bad := filepath.Join(dir, "good.pem"), filepath.Join(dir, "bad.pem")
 	put(t, good, a.issue(t, 1))
 	put(t, bad, []byte("nothing"))
-	for name, config := range map[string]Config{
+	for name, conf := range map[string]config.Config{
 		"no file":        {TLSPEMFile: filepath.Join(dir, "none")},
 		"no certificate": {TLSPEMFile: bad},
 		"no authority":   {TLSPEMFile: good, TLSClientVerifyFile: bad},
 		"no verify file": {TLSPEMFile: good, TLSClientVerifyFile: filepath.Join(dir, "none")},
 	} {
-		if settings, err := tlsConfig(config, slog.New(slog.DiscardHandler)); err == nil || settings != nil {
+		if settings, err := tlsConfig(conf, slog.New(slog.DiscardHandler)); err == nil || settings != nil {
 			t.Errorf("%s was taken", name)
 		}
 	}
-	if settings, err := tlsConfig(Config{}, slog.New(slog.DiscardHandler)); settings != nil || err != nil {
+	if settings, err := tlsConfig(config.Config{}, slog.New(slog.DiscardHandler)); settings != nil || err != nil {
 		t.Errorf("without a file: %v, %v", settings, err)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"commissaire/adapters/transparency"
+	"commissaire/cmd/internal/config"
 	"commissaire/cmd/internal/store"
 	"commissaire/cmd/internal/terminal"
 )
@@ -46,7 +47,7 @@ who can change the log must not be able to sign what came of it.`,
 
 func makeOrReadKey(cmd *cobra.Command, path, name string) (*transparency.Key, error) {
 	if _, err := os.Lstat(path); err == nil {
-		return signingKey(cmd.Context(), "file:"+path)
+		return config.ReadSigningKey(cmd.Context(), "file:"+path)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -167,17 +168,17 @@ func (v *verification) run(cmd *cobra.Command) (err error) {
 func (v *verification) known(cmd *cobra.Command) (checkpoints []transparency.Checkpoint, forged []string, err error) {
 	files, keys := v.checkpoints, v.keys
 	if len(v.from.files) == 0 || len(files) > 0 && len(keys) == 0 { // else nothing but what is given is needed
-		config, err := v.from.load(cmd)
+		conf, err := v.from.load(cmd)
 		if err != nil {
 			return nil, nil, err
 		}
-		if file := config.Log.CheckpointFile; len(files) == 0 && file != "" {
+		if file := conf.Log.CheckpointFile; len(files) == 0 && file != "" {
 			if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 				files = []string{file}
 			}
 		}
-		if len(files) > 0 && len(keys) == 0 && config.Log.SigningKey != "" {
-			key, err := signingKey(cmd.Context(), config.Log.SigningKey)
+		if len(files) > 0 && len(keys) == 0 && conf.Log.SigningKey != "" {
+			key, err := config.ReadSigningKey(cmd.Context(), conf.Log.SigningKey)
 			if err != nil {
 				return nil, nil, err
 			}

@@ -15,6 +15,7 @@ import (
 
 	"commissaire/adapters/eventlog/sqlite"
 	"commissaire/adapters/transparency"
+	"commissaire/cmd/internal/config"
 	"commissaire/cmd/internal/store"
 	"commissaire/test/esdb"
 )
@@ -28,7 +29,7 @@ func sealed(t *testing.T, hosts int) (dir, checkpoints, verifier string, n int) 
 	checkpoints = filepath.Join(outside, "checkpoints")
 	must(t, "key", filepath.Join(outside, "key"), "--name", "commissaire.example/test")
 	verifier = strings.TrimSpace(must(t, "key", filepath.Join(outside, "key"))) // as it was made
-	key, err := signingKey(t.Context(), "file:"+filepath.Join(outside, "key"))
+	key, err := config.ReadSigningKey(t.Context(), "file:"+filepath.Join(outside, "key"))
 	if err != nil {
 		t.Fatal(err)
 	}

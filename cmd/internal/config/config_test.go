@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"encoding/json"
@@ -11,14 +11,13 @@ import (
 	"testing"
 	"time"
 
-	"commissaire/adapters/ssh"
 	"commissaire/api/authentication"
 )
 
 // load reads a configuration file of this text.
 func load(t *testing.T, text string, environment map[string]string, given map[string]any, dev bool) (Config, error) {
 	t.Helper()
-	return loadConfig("-", strings.NewReader(text), environment, given, dev)
+	return Load("-", strings.NewReader(text), environment, given, dev)
 }
 
 func mustLoad(t *testing.T, text string, environment map[string]string, given map[string]any, dev bool) Config {
@@ -212,47 +211,28 @@ func TestWhatCannotBeMeantIsRefused(t *testing.T) {
 
 func TestAJumpHostIsReadByItsKeys(t *testing.T) {
 	c := mustLoad(t, `{"ssh": {"known_hosts": "/k", "jump": {"address": "gate", "user": "core", "key": "exec:vault --token MARKER", "host_key": "SHA256:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxw"}}}`, nil, nil, false)
-	if want := (jumpConfig{Address: "gate", Port: 22, User: "core", Key: "exec:vault --token MARKER", HostKey: "SHA256:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxw"}); c.SSH.Jump != want || c.SSH.KnownHosts != "/k" {
+	if want := (Jump{Address: "gate", Port: 22, User: "core", Key: "exec:vault --token MARKER", HostKey: "SHA256:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxw"}); c.SSH.Jump != want || c.SSH.KnownHosts != "/k" {
 		t.Errorf("%+v", c.SSH)
 	}
-	if shown := c.masked().SSH.Jump.Key; shown != "exec:********" {
+	if shown := c.Masked().SSH.Jump.Key; shown != "exec:********" {
 		t.Errorf("shown: %s", shown)
 	}
 }
 
-func TestAJumpHostWithoutAUsableKeyIsRefusedAtStart(t *testing.T) {
-	t.Setenv("TEST_JUMP_KEY", "MARKER")
-	good := jumpConfig{Address: "gate", Port: 22, User: "core", Key: "env:TEST_JUMP_KEY", HostKey: "SHA256:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxw"}
-	for want, change := range map[string]func(*jumpConfig){
-		"ssh.jump.key: this is no private key":                           func(*jumpConfig) {},
-		"ssh.jump.key: the environment has no TEST_NO_KEY":               func(c *jumpConfig) { c.Key = "env:TEST_NO_KEY" },
-		"ssh.jump.key: name it as file:PATH, env:NAME or exec:COMMAND":   func(c *jumpConfig) { c.Key = "MARKER" },
-		`ssh.jump.address: "no host" is neither an IP address nor a DNS`: func(c *jumpConfig) { c.Address = "no host" },
-		`ssh.jump.user: "No User" is no account name`:                    func(c *jumpConfig) { c.User = "No User" },
-		"ssh.jump.host-key must be a SHA-256 fingerprint":                func(c *jumpConfig) { c.HostKey = "SHA256:x" },
-	} {
-		config := good
-		change(&config)
-		if _, err := jump(t.Context(), config, ssh.Modern); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "MARKER") {
-			t.Errorf("%v; want %q in it", err, want)
-		}
-	}
-}
-
 func TestAFileThatIsNamedMustBeThere(t *testing.T) {
-	if _, err := os.Stat(defaultConfigFile); err != nil { // where it is there, it may say what it likes
-		if _, err := loadConfig("", nil, nil, nil, false); err != nil {
+	if _, err := os.Stat(DefaultFile); err != nil { // where it is there, it may say what it likes
+		if _, err := Load("", nil, nil, nil, false); err != nil {
 			t.Errorf("without the default file: %v", err)
 		}
 	}
 	path := filepath.Join(t.TempDir(), "c.json")
-	if _, err := loadConfig(path, nil, nil, nil, false); err == nil || !strings.Contains(err.Error(), path) {
+	if _, err := Load(path, nil, nil, nil, false); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("without the named file: %v", err)
 	}
 	if err := os.WriteFile(path, []byte(`{"listen-port": 1}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if c, err := loadConfig(path, nil, nil, nil, false); err != nil || c.ListenPort != 1 {
+	if c, err := Load(path, nil, nil, nil, false); err != nil || c.ListenPort != 1 {
 		t.Errorf("%+v, %v", c, err)
 	}
 }
@@ -265,14 +245,14 @@ func TestWhatIsShownHasNoSecretAndCanBeReadAgain(t *testing.T) {
 		"credentials": {"master-key": "exec:vault --token MARKER", "keys": "exec:keys --token MARKER"}, "ssh": {"retry-delay": "90s"},
 		"bootstrap": {"etcd-url": "http://u:MARKER@a:1,http://u:MARKER@b:1", "registry-mirror": "https://u:MARKER@b/"}
 	}`, nil, nil, false)
-	text, err := json.Marshal(c.masked())
+	text, err := json.Marshal(c.Masked())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(string(text), marker) {
 		t.Errorf("shown: %s", text)
 	}
-	if shown := c.masked(); shown.Store != "esdb+discover://admin:********@db.example.com:2113?tls=true" || shown.Credentials.Keys != "exec:********" {
+	if shown := c.Masked(); shown.Store != "esdb+discover://admin:********@db.example.com:2113?tls=true" || shown.Credentials.Keys != "exec:********" {
 		t.Errorf("shown: %s, %s", shown.Store, shown.Credentials.Keys)
 	}
 	if c.AuthenticationPlugins[0].Users["a"].Hash != marker || !strings.Contains(c.Bootstrap.EtcdURL, marker) {
@@ -286,7 +266,7 @@ func TestWhatIsShownHasNoSecretAndCanBeReadAgain(t *testing.T) {
 
 func TestInstancesOfASharedStoreHaveNamesOfTheirOwn(t *testing.T) {
 	name := func(text string) string {
-		got, err := mustLoad(t, text, nil, nil, false).instanceName()
+		got, err := mustLoad(t, text, nil, nil, false).InstanceName()
 		if err != nil || got == "" {
 			t.Errorf("%s: %q, %v", text, got, err)
 		}

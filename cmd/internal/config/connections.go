@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"encoding/json"
@@ -11,37 +11,39 @@ import (
 	"syscall"
 )
 
-// keepOpen is how many idle connections to hosts are kept. It is written as a
-// number or "automatic": what files and memory have room for.
-type keepOpen int
+// Connections is how many idle connections to hosts are kept open. It is written as a
+// number that is not negative, or "automatic": what files and memory have room for.
+type Connections int
 
-const automatic keepOpen = -1
+// Automatic is as many as there is room for.
+const Automatic Connections = -1
 
 // UnmarshalJSON reads "automatic" or a number.
-func (k *keepOpen) UnmarshalJSON(data []byte) error {
+func (c *Connections) UnmarshalJSON(data []byte) error {
 	if string(data) == `"automatic"` {
-		*k = automatic
+		*c = Automatic
 		return nil
 	}
 	var number int
 	if err := json.Unmarshal(data, &number); err != nil || number < 0 {
 		return errors.New("it must be \"automatic\", or a number of connections that is not less than 0")
 	}
-	*k = keepOpen(number)
+	*c = Connections(number)
 	return nil
 }
 
 // MarshalJSON writes what UnmarshalJSON reads.
-func (k keepOpen) MarshalJSON() ([]byte, error) {
-	if k == automatic {
+func (c Connections) MarshalJSON() ([]byte, error) {
+	if c == Automatic {
 		return []byte(`"automatic"`), nil
 	}
-	return json.Marshal(int(k))
+	return json.Marshal(int(c))
 }
 
-func (k keepOpen) connections() int {
-	if k != automatic {
-		return int(k)
+// Number is how many connections that is here and now.
+func (c Connections) Number() int {
+	if c != Automatic {
+		return int(c)
 	}
 	var files syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) != nil {

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"encoding/json"
@@ -7,10 +7,10 @@ import (
 )
 
 func TestConnectionsAreKeptWithinWhatThereIsRoomFor(t *testing.T) {
-	for text, want := range map[string]keepOpen{
-		`{}`:                                    automatic,
-		`{"watch": {"keep-open": null}}`:        automatic,
-		`{"watch": {"keep-open": "automatic"}}`: automatic,
+	for text, want := range map[string]Connections{
+		`{}`:                                    Automatic,
+		`{"watch": {"keep-open": null}}`:        Automatic,
+		`{"watch": {"keep-open": "automatic"}}`: Automatic,
 		`{"watch.keep_open": 0}`:                0,
 		`{"watch.keep-open": 700}`:              700,
 	} {
@@ -26,7 +26,7 @@ func TestConnectionsAreKeptWithinWhatThereIsRoomFor(t *testing.T) {
 			t.Errorf("%s: shown as %s", text, shown)
 		}
 	}
-	if c := mustLoad(t, `{"watch.keep-open": 3}`, map[string]string{"COMMISSAIRE_WATCH_KEEP_OPEN": "automatic"}, nil, false); c.Watch.KeepOpen != automatic {
+	if c := mustLoad(t, `{"watch.keep-open": 3}`, map[string]string{"COMMISSAIRE_WATCH_KEEP_OPEN": "automatic"}, nil, false); c.Watch.KeepOpen != Automatic {
 		t.Errorf("from the environment: %d", c.Watch.KeepOpen)
 	}
 	for _, c := range []struct {
@@ -55,7 +55,7 @@ func TestConnectionsAreKeptWithinWhatThereIsRoomFor(t *testing.T) {
 	if got := usableMemory(read); got != 512<<20 {
 		t.Errorf("of the control group: %d", got)
 	}
-	if automatic.connections() <= 0 || keepOpen(5).connections() != 5 || keepOpen(0).connections() != 0 {
-		t.Errorf("automatic: %d", automatic.connections())
+	if Automatic.Number() <= 0 || Connections(5).Number() != 5 || Connections(0).Number() != 0 {
+		t.Errorf("automatic: %d", Automatic.Number())
 	}
 }
