@@ -25,6 +25,7 @@ import (
 	"commissaire/cmd/internal/config"
 	"commissaire/cmd/internal/files"
 	"commissaire/cmd/internal/terminal"
+	"commissaire/cmd/internal/users"
 	"commissaire/test/fleet"
 )
 
@@ -106,13 +107,13 @@ func demo(ctx context.Context, out, log io.Writer) (err error) {
 		Screen: terminal.NewScreen(out, fail), fleet: hosts, key: base64.StdEncoding.EncodeToString(private),
 		admin: &client.Client{User: "ada"}, operator: &client.Client{User: "otto"},
 	}
-	users := map[string]authentication.User{}
+	accounts := map[string]authentication.User{}
 	for c, role := range map[*client.Client]authentication.Role{s.admin: authentication.Admin, s.operator: authentication.Operator} {
-		if users[c.User], c.Password, err = newUser(role); err != nil {
+		if accounts[c.User], c.Password, err = users.New(role); err != nil {
 			return fmt.Errorf("make the user %s: %w", c.User, err)
 		}
 	}
-	endpoint, end, err := startService(ctx, dir, users, &logged)
+	endpoint, end, err := startService(ctx, dir, accounts, &logged)
 	if err != nil {
 		return err
 	}
@@ -131,7 +132,7 @@ func demo(ctx context.Context, out, log io.Writer) (err error) {
 // service listens, and what ends it and waits for that.
 func startService(ctx context.Context, dir string, users map[string]authentication.User, log io.Writer) (endpoint string, end func() error, err error) {
 	const masterKey = "COMMISSAIRE_DEMO_MASTER_KEY" // known to this process alone, and gone with it
-	if err := os.Setenv(masterKey, base64.StdEncoding.EncodeToString(random(32))); err != nil {
+	if err := os.Setenv(masterKey, newMasterKey()); err != nil {
 		return "", nil, fmt.Errorf("make the master key: %w", err)
 	}
 	conf := config.Defaults(true)

@@ -8,11 +8,10 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/crypto/bcrypt"
-
 	"commissaire/api/authentication"
 	"commissaire/cmd/internal/config"
 	"commissaire/cmd/internal/files"
+	"commissaire/cmd/internal/users"
 )
 
 // makeMasterKey makes the development master key where there is none.
@@ -23,7 +22,7 @@ func makeMasterKey() error {
 	if _, err := os.Lstat(config.DevMasterKey); err == nil {
 		return nil
 	}
-	if err := files.WritePrivate(config.DevMasterKey, base64.StdEncoding.EncodeToString(random(32))+"\n"); err != nil {
+	if err := files.WritePrivate(config.DevMasterKey, newMasterKey()+"\n"); err != nil {
 		return fmt.Errorf("make the master key: %w", err)
 	}
 	return nil
@@ -32,7 +31,7 @@ func makeMasterKey() error {
 // makeUser makes the user admin with a new password and writes how to use it to
 // var/commctl.json and var/curlrc. It returns the password.
 func makeUser(endpoint string) (config.Plugin, string, error) {
-	user, password, err := newUser(authentication.Admin)
+	user, password, err := users.New(authentication.Admin)
 	if err != nil {
 		return config.Plugin{}, "", fmt.Errorf("make the user admin: %w", err)
 	}
@@ -51,15 +50,9 @@ func makeUser(endpoint string) (config.Plugin, string, error) {
 	return config.Plugin{Name: "httpbasicauth", Users: map[string]authentication.User{"admin": user}}, password, nil
 }
 
-// newUser makes a user with a new password, and returns that too.
-func newUser(role authentication.Role) (authentication.User, string, error) {
-	password := base64.RawURLEncoding.EncodeToString(random(18))
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
-	return authentication.User{Hash: string(hash), Roles: []authentication.Role{role}}, password, err
-}
-
-func random(n int) []byte {
-	bytes := make([]byte, n)
-	_, _ = rand.Read(bytes) // never fails
-	return bytes
+// newMasterKey makes a master key, as text.
+func newMasterKey() string {
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails
+	return base64.StdEncoding.EncodeToString(key)
 }

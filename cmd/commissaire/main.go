@@ -3,7 +3,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
@@ -105,9 +104,7 @@ A store esdb://… that is away is waited for. Until there is something to serve
 			return err
 		}
 		if print {
-			encoder := json.NewEncoder(cmd.OutOrStdout())
-			encoder.SetIndent("", "  ")
-			return encoder.Encode(conf.Masked())
+			return printJSON(cmd.OutOrStdout(), conf.Masked())
 		}
 		level := slog.LevelInfo
 		if conf.Debug {

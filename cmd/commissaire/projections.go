@@ -169,9 +169,7 @@ type shownProjections struct {
 
 func (p shownProjections) print(out io.Writer, format string) error {
 	if format == "json" {
-		encoder := json.NewEncoder(out)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(p)
+		return printJSON(out, p)
 	}
 	table := terminal.NewTable(out)
 	if len(p.Views) > 0 {

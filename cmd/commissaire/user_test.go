@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"commissaire/api/authentication"
+	"commissaire/cmd/internal/users"
 )
 
 // user runs commissaire user on a file, with this on standard input.
@@ -96,7 +97,7 @@ func TestWhatUserWritesIsWhatThePluginReads(t *testing.T) {
 func TestAFileOfTheOldFormIsKept(t *testing.T) {
 	dir := t.TempDir()
 	mustUser(t, filepath.Join(dir, "new.json"), "old password\n", "add", "old")
-	made, err := usersFile(filepath.Join(dir, "new.json")).read()
+	made, err := users.File(filepath.Join(dir, "new.json")).Read()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +185,7 @@ func TestUsersAddedAtTheSameTimeAreAllThere(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if made, err := usersFile(file).read(); err != nil || len(made) != 4 {
+	if made, err := users.File(file).Read(); err != nil || len(made) != 4 {
 		t.Errorf("%d are there, %v", len(made), err)
 	}
 }
