@@ -268,16 +268,6 @@ func number(query url.Values, key string, otherwise uint64) (uint64, error) {
 	return n, nil
 }
 
-func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
-	if err := presentOnly(r); err != nil {
-		return err
-	}
-	if _, err := s.snapshot(w, r); err != nil {
-		return err
-	}
-	return s.answer(w, r, http.StatusOK, s.config.Status(r.Context()))
-}
-
 // waitFor waits, bounded, until the view has a position.
 func (s *Server) waitFor(ctx context.Context, position uint64) bool {
 	ctx, cancel := context.WithTimeout(ctx, viewWait)

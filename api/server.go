@@ -47,8 +47,8 @@ type Config struct {
 	Authenticator authentication.Plugin
 	OnHost        projections.OnHost
 	Rebuilds      *projections.Rebuilds
-	Snapshots     func() (any, error)         // of views, in files
-	Status        func(context.Context) any   // what GET /status says beside the view's position
+	Snapshots     func() (any, error) // of views, in files
+	Status        func(context.Context) Status
 	Ready         func(context.Context) error // why the service is not ready to serve
 	Age           func() time.Duration        // since when the views cannot follow the log; 0: they do; nil: they always do
 	Metrics       *prometheus.Registry

@@ -388,22 +388,22 @@ func shown(e eventlog.Entry) api.HistoryEntry {
 	}
 }
 
-func (s *service) status(ctx context.Context) any {
+func (s *service) status(ctx context.Context) api.Status {
 	asking, cancel := context.WithTimeout(ctx, statusWait)
 	defer cancel()
 	head, err := s.log.Head(asking)
 	snapshot := s.views.Snapshot()
-	at := s.position()
-	var position, lag any = head, uint64(max(head, at) - at)
+	status := api.Status{
+		Version: version, Store: s.config.Location().Kind(), ViewPosition: s.position(), Age: int(s.age.now().Seconds()),
+		Instance: s.instance, Leads: s.leads.Load(), Leader: snapshot.Leader(),
+	}
 	if err != nil {
 		s.logger.Warn("the position of the log is not known", "error", err)
-		position, lag = nil, nil
+		return status
 	}
-	return map[string]any{
-		"version": version, "store": s.config.Location().Kind(), "log_position": position, "view_position": at,
-		"lag": lag, "instance": s.instance, "leads": s.leads.Load(), "leader": snapshot.Leader(),
-		"age": int(s.age.now().Seconds()),
-	}
+	lag := max(head, status.ViewPosition) - status.ViewPosition
+	status.LogPosition, status.Lag = &head, &lag
+	return status
 }
 
 func (s *service) ready(context.Context) error {
