@@ -26,6 +26,7 @@ import (
 	"commissaire/cmd/internal/config"
 	"commissaire/cmd/internal/store"
 	"commissaire/cmd/internal/terminal"
+	"commissaire/cmd/internal/version"
 	"commissaire/domain"
 	"commissaire/domain/event"
 )
@@ -450,7 +451,7 @@ func (u *unfinished) watch(name string, count func(int)) (stop func()) {
 // finish adds what the manifest is to say, and gives the directory its name. What
 // is in it is durable already.
 func (u *unfinished) finish(ctx context.Context, m manifest) (size int64, err error) {
-	m.Version = version
+	m.Version = version.Version
 	if m.Size, m.SHA256, err = digest(ctx, filepath.Join(u.dir, fileOf[m.Of])); err != nil {
 		return 0, err
 	}

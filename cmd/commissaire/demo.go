@@ -1,9 +1,9 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -24,6 +23,7 @@ import (
 	"commissaire/cmd/internal/client"
 	"commissaire/cmd/internal/config"
 	"commissaire/cmd/internal/files"
+	"commissaire/cmd/internal/service"
 	"commissaire/cmd/internal/terminal"
 	"commissaire/cmd/internal/users"
 	"commissaire/test/fleet"
@@ -127,42 +127,37 @@ func demo(ctx context.Context, out, log io.Writer) (err error) {
 	return errors.Join(err, end())
 }
 
-// startService starts the service as serve does, with what suits a demonstration:
-// a free port on loopback, its store in dir, short waits. It returns where the
-// service listens, and what ends it and waits for that.
-func startService(ctx context.Context, dir string, users map[string]authentication.User, log io.Writer) (endpoint string, end func() error, err error) {
+// startService starts the service as serve does, with what suits a demonstration: a free
+// port on loopback, its store in dir, short waits. It returns where the service listens,
+// and what ends it and waits for that.
+func startService(ctx context.Context, dir string, accounts map[string]authentication.User, log io.Writer) (endpoint string, end func() error, err error) {
 	const masterKey = "COMMISSAIRE_DEMO_MASTER_KEY" // known to this process alone, and gone with it
-	if err := os.Setenv(masterKey, newMasterKey()); err != nil {
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails
+	if err := os.Setenv(masterKey, base64.StdEncoding.EncodeToString(key)); err != nil {
 		return "", nil, fmt.Errorf("make the master key: %w", err)
 	}
-	conf := config.Defaults(true)
-	conf.ListenPort = 0
-	conf.Store = "sqlite:" + dir
-	conf.Credentials.MasterKey = "env:" + masterKey
-	conf.AuthenticationPlugins = []config.Plugin{{Name: "httpbasicauth", Users: users}}
-	conf.SSH.RetryDelay = config.Duration(100 * time.Millisecond)
-	conf.Operations.RebootFirstLook = config.Duration(100 * time.Millisecond)
+	c := config.Defaults(true)
+	c.ListenPort = 0
+	c.Store = "sqlite:" + dir
+	c.Credentials.MasterKey = "env:" + masterKey
+	c.AuthenticationPlugins = []config.Plugin{{Name: "httpbasicauth", Users: accounts}}
+	c.SSH.RetryDelay = config.Duration(100 * time.Millisecond)
+	c.Operations.RebootFirstLook = config.Duration(100 * time.Millisecond)
 	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 
+	s, err := service.Open(ctx, c, false, logger)
+	if err != nil {
+		return "", nil, fmt.Errorf("the service did not start: %w", err)
+	}
 	ctx, stop := context.WithCancel(ctx)
-	said, says := io.Pipe()
 	ended := make(chan error, 1)
-	go func() {
-		err := serve(ctx, conf, false, says, logger)
-		_ = says.Close()
-		ended <- err
-	}()
+	go func() { ended <- s.Run(ctx) }()
 	end = func() error {
 		stop()
-		_ = said.Close()
-		return <-ended
+		return errors.Join(<-ended, s.Close())
 	}
-	for lines := bufio.NewScanner(said); lines.Scan(); {
-		if _, endpoint, ok := strings.Cut(lines.Text(), "listens on "); ok {
-			return endpoint, end, nil
-		}
-	}
-	return "", nil, errors.Join(errors.New("the service did not start"), end())
+	return s.Endpoint(), end, nil
 }
 
 // holdFleet runs simulated hosts until ctx ends.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"slices"
 	"strconv"
@@ -17,6 +16,7 @@ import (
 
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/eventlog/cloudevents"
+	"commissaire/cmd/internal/audit"
 	"commissaire/cmd/internal/config"
 	"commissaire/cmd/internal/store"
 	"commissaire/cmd/internal/terminal"
@@ -24,48 +24,35 @@ import (
 	"commissaire/projections"
 )
 
-// source is where the commands of events read from.
+// source is where a command reads the log: of a store, the configured one unless
+// another is named, or of files that were exported.
 type source struct {
-	config, store string
-	files         []string
-	loaded        *config.Config
+	settings
+	store string
+	files []string
 }
 
 func (s *source) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&s.config, "config", "", "configuration file; - is standard input (default "+config.DefaultFile+")")
-	cmd.Flags().StringVar(&s.store, "store", "", "the store: sqlite:DIR or esdb://… (default the configured one)")
+	s.configFlag(cmd)
+	s.storeFlag(cmd)
 	cmd.Flags().StringArrayVar(&s.files, "file", nil, "read this file that was exported instead of a store; may be repeated, oldest first; - is standard input")
 }
 
-// load reads the configuration.
-func (s *source) load(cmd *cobra.Command) (config.Config, error) {
-	if s.loaded != nil { // standard input is there once
-		return *s.loaded, nil
-	}
-	conf, err := config.Load(s.config, cmd.InOrStdin(), config.Environment(), nil, false)
-	if err != nil {
-		return config.Config{}, err
-	}
-	s.loaded = &conf
-	return conf, nil
+func (s *source) storeFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&s.store, "store", "", "the store: sqlite:DIR or esdb://… (default the configured one)")
 }
 
-// storeName is the store that was given, else the configured one. Credentials are
-// of no interest here.
-func (s *source) storeName(cmd *cobra.Command) (store.Location, error) {
-	conf, err := s.load(cmd)
+// location is the store. Credentials are of no interest here.
+func (s *source) location(cmd *cobra.Command) (store.Location, error) {
+	c, err := s.load(cmd)
 	if err != nil {
 		return store.Location{}, err
 	}
-	name := conf.Location()
+	location := c.Location()
 	if s.store != "" {
-		name.Log = s.store
+		location.Log = s.store
 	}
-	return name, nil
-}
-
-func errorsOnly(cmd *cobra.Command) *slog.Logger {
-	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	return location, nil
 }
 
 func (s *source) open(cmd *cobra.Command) (store.Reader, error) {
@@ -75,11 +62,11 @@ func (s *source) open(cmd *cobra.Command) (store.Reader, error) {
 		}
 		return store.ReadFiles(cmd.InOrStdin(), s.files...), nil
 	}
-	name, err := s.storeName(cmd)
+	location, err := s.location(cmd)
 	if err != nil {
 		return store.Reader{}, err
 	}
-	return name.OpenReader(cmd.Context(), errorsOnly(cmd))
+	return location.OpenReader(cmd.Context(), warnings(cmd))
 }
 
 func eventsCommand() *cobra.Command {
@@ -258,7 +245,7 @@ GET …/history and GET /events have it. A time is RFC 3339.`,
 			for _, raw := range events {
 				meta := recorded(raw)
 				if format == "json" {
-					line, err := json.Marshal(shown(eventlog.Entry{
+					line, err := json.Marshal(audit.Line(eventlog.Entry{
 						Recorded: event.Recorded{Position: raw.Position, Stream: raw.Stream, Revision: raw.Revision, ID: raw.ID, Meta: meta},
 						Type:     raw.Type, Data: raw.Data,
 					}))
@@ -401,20 +388,20 @@ Whatever ended it, the same command goes on where it stopped.
 Credentials are not in what is exported: what a service needs to reach the hosts must
 be there in the store's directory.`,
 	}
-	cmd.Flags().StringVar(&to.config, "config", "", "configuration file (default "+config.DefaultFile+")")
+	cmd.Flags().StringVar(&to.file, "config", "", "configuration file (default "+config.DefaultFile+")")
 	cmd.Flags().StringVar(&to.store, "store", "", "the store: sqlite:DIR or esdb://… (default the configured one)")
 	cmd.Flags().StringVarP(&format, "output", "o", "text", "text or json")
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
 		if format != "text" && format != "json" {
 			return fmt.Errorf("there is no output %q: use text or json", format)
 		}
-		name, err := to.storeName(cmd)
+		name, err := to.location(cmd)
 		if err != nil {
 			return err
 		}
 		shown := terminal.NewProgress(cmd.ErrOrStderr())
 		done, err := importFiles(cmd.Context(), cmd.InOrStdin(), names, func() (eventlog.Store, error) {
-			return name.OpenWriter(cmd.Context(), errorsOnly(cmd))
+			return name.OpenWriter(cmd.Context(), warnings(cmd))
 		}, shown.Count("events"))
 		shown.End()
 		switch {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,11 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"commissaire/adapters/eventlog"
 	"commissaire/adapters/snapshots"
 	"commissaire/cmd/internal/client"
-	"commissaire/cmd/internal/config"
-	"commissaire/cmd/internal/store"
+	"commissaire/cmd/internal/service"
 	"commissaire/cmd/internal/terminal"
 	"commissaire/projections"
 )
@@ -37,102 +34,56 @@ starts goes on.`,
 	return cmd
 }
 
-// views are whose projections it is about.
+// views are whose projections a command is about: those of a running service, or of a
+// store's snapshots.
 type views struct {
 	from    source
 	service string
-	format  string
+	output
 }
 
 func (v *views) flags(cmd *cobra.Command) {
-	flags := cmd.Flags()
-	flags.StringVar(&v.from.config, "config", "", "configuration file; - is standard input (default "+config.DefaultFile+")")
-	flags.StringVar(&v.from.store, "store", "", "the store: sqlite:DIR or esdb://… (default the configured one)")
-	flags.StringVar(&v.service, "service", "", "a file with endpoint, username and password of a running service: ask that")
-	flags.StringVarP(&v.format, "output", "o", "text", "text or json")
+	v.from.configFlag(cmd)
+	v.from.storeFlag(cmd)
+	cmd.Flags().StringVar(&v.service, "service", "", "a file with endpoint, username and password of a running service: ask that")
+	v.flag(cmd, "text", "json")
 }
 
 // run does one of two things.
-func (v *views) run(live func(context.Context, *client.Client) error, offline func(*cobra.Command, snapshotsOf) error) func(*cobra.Command, []string) error {
-	return func(cmd *cobra.Command, _ []string) (err error) {
-		defer func() {
-			switch {
-			case err != nil && cmd.Context().Err() != nil:
-				err = fmt.Errorf("projections %s: interrupted; what was there stays", cmd.Name())
-			case err != nil:
-				err = fmt.Errorf("projections %s: %w", cmd.Name(), err)
-			}
-		}()
-		if v.format != "text" && v.format != "json" {
-			return fmt.Errorf("there is no output %q: use text or json", v.format)
+func (v *views) run(live func(context.Context, *client.Client) error, offline func(context.Context, *service.Offline) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		return failed(cmd.Context(), "projections "+cmd.Name(), v.runOne(cmd, live, offline), "; what was there stays")
+	}
+}
+
+func (v *views) runOne(cmd *cobra.Command, live func(context.Context, *client.Client) error, offline func(context.Context, *service.Offline) error) (err error) {
+	if err := v.check(); err != nil {
+		return err
+	}
+	if v.service != "" {
+		if v.from.store != "" {
+			return errors.New("--service and --store: name one of them")
 		}
-		if v.service != "" {
-			if v.from.store != "" {
-				return errors.New("--service and --store: name one of them")
-			}
-			c, err := client.Read(v.service)
-			if err != nil {
-				return fmt.Errorf("--service: %w", err)
-			}
-			return live(cmd.Context(), c)
-		}
-		of, err := v.open(cmd)
+		c, err := client.Read(v.service)
 		if err != nil {
-			return err
+			return fmt.Errorf("--service: %w", err)
 		}
-		defer func() { err = errors.Join(err, of.log.Close()) }()
-		return offline(cmd, of)
+		return live(cmd.Context(), c)
 	}
-}
-
-// snapshotsOf is the snapshots of a log.
-type snapshotsOf struct {
-	log  store.Reader
-	kept *snapshots.Store
-}
-
-func (v *views) open(cmd *cobra.Command) (of snapshotsOf, err error) {
-	conf, err := v.from.load(cmd)
+	c, err := v.from.load(cmd)
 	if err != nil {
-		return of, err
+		return err
 	}
-	name, err := v.from.storeName(cmd)
+	location, err := v.from.location(cmd)
 	if err != nil {
-		return of, err
+		return err
 	}
-	if of.kept, err = openSnapshots(conf.Snapshots, name, errorsOnly(cmd)); err != nil {
-		return of, err
+	of, err := service.OpenOffline(cmd.Context(), c.Snapshots, location, warnings(cmd))
+	if err != nil {
+		return err
 	}
-	if of.kept == nil {
-		return of, errors.New("no snapshots are kept with this store: set snapshots.dir, or ask a running service (--service)")
-	}
-	of.log, err = name.OpenReader(cmd.Context(), errorsOnly(cmd))
-	return of, err
-}
-
-// fold folds the whole log into all of the views that do not have it yet.
-func (of snapshotsOf) fold(ctx context.Context, into ...*projections.Views) (folded projections.Rebuild, err error) {
-	bar := terminal.NewProgress(os.Stderr)
-	defer bar.End()
-	count, began := bar.Count("events folded"), time.Now()
-	for batch, err := range eventlog.Follow(ctx, of.log, 0) {
-		if err != nil {
-			return folded, err
-		}
-		if len(batch) == 0 {
-			break
-		}
-		for _, views := range into {
-			for _, r := range batch {
-				views.Apply(r)
-			}
-		}
-		folded.Events += uint64(len(batch))
-		count(int(folded.Events))
-	}
-	folded.State, folded.StartedAt, folded.FinishedAt = projections.Done, projections.Time{Time: began}, &projections.Time{Time: time.Now()}
-	folded.PerSecond = float64(folded.Events) / time.Since(began).Seconds()
-	return folded, ctx.Err()
+	defer func() { err = errors.Join(err, of.Close()) }()
+	return offline(cmd.Context(), of)
 }
 
 func listProjectionsCommand() *cobra.Command {
@@ -147,8 +98,8 @@ func listProjectionsCommand() *cobra.Command {
 			}
 			return all.print(cmd.OutOrStdout(), v.format)
 		},
-		func(_ *cobra.Command, of snapshotsOf) error {
-			all, err := of.kept.List()
+		func(_ context.Context, of *service.Offline) error {
+			all, err := of.List()
 			if err != nil {
 				return err
 			}
@@ -221,20 +172,16 @@ All views are folded, because they are one cut through history and read each oth
 			if err != nil {
 				return err
 			}
-			return v.tell(cmd.OutOrStdout(), done, "what was served was what history says", "what was served was not what history says, and now is")
+			return v.report(cmd.OutOrStdout(), done, "what was served was what history says", "what was served was not what history says, and now is")
 		},
-		func(cmd *cobra.Command, of snapshotsOf) error {
-			fresh := projections.New()
-			done, err := of.fold(cmd.Context(), fresh)
+		func(ctx context.Context, of *service.Offline) error {
+			progress := terminal.NewProgress(os.Stderr)
+			done, err := of.Rebuild(ctx, progress.Count("events folded"))
+			progress.End()
 			if err != nil {
 				return err
 			}
-			if now := fresh.Snapshot(); now.Position > 0 {
-				if err := of.kept.Save(now.Position, now.ID, now.Write); err != nil {
-					return err
-				}
-			}
-			return v.tell(cmd.OutOrStdout(), done, "the next start goes on from there", "")
+			return v.report(cmd.OutOrStdout(), done, "the next start goes on from there", "")
 		})
 	return cmd
 }
@@ -256,32 +203,21 @@ is named, and the exit status is 1. What is served stays: rebuild makes it right
 			}
 			return v.judge(cmd.OutOrStdout(), done, "what is served")
 		},
-		func(cmd *cobra.Command, of snapshotsOf) error {
-			all, err := of.kept.List()
+		func(ctx context.Context, of *service.Offline) error {
+			progress := terminal.NewProgress(os.Stderr)
+			done, pos, err := of.Verify(ctx, progress.Count("events folded"))
+			progress.End()
 			if err != nil {
 				return err
 			}
-			if len(all) == 0 {
-				return errors.New("there is no snapshot to compare with")
-			}
-			var kept *projections.Views
-			if err := of.kept.Read(all[0], viewsOf(cmd.Context(), of.log, &kept)); err != nil {
-				return err
-			}
-			fresh := projections.New()
-			done, err := of.fold(cmd.Context(), fresh, kept)
-			if err != nil {
-				return err
-			}
-			done.Different = projections.Difference(kept.Snapshot(), fresh.Snapshot())
-			return v.judge(cmd.OutOrStdout(), done, fmt.Sprintf("the snapshot at position %d", all[0].Position))
+			return v.judge(cmd.OutOrStdout(), done, fmt.Sprintf("the snapshot at position %d", pos))
 		})
 	return cmd
 }
 
 // judge tells of a comparison, and fails where there is a difference.
 func (v *views) judge(out io.Writer, done projections.Rebuild, what string) error {
-	if err := v.tell(out, done, what+" is what history says", what+" is not what history says"); err != nil {
+	if err := v.report(out, done, what+" is what history says", what+" is not what history says"); err != nil {
 		return err
 	}
 	if done.Different != "" {
@@ -290,15 +226,11 @@ func (v *views) judge(out io.Writer, done projections.Rebuild, what string) erro
 	return nil
 }
 
-func (v *views) tell(out io.Writer, done projections.Rebuild, right, wrong string) error {
-	if v.format == "json" {
-		return json.NewEncoder(out).Encode(done)
-	}
+func (v *views) report(out io.Writer, done projections.Rebuild, right, wrong string) error {
 	if done.Different != "" {
 		right = wrong + ": " + terminal.Escape(done.Different)
 	}
-	_, err := fmt.Fprintf(out, "folded %s; %s\n", pace(done), right)
-	return err
+	return v.print(out, done, fmt.Sprintf("folded %s; %s\n", pace(done), right))
 }
 
 // refold has a service fold the log afresh, and shows how far it is. When ctx ends

@@ -17,6 +17,7 @@ import (
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/eventlog/cloudevents"
 	"commissaire/api"
+	"commissaire/cmd/internal/audit"
 	"commissaire/cmd/internal/store"
 	"commissaire/cmd/internal/terminal"
 	"commissaire/domain"
@@ -315,7 +316,7 @@ func (r *replay) entries(ctx context.Context, at []event.Position) ([]api.Histor
 	}
 	if store, ok := r.feed.Feed.(eventlog.Store); ok { // which need not read all in between
 		found, err := eventlog.NewLog(store).Entries(ctx, at)
-		return allShown(found), err
+		return audit.Lines(found), err
 	}
 	for batch, err := range r.feed.Follow(ctx, at[0]-1) {
 		if err == nil && len(batch) == 0 {
@@ -332,7 +333,7 @@ func (r *replay) entries(ctx context.Context, at []event.Position) ([]api.Histor
 			if err != nil {
 				return nil, err
 			}
-			entries = append(entries, shown(eventlog.Entry{Recorded: e, Type: raw.Type, Data: raw.Data}))
+			entries = append(entries, audit.Line(eventlog.Entry{Recorded: e, Type: raw.Type, Data: raw.Data}))
 			if raw.Position == at[len(at)-1] {
 				return entries, nil
 			}

@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"strings"
@@ -21,7 +21,7 @@ func TestAJumpHostWithoutAUsableKeyIsRefusedAtStart(t *testing.T) {
 	} {
 		changed := good
 		change(&changed)
-		if _, err := jump(t.Context(), changed, ssh.Modern); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "MARKER") {
+		if _, err := readJump(t.Context(), changed, ssh.Modern); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "MARKER") {
 			t.Errorf("%v; want %q in it", err, want)
 		}
 	}

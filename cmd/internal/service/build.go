@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"crypto/sha256"
@@ -9,9 +9,9 @@ import (
 	"os"
 )
 
-// build is what no other build of the program has: the linker's build id where
+// buildID is what no other build of the program has: the linker's build id where
 // there is one, which is quick to find, else the digest of the whole file.
-func build() (string, error) {
+func buildID() (string, error) {
 	path, err := os.Executable()
 	if err != nil {
 		return "", fmt.Errorf("identify this build: %w", err)
@@ -22,7 +22,7 @@ func build() (string, error) {
 	}
 	defer func() { _ = file.Close() }() // it was only read
 	digest := sha256.New()
-	if id := linkersID(file); len(id) > 0 {
+	if id := linkerID(file); len(id) > 0 {
 		digest.Write(id)
 	} else if _, err := io.Copy(digest, file); err != nil {
 		return "", fmt.Errorf("identify this build: %w", err)
@@ -30,9 +30,9 @@ func build() (string, error) {
 	return hex.EncodeToString(digest.Sum(nil)[:16]), nil
 }
 
-// linkersID is the build id that Go's linker made of all that it linked; none
+// linkerID is the build id that Go's linker made of all that it linked; none
 // where the file is of another form, or was linked without.
-func linkersID(file io.ReaderAt) []byte {
+func linkerID(file io.ReaderAt) []byte {
 	program, err := elf.NewFile(file)
 	if err != nil {
 		return nil

@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"context"
@@ -11,13 +11,13 @@ import (
 	"commissaire/domain/event"
 )
 
-// told is what an age is told of: where the log ends, and how far the views are.
-type told struct{ served, end, away atomic.Int64 }
+// state is what a freshness asks for: where the log ends, and how far the views are.
+type state struct{ served, end, away atomic.Int64 }
 
-func (l *told) age() *age {
-	return &age{
-		served: func() event.Position { return event.Position(l.served.Load()) },
-		whole:  time.Now(),
+func (l *state) freshness() *freshness {
+	return &freshness{
+		served:       func() event.Position { return event.Position(l.served.Load()) },
+		currentSince: time.Now(),
 		head: func(ctx context.Context) (event.Position, error) {
 			switch l.away.Load() {
 			case 1:
@@ -31,17 +31,17 @@ func (l *told) age() *age {
 	}
 }
 
-func TestWhatIsServedIsAsOldAsTheLastLookThatItHasAllOf(t *testing.T) {
+func TestWhatIsServedIsAsOldAsTheLastProbeThatItHasAllOf(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &told{}
-		a := l.age()
+		l := &state{}
+		f := l.freshness()
 		ctx, cancel := context.WithCancel(t.Context())
-		go a.watch(ctx)
+		go f.watch(ctx)
 		after := func(d, least, most time.Duration) {
 			t.Helper()
 			<-time.After(d)
 			synctest.Wait()
-			if old := a.now(); old < least || old > most {
+			if old := f.age(); old < least || old > most {
 				t.Errorf("it is %s old, want %s to %s", old, least, most)
 			}
 		}
@@ -69,27 +69,27 @@ func TestWhatIsServedIsAsOldAsTheLastLookThatItHasAllOf(t *testing.T) {
 		}
 
 		// A log that cannot be followed, whatever the looks say.
-		a.heard(false)
+		f.setConnected(false)
 		after(time.Second, time.Second, time.Second)
-		a.heard(false)
+		f.setConnected(false)
 		after(time.Second, 2*time.Second, 2*time.Second)
-		a.heard(true)
+		f.setConnected(true)
 		after(0, 0, 0)
 		cancel()
 	})
 }
 
-func TestALogOfThisProgramAloneIsNotLookedAt(t *testing.T) {
+func TestALogOfThisProgramAloneIsNotProbed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &age{served: func() event.Position { return 0 }}
-		a.watch(t.Context()) // it returns
+		f := &freshness{served: func() event.Position { return 0 }}
+		f.watch(t.Context()) // it returns
 		<-time.After(time.Hour)
-		if old := a.now(); old != 0 {
+		if old := f.age(); old != 0 {
 			t.Errorf("it is %s old", old)
 		}
-		a.heard(false)
+		f.setConnected(false)
 		<-time.After(time.Second)
-		if old := a.now(); old != time.Second {
+		if old := f.age(); old != time.Second {
 			t.Errorf("it is %s old", old)
 		}
 	})
