@@ -2,44 +2,24 @@ package main
 
 import (
 	"bytes"
-	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"iter"
-	"net/url"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"commissaire/adapters/eventlog"
-	"commissaire/adapters/eventlog/cloudevents"
-	"commissaire/api"
-	"commissaire/cmd/internal/audit"
-	"commissaire/cmd/internal/store"
+	"commissaire/cmd/internal/archive"
+	"commissaire/cmd/internal/replay"
 	"commissaire/cmd/internal/terminal"
 	"commissaire/domain"
-	"commissaire/domain/event"
 	"commissaire/projections"
 )
 
-// replay is what is asked for, and the views that answer it.
-type replay struct {
-	source
-	until, cluster string
-	follow         bool
-	paths          []string
-
-	feed    store.Reader
-	views   *projections.Views
-	records *api.Records
-}
-
 func replayCommand() *cobra.Command {
-	var r replay
-	var format string
+	var q question
+	var o output
 	cmd := &cobra.Command{
 		Use: "replay [PATH…]", Short: "Show what a service would have answered then, from the log alone",
 		Long: `Show what a service would have answered then, or would answer now, from the log
@@ -65,117 +45,102 @@ managers say: that is not in the log.`,
   commissaire replay --until 4711 --file events.ndjson.zst /host/10.0.0.7 | jq .status
   commissaire replay --follow /cluster/web/upgrade`,
 	}
-	r.flags(cmd)
+	q.flags(cmd)
 	flags := cmd.Flags()
-	flags.StringVar(&r.until, "until", "", "as of this position, or just before the first event recorded later than this time (RFC 3339, or UTC without a zone)")
-	flags.StringVar(&r.cluster, "cluster", "", "of this cluster the record, members, their records, and the latest deploy, upgrade and restart (NAME)")
-	flags.BoolVar(&r.follow, "follow", false, "print each answer again whenever another event changes it, until interrupted")
-	flags.StringVarP(&format, "output", "o", "json", "json")
+	flags.StringVar(&q.until, "until", "", "as of this position, or just before the first event recorded later than this time (RFC 3339, or UTC without a zone)")
+	flags.StringVar(&q.cluster, "cluster", "", "of this cluster the record, members, their records, and the latest deploy, upgrade and restart (NAME)")
+	flags.BoolVar(&q.follow, "follow", false, "print each answer again whenever another event changes it, until interrupted")
+	o.flag(cmd, "json")
 	cmd.RunE = func(cmd *cobra.Command, paths []string) error {
-		if format != "json" {
-			return fmt.Errorf("there is no output %q: use json", format)
+		if err := o.check(); err != nil {
+			return err
 		}
-		if r.paths = paths; len(paths) == 0 && r.cluster == "" {
-			r.paths = []string{"/"}
+		if q.paths = paths; len(paths) == 0 && q.cluster == "" {
+			q.paths = []string{"/"}
 		}
-		err := r.run(cmd)
-		switch {
-		case cmd.Context().Err() != nil && r.follow:
+		err := q.run(cmd)
+		if cmd.Context().Err() != nil && q.follow {
 			return nil // that is how it ends
-		case cmd.Context().Err() != nil:
-			return errors.New("replay: interrupted")
-		case err != nil:
-			return fmt.Errorf("replay: %w", err)
 		}
-		return nil
+		if err == nil {
+			err = cmd.Context().Err()
+		}
+		return failed(cmd.Context(), "replay", err, "")
 	}
 	return cmd
 }
 
-func (r *replay) run(cmd *cobra.Command) (err error) {
-	var until *projections.Bound
+// question is what is asked of a log.
+type question struct {
+	source
+	until, cluster string
+	follow         bool
+	paths          []string
+}
+
+func (q *question) run(cmd *cobra.Command) (err error) {
+	until, err := q.bound()
+	if err != nil {
+		return err
+	}
+	log, err := q.open(cmd)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	r := replay.New(log.Feed, slices.Contains(q.files, "-"))
+	progress := terminal.NewProgress(cmd.ErrOrStderr())
+	err = r.Fold(cmd.Context(), until, progress.Count("events"))
+	progress.End()
 	switch {
-	case r.follow && r.until != "":
-		return errors.New("--follow and --until: what was then does not change any more")
-	case r.follow && len(r.files) > 0:
-		return errors.New("--follow and --file: nothing comes after the end of a file; read the store")
-	case r.until != "":
-		bound, err := parseBound("until", r.until)
+	case err != nil:
+		return err
+	case q.follow:
+		return q.watch(cmd, r)
+	}
+	return q.print(cmd, r)
+}
+
+// bound is until when the log is read, nil: to its end. It refuses what cannot be asked.
+func (q *question) bound() (until *projections.Bound, err error) {
+	switch {
+	case q.follow && q.until != "":
+		return nil, errors.New("--follow and --until: what was then does not change any more")
+	case q.follow && len(q.files) > 0:
+		return nil, errors.New("--follow and --file: nothing comes after the end of a file; read the store")
+	case q.until != "":
+		bound, err := archive.ParseBound("until", q.until)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := bound.Reached(bound.Position, time.Now()); err != nil {
-			return err // a time to come; of a position the log will tell
+			return nil, err // a time to come; of a position the log will tell
 		}
 		until = &bound
 	}
-	if r.cluster != "" {
-		if _, err := domain.ParseName[domain.ClusterName](r.cluster); err != nil {
-			return fmt.Errorf("--cluster: %w", err)
+	if q.cluster != "" {
+		if _, err := domain.ParseName[domain.ClusterName](q.cluster); err != nil {
+			return nil, fmt.Errorf("--cluster: %w", err)
 		}
 	}
-	if r.feed, err = r.open(cmd); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, r.feed.Close()) }()
-	if files, ok := r.feed.Feed.(*cloudevents.Files); ok {
-		r.feed.Feed = files.Whole() // of a part of a log the views would be wrong
-	}
-	r.views = projections.New()
-	r.records = api.NewRecords(api.Config{Views: r.views, Follow: r.again, Entries: r.entries, EventTypes: eventlog.Types(), Now: time.Now})
-	if err := r.fold(cmd, until); err != nil {
-		return err
-	}
-	if r.follow {
-		return r.watch(cmd)
-	}
-	return r.print(cmd)
-}
-
-// fold applies what is before the bound; nil: all there is. A bound that is not
-// reached yet is refused, as by a service that follows this log.
-func (r *replay) fold(cmd *cobra.Command, until *projections.Bound) error {
-	shown := terminal.NewProgress(cmd.ErrOrStderr())
-	defer shown.End()
-	count := shown.Count("events")
-	n := 0
-	for batch, err := range eventlog.Follow(cmd.Context(), r.feed, 0) {
-		if err != nil {
-			return err
-		}
-		for _, e := range batch {
-			if until != nil && until.Before(e) {
-				return until.Reached(e.Position, time.Now())
-			}
-			r.views.Apply(e)
-		}
-		if n += len(batch); len(batch) == 0 {
-			break
-		}
-		count(n)
-	}
-	if until != nil && cmd.Context().Err() == nil {
-		return until.Reached(r.views.Snapshot().Position, time.Now())
-	}
-	return cmd.Context().Err()
+	return until, nil
 }
 
 // print prints all that is asked for. What is asked for by its name must be there.
-func (r *replay) print(cmd *cobra.Command) error {
-	snapshot := r.views.Snapshot()
-	answers, err := r.look(cmd.Context(), snapshot)
+func (q *question) print(cmd *cobra.Command, r *replay.Replay) error {
+	answers, err := r.Answers(cmd.Context(), q.paths, q.cluster)
 	if err != nil {
 		return err
 	}
 	for _, a := range answers {
-		if a.missing != nil && (slices.Contains(r.paths, a.Path) || a.Path == "/cluster/"+r.cluster) {
-			return fmt.Errorf("%s, as of position %d: %w", a.Path, a.Position, a.missing)
+		if a.Missing != nil && (slices.Contains(q.paths, a.Path) || a.Path == replay.ClusterPath(q.cluster)) {
+			return fmt.Errorf("%s, as of position %d: %w", a.Path, a.Position, a.Missing)
 		}
 	}
 	var out bytes.Buffer
 	for _, a := range answers {
-		if len(r.paths) == 1 && r.cluster == "" {
-			out.Write(a.body)
+		if len(q.paths) == 1 && q.cluster == "" {
+			out.Write(a.Body)
 		} else if err := json.NewEncoder(&out).Encode(a); err != nil {
 			return err
 		}
@@ -183,161 +148,41 @@ func (r *replay) print(cmd *cobra.Command) error {
 	if _, err := cmd.OutOrStdout().Write(out.Bytes()); err != nil {
 		return err
 	}
-	at := "before the first event"
+	snapshot, when := r.Snapshot(), "before the first event"
 	if snapshot.Position > 0 {
-		at = "after the event recorded " + snapshot.Time.UTC().Format(time.RFC3339Nano)
+		when = "after the event recorded " + snapshot.Time.UTC().Format(time.RFC3339Nano)
 	}
-	_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "as of position %d, %s\n", snapshot.Position, at)
+	_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "as of position %d, %s\n", snapshot.Position, when)
 	for _, a := range answers {
-		if a.next != "" {
-			_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%s goes on with '%s'\n", a.Path, a.next)
+		if a.Next != "" {
+			_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%s goes on with '%s'\n", a.Path, a.Next)
 		}
 	}
 	return nil
 }
 
-// watch prints all that is asked for, and then, event by event, what has another
-// answer than before.
-func (r *replay) watch(cmd *cobra.Command) error {
+// watch prints all that is asked for, and then, event by event, what has another answer
+// than before.
+func (q *question) watch(cmd *cobra.Command, r *replay.Replay) error {
 	printed := map[string][]byte{}
-	changed := func() error {
-		answers, err := r.look(cmd.Context(), r.views.Snapshot())
+	printChanged := func() error {
+		answers, err := r.Answers(cmd.Context(), q.paths, q.cluster)
 		if err != nil {
 			return err
 		}
 		for _, a := range answers {
-			if bytes.Equal(a.body, printed[a.Path]) {
+			if bytes.Equal(a.Body, printed[a.Path]) {
 				continue
 			}
-			printed[a.Path] = a.body
+			printed[a.Path] = a.Body
 			if err := json.NewEncoder(cmd.OutOrStdout()).Encode(a); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	if err := changed(); err != nil {
+	if err := printChanged(); err != nil {
 		return err
 	}
-	for batch, err := range eventlog.Follow(cmd.Context(), r.feed, r.views.Snapshot().Position) {
-		if err != nil {
-			return err
-		}
-		for _, e := range batch {
-			r.views.Apply(e)
-			if err := changed(); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// answered is what a path is answered as of a position.
-type answered struct {
-	Position event.Position   `json:"position"`
-	Time     projections.Time `json:"time"` // of the event there
-	Path     string           `json:"path"`
-	Answer   json.RawMessage  `json:"answer"` // null: it is not there
-
-	body    []byte // the answer as a service gives it
-	next    string // the path of the next page; "": there is none
-	missing error  // why it is null
-}
-
-// look answers all that is asked for.
-func (r *replay) look(ctx context.Context, snapshot *projections.Snapshot) ([]answered, error) {
-	paths := slices.Clone(r.paths)
-	if r.cluster != "" {
-		of := "/cluster/" + r.cluster
-		paths = append(paths, of, of+"/hosts")
-		members, _ := snapshot.Members(domain.ClusterName(r.cluster))
-		for _, host := range members {
-			paths = append(paths, "/host/"+url.PathEscape(string(host)))
-		}
-		paths = append(paths, of+"/deploy", of+"/upgrade", of+"/restart")
-	}
-	var all []answered
-	for _, path := range paths {
-		a := answered{Position: snapshot.Position, Time: projections.Time{Time: snapshot.Time}, Path: path}
-		var err error
-		if path == "/" {
-			a.body, err = summary(snapshot)
-		} else {
-			a.body, a.next, err = r.records.Get(ctx, path)
-		}
-		refusal := (*domain.Refusal)(nil)
-		if errors.As(err, &refusal) && refusal.Kind == domain.NotFound {
-			a.missing, a.body, err = err, []byte("null\n"), nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s, as of position %d: %w", path, snapshot.Position, err)
-		}
-		a.Answer = a.body
-		all = append(all, a)
-	}
-	return all, nil
-}
-
-// summary is what there is, in short.
-func summary(snapshot *projections.Snapshot) ([]byte, error) {
-	s := struct {
-		Clusters   []projections.Cluster `json:"clusters"`
-		Hosts      int                   `json:"hosts"`
-		Operations int                   `json:"operations"`
-	}{Clusters: []projections.Cluster{}}
-	for _, name := range snapshot.Clusters() {
-		c, _ := snapshot.Cluster(name)
-		s.Clusters = append(s.Clusters, c)
-	}
-	s.Hosts, s.Operations = snapshot.Count()
-	text, err := json.Marshal(s)
-	return append(text, '\n'), err
-}
-
-var errOnce = errors.New("history, diff and ?at= read the log again, and standard input is there once; read a file")
-
-// again reads the log another time.
-func (r *replay) again(ctx context.Context, after event.Position) iter.Seq2[[]event.Recorded, error] {
-	if slices.Contains(r.files, "-") {
-		return func(yield func([]event.Recorded, error) bool) { yield(nil, errOnce) }
-	}
-	return eventlog.Follow(ctx, r.feed, after)
-}
-
-// entries are the lines of the audit trail at these positions, which grow.
-func (r *replay) entries(ctx context.Context, at []event.Position) ([]api.HistoryEntry, error) {
-	entries := []api.HistoryEntry{}
-	if len(at) == 0 {
-		return entries, nil
-	}
-	if slices.Contains(r.files, "-") {
-		return nil, errOnce
-	}
-	if store, ok := r.feed.Feed.(eventlog.Store); ok { // which need not read all in between
-		found, err := eventlog.NewLog(store).Entries(ctx, at)
-		return audit.Lines(found), err
-	}
-	for batch, err := range r.feed.Follow(ctx, at[0]-1) {
-		if err == nil && len(batch) == 0 {
-			err = errors.New("the log has not all that was read of it before")
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, raw := range batch {
-			if _, wanted := slices.BinarySearchFunc(at, raw.Position, cmp.Compare[event.Position]); !wanted {
-				continue
-			}
-			e, err := eventlog.Decode(raw)
-			if err != nil {
-				return nil, err
-			}
-			entries = append(entries, audit.Line(eventlog.Entry{Recorded: e, Type: raw.Type, Data: raw.Data}))
-			if raw.Position == at[len(at)-1] {
-				return entries, nil
-			}
-		}
-	}
-	return nil, ctx.Err()
+	return r.Follow(cmd.Context(), printChanged)
 }

@@ -102,7 +102,7 @@ func flatten(flat map[string]any, prefix string, object, fields map[string]any) 
 		case known:
 			flat[key] = value
 		case !slices.ContainsFunc(slices.Collect(maps.Keys(fields)), section):
-			return fmt.Errorf("there is no key %q; the nearest is %q", key, Nearest(key, fields))
+			return fmt.Errorf("there is no key %q; the nearest is %q", key, Nearest(key, slices.Collect(maps.Keys(fields))))
 		case !isObject:
 			return fmt.Errorf("%s must be an object", key)
 		default:
@@ -114,10 +114,10 @@ func flatten(flat map[string]any, prefix string, object, fields map[string]any) 
 	return nil
 }
 
-// Nearest is the key most like one that is not there.
-func Nearest(key string, fields map[string]any) string {
-	return slices.MinFunc(slices.Sorted(maps.Keys(fields)), func(a, b string) int {
-		return levenshtein.ComputeDistance(a, key) - levenshtein.ComputeDistance(b, key)
+// Nearest is the name most like one that there is not. There must be one at least.
+func Nearest(name string, known []string) string {
+	return slices.MinFunc(slices.Sorted(slices.Values(known)), func(a, b string) int {
+		return levenshtein.ComputeDistance(a, name) - levenshtein.ComputeDistance(b, name)
 	})
 }
 
@@ -177,12 +177,12 @@ var notOurs = regexp.MustCompile(`^COMMISSAIRE_(TEST_.*=|SERVICE_(HOST|PORT.*)=|
 // noMisspelt refuses variables that are named like ours and are of no key, but
 // for those that have the keys which are configured so.
 func noMisspelt(fields map[string]any, environment map[string]string, keys ...string) error {
-	known := make(map[string]any, len(fields))
+	var known []string
 	for key := range fields {
-		known[variable(key)] = nil
+		known = append(known, variable(key))
 	}
 	for _, name := range slices.Sorted(maps.Keys(environment)) {
-		if _, ok := known[name]; ok || !strings.HasPrefix(name, "COMMISSAIRE_") || notOurs.MatchString(name+"="+environment[name]) || slices.Contains(keys, "env:"+name) {
+		if slices.Contains(known, name) || !strings.HasPrefix(name, "COMMISSAIRE_") || notOurs.MatchString(name+"="+environment[name]) || slices.Contains(keys, "env:"+name) {
 			continue
 		}
 		return fmt.Errorf("there is no variable %s; the nearest is %s", name, Nearest(name, known))

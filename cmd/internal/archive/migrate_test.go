@@ -1,4 +1,4 @@
-package main
+package archive
 
 import (
 	"log/slog"
@@ -50,8 +50,8 @@ func TestAMigrationThatCannotBeMeantIsRefused(t *testing.T) {
 		{local, other, "file:" + in("store/master"), "lies in the store's directory"},
 		{local, store.Location{Log: server.Log, Keys: "file:" + in("store/keys")}, master, "lies in the directory of the store"},
 	} {
-		m := migration{source: test.source, target: test.target, masterKey: test.master, logger: slog.New(slog.DiscardHandler), progress: terminal.NewProgress(nil)}
-		if _, err := m.run(t.Context()); err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "PASSWORD") {
+		m := Migration{Source: test.source, Target: test.target, MasterKey: test.master, Logger: slog.New(slog.DiscardHandler), Progress: terminal.NewProgress(nil)}
+		if _, err := m.Run(t.Context()); err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "PASSWORD") {
 			t.Errorf("from %s to %s: %v; want %q in it", test.source.Log, test.target.Log, err, test.want)
 		}
 	}
@@ -60,7 +60,7 @@ func TestAMigrationThatCannotBeMeantIsRefused(t *testing.T) {
 			t.Errorf("%s was made", name)
 		}
 	}
-	if err := (migration{source: local, target: server, masterKey: master}).check(); err != nil {
+	if err := (Migration{Source: local, Target: server, MasterKey: master}).check(); err != nil {
 		t.Errorf("what can be meant: %v", err)
 	}
 }
