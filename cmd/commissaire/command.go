@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -91,10 +92,8 @@ func (o *output) flag(cmd *cobra.Command, formats ...string) {
 
 // check refuses a format that there is not.
 func (o *output) check() error {
-	for _, format := range o.formats {
-		if o.format == format {
-			return nil
-		}
+	if slices.Contains(o.formats, o.format) {
+		return nil
 	}
 	return fmt.Errorf("there is no output %q: use %s", o.format, strings.Join(o.formats, " or "))
 }

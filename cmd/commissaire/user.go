@@ -82,15 +82,18 @@ func removeUser(_ *cobra.Command, all users.Users, name string) error {
 }
 
 func listUsersCommand(file *string) *cobra.Command {
-	var format string
+	var o output
 	cmd := &cobra.Command{Use: "list", Short: "List users and roles", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		if err := o.check(); err != nil {
+			return err
+		}
 		all, err := users.File(*file).Read()
 		if err != nil {
 			return err
 		}
-		return printUsers(cmd.OutOrStdout(), all, format)
+		return printUsers(cmd.OutOrStdout(), all, o.format)
 	}}
-	cmd.Flags().StringVarP(&format, "output", "o", "table", "table or json")
+	o.flag(cmd, "table", "json")
 	return cmd
 }
 
@@ -104,19 +107,15 @@ func printUsers(out io.Writer, all users.Users, format string) error {
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		rows = append(rows, row{name, all[name].Held()})
 	}
-	switch format {
-	case "json":
+	if format == "json" {
 		return printJSON(out, rows)
-	case "table":
-		table := terminal.NewTable(out)
-		_, _ = fmt.Fprintln(table, "NAME\tROLES") // Flush says whether it could be written
-		for _, r := range rows {
-			_, _ = fmt.Fprintf(table, "%s\t%s\n", r.Name, strings.Trim(fmt.Sprint(r.Roles), "[]"))
-		}
-		return table.Flush()
-	default:
-		return fmt.Errorf("there is no output %q: use table or json", format)
 	}
+	table := terminal.NewTable(out)
+	_, _ = fmt.Fprintln(table, "NAME\tROLES") // Flush says whether it could be written
+	for _, r := range rows {
+		_, _ = fmt.Fprintf(table, "%s\t%s\n", r.Name, strings.Trim(fmt.Sprint(r.Roles), "[]"))
+	}
+	return table.Flush()
 }
 
 // readPassword reads a password and returns its hash.

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"cmp"
@@ -15,8 +15,8 @@ import (
 	"commissaire/test/fleet"
 )
 
-// story is what the demo asks the service for, and what it tells of it.
-type story struct {
+// script is what the demo asks the service for, and what it shows of that.
+type script struct {
 	*terminal.Screen
 	fleet           *fleet.Fleet
 	key             string // that the hosts take, as PUT /host wants it
@@ -28,8 +28,8 @@ const (
 	broken           = "127.0.2.4" // the host whose first upgrade fails
 )
 
-// cast are the hosts: ten of the cluster web, on ostree, and ten of db.
-func cast() []fleet.Spec {
+// hostsOfScript are the hosts: ten of the cluster web, on ostree, and ten of db.
+func hostsOfScript() []fleet.Spec {
 	var specs []fleet.Spec
 	speed := fleet.Speed{Upgrade: 200 * time.Millisecond, Install: 50 * time.Millisecond, Shutdown: 50 * time.Millisecond, Reboot: 200 * time.Millisecond}
 	for n := range 20 {
@@ -44,7 +44,8 @@ func cast() []fleet.Spec {
 	return specs
 }
 
-func (s *story) tell(ctx context.Context) error {
+// run goes through the chapters.
+func (s *script) run(ctx context.Context) error {
 	s.Line(`Commissaire looks after clusters of container hosts: you ask over REST, it acts over SSH,
 one host at a time, and records who asked for what, when and why, and what came of it.
 
@@ -52,7 +53,7 @@ Here: 20 simulated hosts (real SSH, on 127.0.1.* and 127.0.2.*, port %d) and the
 (%s). Two people use it: ada, who may do all, and otto, an operator.`, s.fleet.Port(), s.admin.Endpoint)
 	for i, chapter := range []struct {
 		title string
-		tell  func(context.Context) error
+		run   func(context.Context) error
 	}{
 		{"Two clusters of ten hosts: web (atomic) and db (fedora)", s.register},
 		{"Deploy a version to web", s.deploy},
@@ -62,15 +63,15 @@ Here: 20 simulated hosts (real SSH, on 127.0.1.* and 127.0.2.*, port %d) and the
 		{"History: who, when, why", s.history},
 	} {
 		s.Title(fmt.Sprintf("%d. %s", i+1, chapter.title))
-		if err := chapter.tell(ctx); err != nil {
+		if err := chapter.run(ctx); err != nil {
 			return err
 		}
 	}
 	return ctx.Err()
 }
 
-// put makes a request, with a reason, and tells it. It does not show the key.
-func (s *story) put(ctx context.Context, c *client.Client, path, reason string, body map[string]any) error {
+// put makes a request, with a reason, and shows it. It does not show the key.
+func (s *script) put(ctx context.Context, c *client.Client, path, reason string, body map[string]any) error {
 	status, text, err := s.quietly(ctx, c, path, reason, body)
 	if err != nil {
 		return err
@@ -83,7 +84,7 @@ func (s *story) put(ctx context.Context, c *client.Client, path, reason string, 
 
 // quietly makes a request with a reason. It returns the status and the body that
 // was sent.
-func (s *story) quietly(ctx context.Context, c *client.Client, path, reason string, body map[string]any) (status, text string, err error) {
+func (s *script) quietly(ctx context.Context, c *client.Client, path, reason string, body map[string]any) (status, text string, err error) {
 	encoded, err := json.Marshal(body)
 	if err != nil {
 		return "", "", fmt.Errorf("PUT %s: %w", path, err)
@@ -95,14 +96,14 @@ func (s *story) quietly(ctx context.Context, c *client.Client, path, reason stri
 	return answer.Status, string(encoded), nil
 }
 
-// hostRecord is a host, as far as the demo looks at it.
+// hostRecord is a host, as far as the demo reads it.
 type hostRecord struct {
 	Address, Status, OS string
 	CPUs                int
 	Memory              int64
 }
 
-func (s *story) register(ctx context.Context) error {
+func (s *script) register(ctx context.Context) error {
 	const why = "the new rack is wired"
 	for _, cluster := range []string{"web", "db"} {
 		if err := s.put(ctx, s.admin, "/cluster/"+cluster, why, map[string]any{}); err != nil {
@@ -128,13 +129,13 @@ func (s *story) register(ctx context.Context) error {
 	s.Line("   … and 19 more. The service logs in, learns what each one is, and sets it up:\n")
 	ready := map[string]bool{}
 	err := client.Follow(ctx, s.admin, "/hosts", func(hosts []hostRecord) (bool, error) {
-		for _, h := range hosts {
+		for _, host := range hosts {
 			switch {
-			case h.Status == "failed":
-				return false, fmt.Errorf("host %s could not be made ready", h.Address)
-			case h.Status == "disassociated" && !ready[h.Address]:
-				ready[h.Address] = true
-				s.Line("   %-10s  %s  %d CPUs  %2d GiB  ready", h.Address, h.OS, h.CPUs, h.Memory>>20)
+			case host.Status == "failed":
+				return false, fmt.Errorf("host %s could not be made ready", host.Address)
+			case host.Status == "disassociated" && !ready[host.Address]:
+				ready[host.Address] = true
+				s.Line("   %-10s  %s  %d CPUs  %2d GiB  ready", host.Address, host.OS, host.CPUs, host.Memory>>20)
 			}
 		}
 		s.Status(fmt.Sprintf("   %d of %d hosts are ready", len(ready), len(hosts)))
@@ -158,7 +159,7 @@ func (s *story) register(ctx context.Context) error {
 	return nil
 }
 
-func (s *story) deploy(ctx context.Context) error {
+func (s *script) deploy(ctx context.Context) error {
 	if err := s.put(ctx, s.operator, "/cluster/web/deploy", "this tree was tested on staging", map[string]any{"version": newTree}); err != nil {
 		return err
 	}
@@ -169,7 +170,7 @@ func (s *story) deploy(ctx context.Context) error {
 	return nil
 }
 
-func (s *story) upgrade(ctx context.Context) error {
+func (s *script) upgrade(ctx context.Context) error {
 	s.fleet.Host(broken).FailNext("dnf -y upgrade", 1)
 	if err := s.put(ctx, s.operator, "/cluster/db/upgrade", "security fixes of February", map[string]any{}); err != nil {
 		return err
@@ -181,7 +182,7 @@ func (s *story) upgrade(ctx context.Context) error {
 	return nil
 }
 
-func (s *story) again(ctx context.Context) error {
+func (s *script) again(ctx context.Context) error {
 	s.Line("   (The demo had told dnf on %s to fail once. It works again.)\n", broken)
 	if err := s.put(ctx, s.operator, "/cluster/db/upgrade", "again: "+broken+" is mended", map[string]any{}); err != nil {
 		return err
@@ -189,7 +190,7 @@ func (s *story) again(ctx context.Context) error {
 	return s.watch(ctx, 1, "finished")
 }
 
-func (s *story) restart(ctx context.Context) error {
+func (s *script) restart(ctx context.Context) error {
 	for _, cluster := range []string{"web", "db"} {
 		if err := s.put(ctx, s.operator, "/cluster/"+cluster+"/restart", "boot into what is new", map[string]any{}); err != nil {
 			return err
@@ -198,7 +199,7 @@ func (s *story) restart(ctx context.Context) error {
 	return s.watch(ctx, 2, "finished")
 }
 
-// operationRecord is an operation, as far as the demo looks at it.
+// operationRecord is an operation, as far as the demo reads it.
 type operationRecord struct {
 	ID, Kind, Cluster, Version, Actor, Reason, Status, Cause string
 
@@ -215,12 +216,12 @@ type turnRecord struct {
 	After      string      `json:"version_after"`
 }
 
-// watch tells of the newest operations as they go on, until they have ended,
-// all as they were meant to.
-func (s *story) watch(ctx context.Context, newest int, meant string) error {
+// watch shows the newest operations as they go on, until they have ended, all with the
+// status that is expected.
+func (s *script) watch(ctx context.Context, newest int, expected string) error {
 	path := fmt.Sprintf("/operations?limit=%d", newest)
 	s.Line("   %s: GET %s%s, again whenever there is news\n", s.operator.User, client.Base, path)
-	told := map[string]bool{}
+	shown := map[string]bool{}
 	return client.Follow(ctx, s.operator, path, func(operations []operationRecord) (bool, error) {
 		slices.Reverse(operations) // oldest first
 		var now []string
@@ -230,8 +231,8 @@ func (s *story) watch(ctx context.Context, newest int, meant string) error {
 				switch {
 				case t.State == "begun":
 					now = append(now, o.Kind+" of "+t.Address)
-				case t.State != "waiting" && !told[turn]:
-					told[turn] = true
+				case t.State != "waiting" && !shown[turn]:
+					shown[turn] = true
 					s.turn(t)
 				}
 			}
@@ -246,28 +247,28 @@ func (s *story) watch(ctx context.Context, newest int, meant string) error {
 			if o.Cause != "" {
 				s.Line("     cause: %s", o.Cause)
 			}
-			if o.Status != meant {
-				return false, fmt.Errorf("the %s of %s is %s, and was to be %s", o.Kind, o.Cluster, o.Status, meant)
+			if o.Status != expected {
+				return false, fmt.Errorf("the %s of %s is %s, and was to be %s", o.Kind, o.Cluster, o.Status, expected)
 			}
 		}
 		return true, nil
 	})
 }
 
-// turn tells how a host's turn ended, and which command ran there.
-func (s *story) turn(t turnRecord) {
+// turn shows how a host's turn ended, and which command ran there.
+func (s *script) turn(t turnRecord) {
 	ran := ""
 	if commands := s.fleet.Host(t.Address).Commands(); len(commands) > 0 {
 		ran = commands[len(commands)-1].Line
 	}
-	came := "runs " + t.After
+	outcome := "runs " + t.After
 	switch {
 	case t.State != "succeeded":
-		came = t.Reason
+		outcome = t.Reason
 	case t.Before != t.After:
-		came = t.Before + " → " + t.After
+		outcome = t.Before + " → " + t.After
 	}
-	s.Line("   %-10s  %-51s  %-9s %.1f s  %s", t.Address, ran, t.State, t.FinishedAt.Sub(t.StartedAt.Time).Seconds(), came)
+	s.Line("   %-10s  %-51s  %-9s %.1f s  %s", t.Address, ran, t.State, t.FinishedAt.Sub(t.StartedAt.Time).Seconds(), outcome)
 }
 
 // count is how many hosts are in which state.
@@ -287,7 +288,7 @@ func count(turns []turnRecord) string {
 	return strings.Join(parts, ", ")
 }
 
-// entryRecord is a line of the audit trail, as far as the demo looks at it.
+// entryRecord is a line of the audit trail, as far as the demo reads it.
 type entryRecord struct {
 	Type, Actor, Reason string
 
@@ -295,7 +296,7 @@ type entryRecord struct {
 	Data struct{ Reason string }
 }
 
-func (s *story) history(ctx context.Context) error {
+func (s *script) history(ctx context.Context) error {
 	const path = "/operations"
 	operations, err := client.Get[[]operationRecord](ctx, s.admin, path)
 	if err != nil {
@@ -322,9 +323,9 @@ func (s *story) history(ctx context.Context) error {
 	return nil
 }
 
-// life tells all that was recorded of a host: a line for each time that somebody
-// turned to it.
-func (s *story) life(ctx context.Context, host string) error {
+// life shows all that was recorded of a host: a line for each time that somebody did
+// something with it.
+func (s *script) life(ctx context.Context, host string) error {
 	path := "/host/" + host + "/history"
 	entries, err := client.Get[[]entryRecord](ctx, s.admin, path)
 	if err != nil {
