@@ -32,6 +32,16 @@ var rules = []struct {
 	{"adapters/snapshots", []string{module + "/adapters"}, "adapters do without one another"},
 	{"adapters/output", []string{module + "/adapters"}, "adapters do without one another"},
 	{"adapters/containermanager", []string{module + "/adapters"}, "adapters do without one another"},
+	{"domain", []string{module + "/cmd"}, "the program is built of the others, and known to none of them"},
+	{"commands", []string{module + "/cmd"}, "the program is built of the others, and known to none of them"},
+	{"projections", []string{module + "/cmd"}, "the program is built of the others, and known to none of them"},
+	{"adapters", []string{module + "/cmd"}, "the program is built of the others, and known to none of them"},
+	{"api", []string{module + "/cmd"}, "the program is built of the others, and known to none of them"},
+	{"cmd/internal", []string{"github.com/spf13/cobra", module + "/cmd/commissaire"}, "what the program does can be used without its command line"},
+	{"cmd/internal", []string{module + "/cmd/internal/demo"}, "the demo is a command and no part of anything"},
+	{"cmd/internal/store", []string{module + "/cmd/internal/config", module + "/cmd/internal/service", module + "/cmd/internal/archive"}, "a store is opened by its URL, whatever is configured"},
+	{"cmd/internal/config", []string{module + "/cmd/internal/service", module + "/cmd/internal/archive"}, "a configuration is read before anything runs"},
+	{"cmd/internal/archive", []string{module + "/cmd/internal/service"}, "copies are made without a service"},
 }
 
 // folders are all that may hold code.
@@ -80,6 +90,19 @@ func TestPackagesDoWithoutWhatTheyMustNotKnow(t *testing.T) {
 					}
 				}
 			}
+		}
+	}
+}
+
+// TestWhatTheProgramIsBuiltOfIsThere has the rules about cmd speak of packages that exist.
+func TestWhatTheProgramIsBuiltOfIsThere(t *testing.T) {
+	known := map[string]bool{}
+	for _, p := range packages(t) {
+		known[strings.TrimPrefix(p.ImportPath, module+"/")] = true
+	}
+	for _, name := range []string{"store", "config", "service", "archive", "demo", "terminal"} {
+		if !known["cmd/internal/"+name] {
+			t.Errorf("there is no cmd/internal/%s", name)
 		}
 	}
 }
