@@ -2,9 +2,12 @@
 LINT_VERSION := v2.15.0
 LINT := bin/golangci-lint-$(LINT_VERSION)
 
-.PHONY: all demo run test crash crash-rebuild crash-instances hostile bench lint e2e e2e-esdb e2e-kubernetes e2e-systemd clean test-host
+.PHONY: all build demo run test crash crash-rebuild crash-instances hostile bench lint e2e e2e-esdb e2e-kubernetes e2e-systemd clean test-host
 
 all: lint test
+
+build: ## bin/commissaire, which needs nothing else; VERSION=1.2.3 of a release
+	CGO_ENABLED=0 go build -buildvcs=auto -trimpath -ldflags '-s -w $(if $(VERSION),-X commissaire/cmd/internal/version.Version=$(VERSION))' -o bin/commissaire ./cmd/commissaire
 
 demo: ## what it does, in a minute, on simulated hosts; leaves nothing behind
 	go run ./cmd/commissaire demo

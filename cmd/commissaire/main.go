@@ -23,7 +23,7 @@ func main() {
 	}
 	root.AddCommand(
 		serveCommand(), demoCommand(), eventsCommand(), replayCommand(), projectionsCommand(),
-		backupCommand(), restoreCommand(), migrateCommand(), userCommand(),
+		backupCommand(), restoreCommand(), migrateCommand(), userCommand(), versionCommand(),
 	)
 	if err := root.ExecuteContext(ctx); err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "commissaire:", err)
