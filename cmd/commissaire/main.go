@@ -9,9 +9,9 @@ import (
 	"syscall"
 	_ "time/tzdata" // windows of operations name zones, also where the system has none
 
-	"commissaire/cmd/internal/version"
-
 	"github.com/spf13/cobra"
+
+	"commissaire/cmd/internal/version"
 )
 
 func main() {

@@ -2,11 +2,14 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 
 	"github.com/spf13/cobra"
 
 	"commissaire/cmd/internal/archive"
+	"commissaire/cmd/internal/config"
+	"commissaire/cmd/internal/store"
 	"commissaire/cmd/internal/terminal"
 )
 
@@ -53,20 +56,11 @@ with it in the configuration, or as COMMISSAIRE_STORE.`,
 		if err != nil {
 			return err
 		}
-		m := archive.Migration{
-			Source: c.LocationOf(from, fromKeys), Target: c.LocationOf(to, toKeys), MasterKey: c.Credentials.MasterKey,
-			Logger: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)), Progress: terminal.NewProgress(cmd.ErrOrStderr()),
+		m, err := migrationBetween(c, store.Location{Log: from, Keys: fromKeys}, store.Location{Log: to, Keys: toKeys})
+		if err != nil {
+			return fmt.Errorf("migrate: %w", err)
 		}
-		switch {
-		case from == "" && to == "":
-			return errors.New("migrate: name the other store with --from or --to")
-		case from == "" && fromKeys != "" || to == "" && toKeys != "":
-			return errors.New("migrate: --from-keys needs --from, and --to-keys --to: the configured store has credentials.keys")
-		case from == "":
-			m.Source = c.Location()
-		case to == "":
-			m.Target = c.Location()
-		}
+		m.Logger, m.Progress = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)), terminal.NewProgress(cmd.ErrOrStderr())
 		done, err := m.Run(cmd.Context())
 		m.Progress.End()
 		if err != nil {
@@ -75,4 +69,21 @@ with it in the configuration, or as COMMISSAIRE_STORE.`,
 		return o.print(cmd.OutOrStdout(), done, done.Text())
 	}
 	return cmd
+}
+
+// migrationBetween is the migration between two stores, of which one may be left out: it is
+// the configured one then.
+func migrationBetween(c config.Config, from, to store.Location) (archive.Migration, error) {
+	m := archive.Migration{Source: c.LocationOf(from.Log, from.Keys), Target: c.LocationOf(to.Log, to.Keys), MasterKey: c.Credentials.MasterKey}
+	switch {
+	case from.Log == "" && to.Log == "":
+		return m, errors.New("name the other store with --from or --to")
+	case from.Log == "" && from.Keys != "" || to.Log == "" && to.Keys != "":
+		return m, errors.New("--from-keys needs --from, and --to-keys --to: the configured store has credentials.keys")
+	case from.Log == "":
+		m.Source = c.Location()
+	case to.Log == "":
+		m.Target = c.Location()
+	}
+	return m, nil
 }

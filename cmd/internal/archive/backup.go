@@ -1,8 +1,8 @@
 // Package archive copies what a store has: into backups and back, into another store,
 // into files and back. It also selects events, and reads what verifies them.
 //
-// A copy is there whole or not at all, and is verified before it gets its name. Nothing
-// of it decides or folds views for a service; it works while none runs.
+// A backup is there whole or not at all, and is verified before it gets its name. All of
+// this is done without a service, though one may use the store that is copied.
 package archive
 
 import (

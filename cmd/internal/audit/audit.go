@@ -1,5 +1,5 @@
 // Package audit renders recorded events as the lines of the audit trail that the API
-// shows.
+// shows. The service, replay and events show share this, so it belongs to none of them.
 package audit
 
 import (

@@ -1,4 +1,5 @@
-// Package client asks a running service, as one user, and reads what it answers.
+// Package client asks a running service, as one user, and reads what it answers. The demo
+// and the command projections share it.
 package client
 
 import (

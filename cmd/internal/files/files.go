@@ -1,4 +1,4 @@
-// Package files replaces files whole or not at all.
+// Package files replaces files whole or not at all: users, keys, what development makes.
 package files
 
 import (

@@ -1,5 +1,6 @@
 // Package replay answers GET requests from a log alone, as a service would have answered
-// them when the log was at a position.
+// them when the log was at a position. It is apart from the service because nothing runs,
+// and from archive because nothing is copied.
 package replay
 
 import (
