@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"net"
 	"net/http"
@@ -84,7 +85,7 @@ func (s *Server) addHost(w http.ResponseWriter, r *http.Request, at domain.Addre
 	if err != nil {
 		return err
 	}
-	cmd, err := hostCommand(b, at)
+	cmd, err := s.hostCommand(b, at)
 	if err != nil {
 		return err
 	}
@@ -99,7 +100,7 @@ func (s *Server) addHost(w http.ResponseWriter, r *http.Request, at domain.Addre
 	return s.answer(w, r, http.StatusCreated, h)
 }
 
-func hostCommand(b body, at domain.Address) (commands.PutHost, error) {
+func (s *Server) hostCommand(b body, at domain.Address) (commands.PutHost, error) {
 	cmd := commands.PutHost{Address: at}
 	fail := func(err error) (commands.PutHost, error) { return commands.PutHost{}, err }
 	given, err := b.str("address")
@@ -116,7 +117,7 @@ func hostCommand(b body, at domain.Address) (commands.PutHost, error) {
 		return fail(err)
 	}
 	if key != nil {
-		cmd.PrivateKey, cmd.HasKey = *key, true
+		cmd.PrivateKey, cmd.KeyProblem = readKey(*key, s.config.Commands.CheckKey)
 	}
 	user, err := b.text("remote_user")
 	if err != nil {
@@ -188,7 +189,7 @@ func (s *Server) getCredentials(w http.ResponseWriter, r *http.Request) error {
 	return s.answer(w, r, http.StatusOK, struct {
 		Key  string            `json:"ssh_priv_key"`
 		User domain.RemoteUser `json:"remote_user"`
-	}{found.PrivateKey, found.RemoteUser})
+	}{base64.StdEncoding.EncodeToString(found.PrivateKey), found.RemoteUser})
 }
 
 func (s *Server) getHostStatus(w http.ResponseWriter, r *http.Request) error {

@@ -49,8 +49,7 @@ func (h *Handler) DeleteNetwork(ctx context.Context, who Who, name domain.Networ
 	return h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) { return r.RemoveNetwork(name) })
 }
 
-// PutManager defines a container manager. Its token is sealed and kept before
-// the definition is recorded. It may be repeated.
+// PutManager defines a container manager. It may be repeated.
 func (h *Handler) PutManager(ctx context.Context, who Who, cmd PutManager) (DefinitionReceipt, error) {
 	fail := func(err error) (DefinitionReceipt, error) { return DefinitionReceipt{}, err }
 	var given map[string]*string
@@ -97,32 +96,12 @@ func (h *Handler) PutManager(ctx context.Context, who Who, cmd PutManager) (Defi
 }
 
 func (h *Handler) defineManager(ctx context.Context, who Who, defined event.ContainerManagerDefined, token Secret) (Receipt, error) {
-	isNew := false
-	decide := func(r *roster.Roster) ([]event.RosterEvent, error) {
-		events, err := r.DefineManager(defined)
-		isNew = len(events) > 0
-		return events, err
-	}
+	f := func(r *roster.Roster) ([]event.RosterEvent, error) { return r.DefineManager(defined) }
 	if defined.Credential == "" {
-		return h.onRoster(ctx, who, decide)
+		return h.onRoster(ctx, who, f)
 	}
-	receipt, err := h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) {
-		_, err := decide(r)
-		return nil, err
-	})
-	if err != nil || !isNew {
-		return receipt, err
-	}
-	if err := h.config.Credentials.Store(ctx, defined.Credential, token); err != nil {
-		return Receipt{}, fmt.Errorf("keep the token of container manager %s: %w: %w", defined.Manager, ErrUnavailable, err)
-	}
-	receipt, err = h.onRoster(ctx, who, decide)
-	if unrecorded(err) || err == nil && !isNew {
-		if destroyErr := h.config.Credentials.Destroy(ctx, defined.Credential); destroyErr != nil && err == nil {
-			err = fmt.Errorf("forget the unused token of container manager %s: %w", defined.Manager, destroyErr)
-		}
-	}
-	return receipt, err
+	secret := newSecret{id: defined.Credential, text: token, what: "the token of container manager " + string(defined.Manager)}
+	return h.recordSecret(ctx, who, secret, func() error { return nil }, f)
 }
 
 // DeleteManager removes a container manager that no cluster uses.

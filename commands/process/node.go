@@ -84,13 +84,11 @@ func (w *working) drain(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	ours := false // left so by an earlier turn
-	if _, err := w.p.config.Commands.RecordHost(ctx, w.host.HostID, func(one *host.Host) []event.HostEvent {
-		ours = one.LeftCordoned() == w.node.definition.ManagerID
-		return nil
-	}); err != nil {
+	state, err := w.p.config.Commands.Host(ctx, w.host.HostID)
+	if err != nil {
 		return err
 	}
+	ours := state.LeftCordoned() == w.node.definition.ManagerID // by an earlier turn
 	if err := w.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.Cordon(w.at, cordoned && !ours) }); err != nil {
 		return err
 	}
@@ -111,7 +109,7 @@ func (w *working) drain(ctx context.Context) error {
 	}
 	limited, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
-	err := w.node.ask(limited, "drain the host", func(m Manager) error { return m.Drain(limited, w.host.Host, d.Grace) })
+	err = w.node.ask(limited, "drain the host", func(m Manager) error { return m.Drain(limited, w.host.Host, d.Grace) })
 	if err == nil || ctx.Err() != nil {
 		return ctx.Err()
 	}

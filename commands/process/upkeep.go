@@ -219,16 +219,19 @@ func (u *upkeep) next(ctx context.Context) (host.Step, error) {
 	now, known := u.p.roster.Host(u.host.HostID)
 	wanted := u.p.wanted(now)
 	u.p.mu.Unlock()
-	var step host.Step
-	if err := u.record(ctx, func(one *host.Host) []event.HostEvent {
-		if step = one.Next(wanted); !known && step != host.Unregister {
-			step = host.Nothing
-		}
-		return nil
-	}); err != nil {
-		return host.Nothing, err // not step: it may still be being decided
+	state, err := u.state(ctx)
+	if err != nil {
+		return host.Nothing, err
+	}
+	step := state.Next(wanted)
+	if !known && step != host.Unregister {
+		step = host.Nothing
 	}
 	return step, nil
+}
+
+func (u *upkeep) state(ctx context.Context) (host.Host, error) {
+	return u.p.config.Commands.Host(ctx, u.host.HostID)
 }
 
 func (u *upkeep) record(ctx context.Context, f func(*host.Host) []event.HostEvent) error {
@@ -286,14 +289,11 @@ func (u *upkeep) investigate(ctx context.Context) error {
 	if err := u.connect(ctx); err != nil {
 		return u.fail(ctx, err, failed)
 	}
-	takeOver := false
-	if err := u.record(ctx, func(one *host.Host) []event.HostEvent {
-		takeOver = one.ToTakeOver(u.host.HostAdded)
-		return nil
-	}); err != nil {
+	state, err := u.state(ctx)
+	if err != nil {
 		return err
 	}
-	if takeOver {
+	if state.ToTakeOver(u.host.HostAdded) {
 		if err := u.session.TakeOver(ctx); err != nil {
 			return u.fail(ctx, err, failed)
 		}
@@ -314,13 +314,12 @@ func (u *upkeep) bootstrap(ctx context.Context) error {
 	if err := u.connect(ctx); err != nil {
 		return u.fail(ctx, err, failed)
 	}
-	var b Bootstrap
-	if err := u.record(ctx, func(one *host.Host) []event.HostEvent {
-		b.Facts, _ = one.Facts()
-		return nil
-	}); err != nil {
+	state, err := u.state(ctx)
+	if err != nil {
 		return err
 	}
+	var b Bootstrap
+	b.Facts, _ = state.Facts()
 	u.p.mu.Lock()
 	name := roster.DefaultNetwork
 	if h, ok := u.p.roster.Host(u.host.HostID); ok {
@@ -351,16 +350,14 @@ func (u *upkeep) register(ctx context.Context) error {
 }
 
 func (u *upkeep) unregister(ctx context.Context) error {
-	var definition event.ContainerManagerDefined
-	if err := u.record(ctx, func(one *host.Host) []event.HostEvent {
-		id, _ := one.Registered()
-		u.p.mu.Lock()
-		defer u.p.mu.Unlock()
-		definition = u.p.managers[id]
-		return nil
-	}); err != nil {
+	state, err := u.state(ctx)
+	if err != nil {
 		return err
 	}
+	id, _ := state.Registered()
+	u.p.mu.Lock()
+	definition := u.p.managers[id]
+	u.p.mu.Unlock()
 	unregistered := func(one *host.Host) []event.HostEvent {
 		return one.UnregisteredFrom(u.host.Host, definition.ManagerID, definition.Manager)
 	}
@@ -383,12 +380,12 @@ func (u *upkeep) addedAgain(ctx context.Context, manager domain.ManagerID) (agai
 	if !known || later.HostID == u.host.HostID {
 		return false, nil
 	}
-	_, err = u.p.config.Commands.RecordHost(ctx, later.HostID, func(one *host.Host) []event.HostEvent {
-		id, _ := one.Registered()
-		again = id == manager
-		return nil
-	})
-	return again && err == nil, err
+	state, err := u.p.config.Commands.Host(ctx, later.HostID)
+	if err != nil {
+		return false, err
+	}
+	id, _ := state.Registered()
+	return id == manager, nil
 }
 
 func (u *upkeep) registrationFailed(definition event.ContainerManagerDefined) failure {
@@ -398,13 +395,11 @@ func (u *upkeep) registrationFailed(definition event.ContainerManagerDefined) fa
 }
 
 func (u *upkeep) uncordon(ctx context.Context) error {
-	var id domain.ManagerID
-	if err := u.record(ctx, func(one *host.Host) []event.HostEvent {
-		id = one.LeftCordoned()
-		return nil
-	}); err != nil {
+	state, err := u.state(ctx)
+	if err != nil {
 		return err
 	}
+	id := state.LeftCordoned()
 	u.p.mu.Lock()
 	definition := u.p.managers[id]
 	u.p.mu.Unlock()

@@ -75,12 +75,9 @@ func (r *Roster) DeleteCluster(name domain.ClusterName) ([]event.RosterEvent, er
 	return append(events, event.ClusterDeleted{ClusterID: c.ID, Cluster: name}), nil
 }
 
-// Ready tells whether a host may join: its stream says so, not the roster.
-type Ready func(domain.HostID) bool
-
 // PutMembers replaces the members old by new, if old are the members. Both are
 // sets.
-func (r *Roster) PutMembers(name domain.ClusterName, old, wanted []domain.Address, ready Ready) ([]event.RosterEvent, error) {
+func (r *Roster) PutMembers(name domain.ClusterName, old, wanted []domain.Address, known Known) ([]event.RosterEvent, error) {
 	c, err := r.cluster(name)
 	if err != nil {
 		return nil, err
@@ -116,8 +113,11 @@ func (r *Roster) PutMembers(name domain.ClusterName, old, wanted []domain.Addres
 			events = append(events, r.leave(h)...)
 		}
 	}
+	if err := known.missing(joining...); err != nil {
+		return nil, err
+	}
 	for _, h := range joining {
-		if !ready(h.HostID) {
+		if !known.Hosts[h.HostID].Ready {
 			return nil, notReady(h)
 		}
 		events = append(events, event.HostJoined{HostID: h.HostID, Host: h.Host, ClusterID: c.ID, Cluster: name})
@@ -126,7 +126,7 @@ func (r *Roster) PutMembers(name domain.ClusterName, old, wanted []domain.Addres
 }
 
 // Join makes a host a member. Joining again changes nothing.
-func (r *Roster) Join(name domain.ClusterName, address domain.Address, ready Ready) ([]event.RosterEvent, error) {
+func (r *Roster) Join(name domain.ClusterName, address domain.Address, known Known) ([]event.RosterEvent, error) {
 	c, err := r.cluster(name)
 	if err != nil {
 		return nil, err
@@ -139,7 +139,11 @@ func (r *Roster) Join(name domain.ClusterName, address domain.Address, ready Rea
 		return nil, nil
 	case h.Cluster != "":
 		return nil, r.elsewhere(h)
-	case !ready(h.HostID):
+	}
+	if err := known.missing(h); err != nil {
+		return nil, err
+	}
+	if !known.Hosts[h.HostID].Ready {
 		return nil, notReady(h)
 	}
 	return []event.RosterEvent{event.HostJoined{HostID: h.HostID, Host: address, ClusterID: c.ID, Cluster: name}}, nil

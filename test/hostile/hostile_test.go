@@ -11,7 +11,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"flag"
@@ -377,7 +376,7 @@ func (s *sequence) join(ctx context.Context) {
 	}
 	for _, h := range s.hosts {
 		put := commands.PutHost{
-			Address: domain.Address(h.address), PrivateKey: base64.StdEncoding.EncodeToString(s.login.private), HasKey: true,
+			Address: domain.Address(h.address), PrivateKey: s.login.private,
 			RemoteUser: []domain.RemoteUser{domain.Root, "core"}[s.pick(2)], Cluster: &s.cluster,
 		}
 		if s.pick(3) == 0 {
