@@ -26,8 +26,8 @@ func (r *roll) free() {
 		r.t.Errorf("its cause is %q", o.Cause)
 	}
 	for _, m := range r.started.Hosts {
-		h, _ := r.roster.Host(m.HostID)
-		if h.Claim != "" || r.roster.InHand(h) {
+		h, _ := r.world.roster.Host(m.HostID)
+		if h.Claim != "" || r.world.roster.InHand(h) {
 			r.t.Errorf("host %s is held: %+v", m.Host, h)
 		}
 		if _, err := r.config.Commands.DeleteHost(r.t.Context(), ann, m.Host); err != nil {
@@ -51,7 +51,7 @@ func TestAnOperationIsAbandonedInTheMiddleOfATurn(t *testing.T) {
 			}
 		}
 		goOn()
-		h, _ := r.roster.Host("1")
+		h, _ := r.world.roster.Host("1")
 		if _, err := r.config.Commands.DeleteHost(t.Context(), ann, h.Host); !errors.Is(err, roster.ErrHostInHand) || !strings.Contains(err.Error(), "/operation/o/abandon") {
 			t.Errorf("a host in hand is removed: %v", err)
 		}

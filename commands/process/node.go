@@ -41,15 +41,6 @@ type node struct {
 	host       domain.Address
 }
 
-// nodeError is what a container manager said no to, as it is told people.
-type nodeError struct {
-	what string
-	err  error
-}
-
-func (e *nodeError) Error() string { return e.what + ": " + e.err.Error() }
-func (e *nodeError) Unwrap() error { return e.err }
-
 // ask asks the container manager, a few times.
 func (n *node) ask(ctx context.Context, what string, f func(Manager) error) error {
 	for attempt := 1; ; attempt++ {
@@ -57,7 +48,7 @@ func (n *node) ask(ctx context.Context, what string, f func(Manager) error) erro
 		if err == nil {
 			err = f(manager)
 		}
-		if err == nil || ctx.Err() != nil || ofStore(err) {
+		if err == nil || ctx.Err() != nil || about(err) == theStore {
 			return err
 		}
 		if attempt >= n.p.config.Attempts || !pause(ctx, n.p.config.RetryDelay) {
@@ -69,47 +60,47 @@ func (n *node) ask(ctx context.Context, what string, f func(Manager) error) erro
 // drain empties a host's node before anything is done to it, and before its
 // reboot once more: what came back goes again, all within one time limit. That it
 // is to be cordoned, and whether somebody else had, is recorded first.
-func (w *working) drain(ctx context.Context) error {
+func (t *turn) drain(ctx context.Context) error {
 	d := event.DefaultDrain()
-	if w.policy.Drain != nil {
-		d = *w.policy.Drain
+	if t.policy.Drain != nil {
+		d = *t.policy.Drain
 	}
-	if w.node == nil || d.Off {
+	if t.node == nil || d.Off {
 		return nil
 	}
 	var cordoned bool
-	if err := w.node.ask(ctx, "say whether the host is cordoned", func(m Manager) (err error) {
-		cordoned, err = m.Cordoned(ctx, w.host.Host)
+	if err := t.node.ask(ctx, "say whether the host is cordoned", func(m Manager) (err error) {
+		cordoned, err = m.Cordoned(ctx, t.host.Host)
 		return err
 	}); err != nil {
 		return err
 	}
-	state, err := w.p.config.Commands.Host(ctx, w.host.HostID)
+	state, err := t.p.config.Commands.Host(ctx, t.host.HostID)
 	if err != nil {
 		return err
 	}
-	ours := state.LeftCordoned() == w.node.definition.ManagerID // by an earlier turn
-	if err := w.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.Cordon(w.at, cordoned && !ours) }); err != nil {
+	ours := state.LeftCordoned() == t.node.definition.ManagerID // by an earlier turn
+	if err := t.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.Cordon(t.ref, cordoned && !ours) }); err != nil {
 		return err
 	}
 	if !cordoned {
-		if err := w.node.ask(ctx, "cordon the host", func(m Manager) error { return m.Cordon(ctx, w.host.Host) }); err != nil {
+		if err := t.node.ask(ctx, "cordon the host", func(m Manager) error { return m.Cordon(ctx, t.host.Host) }); err != nil {
 			return err
 		}
 	}
-	began := w.p.config.Now()
-	defer func() { w.draining += w.p.config.Now().Sub(began) }()
+	began := t.p.config.Now()
+	defer func() { t.draining += t.p.config.Now().Sub(began) }()
 	const drained = "its node to be drained"
-	until := later(w.state.Wait.Until, began.Add(lastLook))
-	if w.state.Wait.Why != drained { // else it is taken up again
-		until = began.Add(max(time.Duration(d.Timeout)*time.Second-w.draining, lastLook))
-		if err := w.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.AwaitHost(w.at, drained, until) }); err != nil {
+	until := later(t.state.Wait.Until, began.Add(lastLook))
+	if t.state.Wait.Why != drained { // else it is taken up again
+		until = began.Add(max(time.Duration(d.Timeout)*time.Second-t.draining, lastLook))
+		if err := t.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.AwaitHost(t.ref, drained, until) }); err != nil {
 			return err
 		}
 	}
 	limited, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
-	err = w.node.ask(limited, "drain the host", func(m Manager) error { return m.Drain(limited, w.host.Host, d.Grace) })
+	err = t.node.ask(limited, "drain the host", func(m Manager) error { return m.Drain(limited, t.host.Host, d.Grace) })
 	if err == nil || ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -120,7 +111,7 @@ func (w *working) drain(ctx context.Context) error {
 		return nil
 	}
 	undone := "nothing was done to it"
-	if w.state.State > operation.Begun {
+	if t.state.State > operation.Begun {
 		undone = "it was not rebooted"
 	}
 	return &nodeError{fmt.Sprintf("the host was not drained within %d s, and %s", d.Timeout, undone), err}
@@ -133,21 +124,21 @@ const lastLook = time.Second
 // Where that cannot be done now, the turn says so and has failed, so that no
 // further host is taken out of service for it; and the host's upkeep goes on
 // trying.
-func (w *working) uncordoned(ctx context.Context, outcome event.OperationEvent) (event.OperationEvent, error) {
-	if w.state.Cordon != operation.Cordoned || w.node == nil {
+func (t *turn) uncordoned(ctx context.Context, outcome event.OperationEvent) (event.OperationEvent, error) {
+	if t.state.Cordon != operation.Cordoned || t.node == nil {
 		return outcome, nil
 	}
-	err := w.node.ask(ctx, "uncordon the host, which is tried again later", func(m Manager) error { return m.Uncordon(ctx, w.host.Host) })
+	err := t.node.ask(ctx, "uncordon the host, which is tried again later", func(m Manager) error { return m.Uncordon(ctx, t.host.Host) })
 	var refused *nodeError
 	if err != nil && !errors.As(err, &refused) {
 		return nil, err
 	}
-	if _, err := w.p.config.Commands.RecordHost(ctx, w.host.HostID, func(one *host.Host) []event.HostEvent {
-		of := w.node.definition
+	if _, err := t.p.config.Commands.RecordHost(ctx, t.host.HostID, func(state *host.Host) []event.HostEvent {
+		of := t.node.definition
 		if refused == nil {
-			return one.Uncordoned(w.host.Host, of.ManagerID, of.Manager)
+			return state.Uncordoned(t.host.Host, of.ManagerID, of.Manager)
 		}
-		return one.UncordonFailed(w.host.Host, of.ManagerID, of.Manager, reason(refused.err))
+		return state.UncordonFailed(t.host.Host, of.ManagerID, of.Manager, reason(refused.err))
 	}); err != nil {
 		return nil, err
 	}
@@ -158,5 +149,5 @@ func (w *working) uncordoned(ctx context.Context, outcome event.OperationEvent) 
 		failed.Reason += "; " + reason(err)
 		return failed, nil
 	}
-	return event.HostTurnFailed{Turn: w.at, Reason: reason(err), Output: w.state.Worked.Output}, nil
+	return event.HostTurnFailed{Turn: t.ref, Reason: reason(err), Output: t.state.Worked.Output}, nil
 }

@@ -43,12 +43,12 @@ func (h *systemHost) Facts(context.Context) (event.Facts, error) {
 	return facts, nil
 }
 
-func (h *systemHost) Run(context.Context, Turn, Work) (Result, error) {
+func (h *systemHost) Run(context.Context, WorkID, Work) (Result, error) {
 	h.ran++
 	return Result{Exit: new(int)}, nil
 }
 
-func (h *systemHost) Reboot(context.Context, Turn, string) error {
+func (h *systemHost) Reboot(context.Context, WorkID, string) error {
 	h.reboots++
 	return nil
 }
