@@ -157,13 +157,13 @@ func TestAnInterruptedUpgradeTookEffectIfItMadeWhatIsThere(t *testing.T) {
 		{facts("a", "b"), facts("a", "c"), true},
 	} {
 		r := turnFound(c.found)
-		if got := took(domain.Upgrade, "", r, c.after); got != c.took {
+		if got := tookEffect(domain.Upgrade, "", r, c.after); got != c.took {
 			t.Errorf("found %+v, then %+v: %v", c.found, c.after, got)
 		}
 	}
 	layered := event.Facts{OSTree: true, Version: "1", BootedID: "a", Pending: "2", PendingID: "c", PendingBase: "b"}
 	for version, want := range map[string]bool{"1": true, "2": true, "b": true, "c": true, "3": false} {
-		if got := took(domain.Deploy, version, turnFound(event.Facts{}), layered); got != want {
+		if got := tookEffect(domain.Deploy, version, turnFound(event.Facts{}), layered); got != want {
 			t.Errorf("deployed %s: %v", version, got)
 		}
 	}

@@ -235,34 +235,45 @@ func (t *turn) run(ctx context.Context, before event.Facts) (after event.Facts, 
 	if err != nil {
 		return after, nil, err
 	}
-	how, failed := result.Failed()
-	if failed && result.Exit != nil {
+	if how, failed := result.Failed(); failed && result.Exit != nil {
 		return after, event.HostTurnFailed{Turn: t.ref, Exit: result.Exit, Output: result.Output, Reason: fmt.Sprintf("the %s %s", t.kind, how)}, nil
 	}
 	if after, err = t.facts(ctx, time.Time{}); err != nil {
 		return after, nil, err
 	}
-	switch did := took(t.kind, t.version, t.state, after); {
-	case did:
-	case failed:
-		return after, event.HostTurnFailed{
-			Turn: t.ref, Output: result.Output,
-			Reason: fmt.Sprintf("the %s %s: see on the host how far it got, then start it again", t.kind, how),
-		}, nil
-	case t.kind == domain.Deploy:
-		return after, event.HostTurnFailed{
-			Turn: t.ref, Output: result.Output,
-			Reason: fmt.Sprintf("the deploy ended well, and %s is neither what the host runs (%s) nor what waits for a boot (%s)", t.version, after.Version, cmp.Or(after.Pending, "nothing")),
-		}, nil
+	if why := t.withoutEffect(result, after); why != "" {
+		return after, event.HostTurnFailed{Turn: t.ref, Output: result.Output, Reason: why}, nil
 	}
+	return after, nil, t.recordWork(ctx, result, after)
+}
+
+// withoutEffect says why a command that did not fail by itself did not do what it was
+// for; "" where it did, as far as the host tells.
+func (t *turn) withoutEffect(result Result, after event.Facts) string {
+	how, failed := result.Failed()
+	switch {
+	case tookEffect(t.kind, t.version, t.state, after):
+		return ""
+	case failed:
+		return fmt.Sprintf("the %s %s: see on the host how far it got, then start it again", t.kind, how)
+	case t.kind == domain.Deploy:
+		return fmt.Sprintf("the deploy ended well, and %s is neither what the host runs (%s) nor what waits for a boot (%s)",
+			t.version, after.Version, cmp.Or(after.Pending, "nothing"))
+	}
+	return ""
+}
+
+// recordWork records how the host is after its command, and whether it is to be
+// rebooted.
+func (t *turn) recordWork(ctx context.Context, result Result, after event.Facts) (err error) {
 	reboot, why := t.policy.Reboot == event.AlwaysReboot, ""
 	if t.policy.Reboot == event.RebootIfNeeded {
 		if why, err = t.needsReboot(ctx, after); err != nil {
-			return after, nil, err
+			return err
 		}
 		reboot = why != ""
 	}
-	return after, nil, t.record(ctx, func(p *operation.Progress) []event.OperationEvent {
+	return t.record(ctx, func(p *operation.Progress) []event.OperationEvent {
 		return p.Work(event.HostTurnWorked{
 			Turn: t.ref, BootID: after.BootID, Version: after.Version, Pending: after.Pending, Reboot: reboot && !after.Locked, Output: result.Output,
 			BootedID: after.BootedID, PendingID: after.PendingID, Locked: after.Locked, RebootNeeded: why,
@@ -287,9 +298,9 @@ func (t *turn) needsReboot(ctx context.Context, after event.Facts) (why string, 
 	return why, err
 }
 
-// took tells whether a command took effect on an ostree host, be it that it was
+// tookEffect tells whether a command took effect on an ostree host, be it that it was
 // interrupted: the deployments say.
-func took(kind domain.OperationKind, version string, found operation.Turn, after event.Facts) bool {
+func tookEffect(kind domain.OperationKind, version string, found operation.Turn, after event.Facts) bool {
 	switch {
 	case !after.OSTree:
 		return false
