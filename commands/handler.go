@@ -2,7 +2,8 @@
 // domain decide on it and records what was decided. A command's answer is the
 // position of what it recorded; nothing is answered before that is durable.
 //
-// Decisions are made on streams, never on views, which may lag.
+// Decisions are made on streams, never on views, which may lag. DESIGN.md says
+// why, which stream holds what, and what was dismissed.
 package commands
 
 import (

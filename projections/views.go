@@ -1,7 +1,8 @@
 // Package projections holds what GET serves: views folded from the log, in
 // memory, all in one group, so that every answer is made from one cut through
 // history. A published Snapshot never changes; its maps share all that did not
-// change with the one before.
+// change with the one before. DESIGN.md says why, and how views are rebuilt and
+// written to files.
 package projections
 
 import (

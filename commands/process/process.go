@@ -5,8 +5,7 @@
 // What is outstanding follows from recorded events alone (host.Next,
 // operation.Next); the loop here takes a host (a durable claim), records intent,
 // acts, records the outcome and releases the host. There is no code for
-// recovery: after a crash the same history leaves the same steps outstanding,
-// and each is safe to take up again.
+// recovery. DESIGN.md says why that holds after a crash, and what terms are for.
 //
 // The world is what is known, the schedule what is under way; a turn is a host's
 // part in an operation, upkeep what a host needs besides.
