@@ -2,6 +2,7 @@
 // parsed once where they enter, and Refusal, the way a rule says no.
 //
 // Nothing below domain does I/O, reads a clock or draws a random number.
+// README.md is the glossary.
 package domain
 
 import (
