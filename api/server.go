@@ -4,6 +4,9 @@
 //
 // The order of checks is the contract's: who asks (403, also for unknown
 // paths), where to (404, 405), whether they may (403), what they send.
+//
+// openapi.yaml is the document of the interface; README.md explains what needs
+// more than a line there.
 package api
 
 import (

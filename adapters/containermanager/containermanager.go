@@ -1,4 +1,8 @@
-// Package containermanager tells container managers about hosts.
+// Package containermanager tells container managers about hosts, and has them
+// empty the nodes that are worked on: it implements process.Manager.
+//
+// README.md says how nodes and hosts belong together, which rights are needed,
+// and what was decided.
 package containermanager
 
 import (

@@ -575,7 +575,7 @@ func TestWhatIsNoAPIServerIsAnError(t *testing.T) {
 	fails(t, err, "connection refused")
 }
 
-// The README lists the rights that are needed.
+// README.md lists the rights that are needed.
 func TestNoOtherRightsAreNeededThanThoseDocumented(t *testing.T) {
 	t.Parallel()
 	server, s := serve(t)
@@ -624,14 +624,14 @@ func TestNoOtherRightsAreNeededThanThoseDocumented(t *testing.T) {
 	if fmt.Sprint(used) != fmt.Sprint(want) {
 		t.Errorf("used are %v, documented %v", used, want)
 	}
-	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	readme, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, rule := range kube.Rights {
 		line := fmt.Sprintf("- {apiGroups: [%s], resources: [%s], verbs: [%s]}", cmp.Or(rule.APIGroups[0], `""`), rule.Resources[0], strings.Join(rule.Verbs, ", "))
 		if !strings.Contains(string(readme), line) {
-			t.Errorf("the README does not say: %s", line)
+			t.Errorf("README.md does not say: %s", line)
 		}
 	}
 }

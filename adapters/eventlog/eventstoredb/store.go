@@ -1,5 +1,5 @@
 // Package eventstoredb keeps the log in EventStoreDB, for several instances of
-// the service.
+// the service. README.md is for those who run it.
 //
 // Decisions:
 //
@@ -21,8 +21,8 @@
 //     early, and a broken connection says nothing.
 //   - A position is the commit position, which is sparse.
 //   - The server has to be of version 23.10 or later: older ones do not say when
-//     a subscription has caught up. Gossip has to be open to everybody, as it is
-//     unless configured otherwise: the client asks for it without credentials.
+//     a subscription has caught up. Gossip has to be open to everybody: the client
+//     asks for it without credentials.
 package eventstoredb
 
 import (
