@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -132,8 +133,8 @@ func readPage(t *testing.T, name string) page {
 	return p
 }
 
-// pages are all pages: README first, and then in the order in which one comes to
-// them from there.
+// pages are all pages that links lead to: README first, and then in the order in
+// which a reader comes to them from there.
 func pages(t *testing.T) []page {
 	t.Helper()
 	all := []page{readPage(t, "README.md")}
@@ -142,7 +143,7 @@ func pages(t *testing.T) []page {
 		for _, to := range all[i].links() {
 			file, _, _ := strings.Cut(to, "#")
 			name := path.Join(path.Dir(all[i].path), file)
-			if path.Ext(file) == ".md" && !seen[name] {
+			if _, err := os.Stat(filepath.Join(repository, name)); err == nil && path.Ext(file) == ".md" && !seen[name] {
 				seen[name] = true
 				all = append(all, readPage(t, name))
 			}
@@ -177,19 +178,27 @@ func TestEveryPageIsReachedFromREADME(t *testing.T) {
 	}
 	for _, p := range known {
 		for _, to := range p.links() {
-			file, anchor, _ := strings.Cut(to, "#")
-			name := path.Join(path.Dir(p.path), file)
-			if file == "" {
-				name = p.path
-			}
-			if _, err := os.Stat(filepath.Join(repository, name)); err != nil {
+			if err := p.leads(to, known); err != nil {
 				t.Errorf("%s: a link to %s: %v", p.path, to, err)
-			}
-			if anchor != "" && !known[name].anchors()[anchor] {
-				t.Errorf("%s: a link to %s, and there is no such heading", p.path, to)
 			}
 		}
 	}
+}
+
+// leads says what is wrong with a link of the page.
+func (p page) leads(to string, known map[string]page) error {
+	file, anchor, _ := strings.Cut(to, "#")
+	name := path.Join(path.Dir(p.path), file)
+	if file == "" {
+		name = p.path
+	}
+	if _, err := os.Stat(filepath.Join(repository, name)); err != nil {
+		return err
+	}
+	if anchor != "" && !known[name].anchors()[anchor] {
+		return errors.New("there is no such heading")
+	}
+	return nil
 }
 
 func read(t *testing.T, name string) []byte {
@@ -286,20 +295,27 @@ func TestPagesNameCommandsAndFlagsThatThereAre(t *testing.T) {
 			}
 		}
 		for _, span := range p.spans() {
-			command, rest, _ := strings.Cut(span, " ")
-			if strings.HasPrefix(rest, "-") && word.MatchString(command) && help(command) != "" {
-				if err := flagsOf(span); err != nil {
-					t.Errorf("%s: %s: %v", p.path, span, err)
-				}
-			}
-			if strings.HasPrefix(span, "--") && !someCommandHas(strings.Fields(span)[0]) {
-				t.Errorf("%s: no command has a flag %s", p.path, span)
+			if err := abbreviated(span); err != nil {
+				t.Errorf("%s: %s: %v", p.path, span, err)
 			}
 		}
 	}
 	if found < 20 {
 		t.Errorf("found %d commands only", found)
 	}
+}
+
+// abbreviated says what is wrong with code that is a command without the program's
+// name, or a flag without its command.
+func abbreviated(span string) error {
+	first, rest, _ := strings.Cut(span, " ")
+	switch {
+	case strings.HasPrefix(first, "--") && !someCommandHas(first):
+		return errors.New("no command has that flag")
+	case strings.HasPrefix(rest, "-") && word.MatchString(first) && help(first) != "":
+		return flagsOf(span)
+	}
+	return nil
 }
 
 // someCommandHas tells whether any command has a flag.
@@ -354,7 +370,7 @@ func configured(t *testing.T, text string) ([]byte, error) {
 	cmd := exec.CommandContext(t.Context(), program, "serve", "--config", "-", "--print-config")
 	cmd.Stdin = strings.NewReader(text)
 	out, err := cmd.Output()
-	if exit, ok := err.(*exec.ExitError); ok {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		err = fmt.Errorf("%w: %s", err, exit.Stderr)
 	}
 	return out, err
@@ -416,7 +432,7 @@ func TestPagesNameRoutesThatThereAre(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	named := regexp.MustCompile(`^(?:(GET|PUT|DELETE|HEAD) )?(…?/[^ ?]+)(\?\S*)?$`)
+	named := regexp.MustCompile(`^(?:(GET|PUT|DELETE) )?(…?/[^ ?]+)(\?\S*)?$`)
 	asked := regexp.MustCompile(`\$api(/[^\s"'?]*)`)
 	found := 0
 	check := func(p page, method, route string) {
@@ -452,7 +468,7 @@ func TestPagesNameRoutesThatThereAre(t *testing.T) {
 func routed(document *openapi3.T, method, route string) bool {
 	wanted := strings.Split(strings.TrimPrefix(route, "…"), "/")[1:]
 	for documented, item := range document.Paths.Map() {
-		if method != "" && item.GetOperation(method) == nil && !(method == "HEAD" && item.Get != nil) {
+		if method != "" && item.GetOperation(method) == nil {
 			continue
 		}
 		has := strings.Split(strings.TrimPrefix(documented, "/api/v0"), "/")[1:]
@@ -472,13 +488,19 @@ type story struct {
 	t     *testing.T
 	dir   string
 	names *strings.Replacer // what the pages call things, and what they are called here
-	vars  string            // that README.md sets, as shell commands
+	given string            // what README.md sets, as shell commands
+	vars  string            // that, and what the page has set so far
 }
 
 // What the commands of pages mean here. Streams of events, and what follows them,
-// are looked at for a second. The targets of make have tests of their own.
+// are looked at for a second. The program is built already, and runs already where
+// a page starts it; the other targets of make have tests of their own.
 const meaning = `set -eu -o pipefail
-make() { :; }
+make() {
+	case $1 in
+	build) go build -o bin/ ./cmd/commissaire ;;
+	esac
+}
 go() {
 	case "$*" in
 	"build -o bin/ ./cmd/commissaire") mkdir -p bin && cp "$PROGRAM" bin/ ;;
@@ -512,30 +534,45 @@ func TestTheCommandsOfPagesWork(t *testing.T) {
 		}
 	}
 	s := newStory(t)
-	assigned := regexp.MustCompile(`(?m)^[a-z]+=.*$`)
 	ran := 0
 	for _, p := range pages(t) {
 		for _, b := range p.blocks {
-			switch kind := strings.TrimSpace(b.language + " " + b.label); {
-			case kind == "sh":
+			if s.try(b) {
 				ran++
-				s.run(b)
-				if p.path == "README.md" {
-					s.vars += strings.Join(assigned.FindAllString(b.text, -1), "\n") + "\n"
-				}
-			case kind == "json policy":
-				ran++
-				s.plan(b)
-			case kind == "json configuration", kind == "yaml", kind == "", strings.HasPrefix(kind, "sh not run: "):
-			default:
-				t.Errorf("%s: what is to be done with a block %q?", b.where, kind)
 			}
 		}
+		if p.path == "README.md" {
+			s.given = s.vars
+		}
+		s.vars = s.given
 	}
 	if ran < 15 {
 		t.Errorf("ran %d blocks only", ran)
 	}
 }
+
+// try does with a block what its kind says, and tells whether it was run.
+func (s *story) try(b block) bool {
+	s.t.Helper()
+	switch kind := strings.TrimSpace(b.language + " " + b.label); {
+	case kind == "sh":
+		s.shell(b.where, b.text)
+		s.vars += strings.Join(assigned.FindAllString(b.text, -1), "")
+		return true
+	case kind == "json policy":
+		body := strings.Replace(b.text, "{", `{"dry_run": true, `, 1)
+		s.shell(b.where, "curl -K var/curlrc -X PUT $api/cluster/web/upgrade -d @- <<'END'\n"+body+"END\n")
+		return true
+	case kind == "json configuration", kind == "yaml", kind == "":
+	case strings.HasPrefix(kind, "sh not run: "):
+	default:
+		s.t.Errorf("%s: what is to be done with a block %q?", b.where, kind)
+	}
+	return false
+}
+
+// assigned are variables that a block sets for those after it.
+var assigned = regexp.MustCompile(`(?m)^[a-z]+=.*\n`)
 
 func newStory(t *testing.T) *story {
 	t.Helper()
@@ -600,21 +637,10 @@ func (s *story) start(until string, arguments ...string) {
 	s.t.Fatalf("commissaire %s did not say %q", strings.Join(arguments, " "), until)
 }
 
-// run runs a block of shell, all of whose commands have to succeed.
-func (s *story) run(b block) {
+// shell runs commands, all of which have to succeed.
+func (s *story) shell(where, commands string) {
 	s.t.Helper()
-	s.shell(b.where, s.names.Replace(s.vars+b.text))
-}
-
-// plan has a policy taken by a dry run.
-func (s *story) plan(b block) {
-	s.t.Helper()
-	body := strings.Replace(b.text, "{", `{"dry_run": true, `, 1)
-	s.shell(b.where, s.names.Replace(s.vars)+"curl -K var/curlrc -X PUT $api/cluster/web/upgrade -d @- <<'END'\n"+body+"END\n")
-}
-
-func (s *story) shell(where, script string) {
-	s.t.Helper()
+	script := s.names.Replace(s.vars + commands)
 	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", meaning+script)
