@@ -136,22 +136,7 @@ func (h *history[S, E]) attempt(ctx context.Context, batch []*decision[S, E]) er
 	if err := h.catchUp(ctx); err != nil {
 		return err
 	}
-	tried := h.fold.clone(h.state)
-	var events []event.Decided
-	for _, d := range batch {
-		facts, err := d.decide(tried)
-		d.err = err
-		if err != nil {
-			continue
-		}
-		before := len(events)
-		for _, fact := range facts {
-			recorded := d.record(fact)
-			h.fold.evolve(tried, fact, recorded.Meta.Time)
-			events = append(events, recorded)
-		}
-		d.render(tried, events[before:])
-	}
+	tried, events := h.try(batch)
 	if len(events) == 0 && h.shared && !fresh {
 		// No append says that this was decided on all that there is.
 		decided := h.revision
@@ -175,6 +160,27 @@ func (h *history[S, E]) attempt(ctx context.Context, batch []*decision[S, E]) er
 		d.pos = h.position
 	}
 	return nil
+}
+
+// try makes the decisions, each on the outcome of the ones before. It gives the state
+// that they come to, and what is to be recorded.
+func (h *history[S, E]) try(batch []*decision[S, E]) (tried S, events []event.Decided) {
+	tried = h.fold.clone(h.state)
+	for _, d := range batch {
+		facts, err := d.decide(tried)
+		d.err = err
+		if err != nil {
+			continue
+		}
+		before := len(events)
+		for _, fact := range facts {
+			recorded := d.record(fact)
+			h.fold.evolve(tried, fact, recorded.Meta.Time)
+			events = append(events, recorded)
+		}
+		d.render(tried, events[before:])
+	}
+	return tried, events
 }
 
 // catchUp reads what the state does not have yet.

@@ -57,9 +57,8 @@ func (n *node) ask(ctx context.Context, what string, f func(Manager) error) erro
 	}
 }
 
-// drain empties a host's node before anything is done to it, and before its
-// reboot once more: what came back goes again, all within one time limit. That it
-// is to be cordoned, and whether somebody else had, is recorded first.
+// drain cordons a host's node and empties it before anything is done to the host, and
+// before its reboot once more: what came back goes again, all within one time limit.
 func (t *turn) drain(ctx context.Context) error {
 	d := event.DefaultDrain()
 	if t.policy.Drain != nil {
@@ -68,6 +67,15 @@ func (t *turn) drain(ctx context.Context) error {
 	if t.node == nil || d.Off {
 		return nil
 	}
+	if err := t.cordon(ctx); err != nil {
+		return err
+	}
+	return t.evict(ctx, d)
+}
+
+// cordon records that the host's node is to be cordoned, and whether somebody else
+// had, and cordons it.
+func (t *turn) cordon(ctx context.Context) error {
 	var cordoned bool
 	if err := t.node.ask(ctx, "say whether the host is cordoned", func(m Manager) (err error) {
 		cordoned, err = m.Cordoned(ctx, t.host.Host)
@@ -83,31 +91,29 @@ func (t *turn) drain(ctx context.Context) error {
 	if err := t.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.Cordon(t.ref, cordoned && !ours) }); err != nil {
 		return err
 	}
-	if !cordoned {
-		if err := t.node.ask(ctx, "cordon the host", func(m Manager) error { return m.Cordon(ctx, t.host.Host) }); err != nil {
-			return err
-		}
+	if cordoned {
+		return nil
 	}
+	return t.node.ask(ctx, "cordon the host", func(m Manager) error { return m.Cordon(ctx, t.host.Host) })
+}
+
+// evict moves the work of the host's node elsewhere.
+func (t *turn) evict(ctx context.Context, d event.Drain) error {
 	began := t.p.config.Now()
 	defer func() { t.draining += t.p.config.Now().Sub(began) }()
-	const drained = "its node to be drained"
-	until := later(t.state.Wait.Until, began.Add(lastLook))
-	if t.state.Wait.Why != drained { // else it is taken up again
-		until = began.Add(max(time.Duration(d.Timeout)*time.Second-t.draining, lastLook))
-		if err := t.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.AwaitHost(t.ref, drained, until) }); err != nil {
-			return err
-		}
+	until, err := t.drainUntil(ctx, d, began)
+	if err != nil {
+		return err
 	}
 	limited, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	err = t.node.ask(limited, "drain the host", func(m Manager) error { return m.Drain(limited, t.host.Host, d.Grace) })
-	if err == nil || ctx.Err() != nil {
+	switch {
+	case err == nil || ctx.Err() != nil:
 		return ctx.Err()
-	}
-	if limited.Err() == nil {
+	case limited.Err() == nil:
 		return err
-	}
-	if d.Continue {
+	case d.Continue:
 		return nil
 	}
 	undone := "nothing was done to it"
@@ -115,6 +121,17 @@ func (t *turn) drain(ctx context.Context) error {
 		undone = "it was not rebooted"
 	}
 	return &nodeError{fmt.Sprintf("the host was not drained within %d s, and %s", d.Timeout, undone), err}
+}
+
+// drainUntil records that the turn waits for its node to be drained, and until when;
+// it goes on where that is on record.
+func (t *turn) drainUntil(ctx context.Context, d event.Drain, now time.Time) (time.Time, error) {
+	const drained = "its node to be drained"
+	if t.state.Wait.Why == drained {
+		return later(t.state.Wait.Until, now.Add(lastLook)), nil
+	}
+	until := now.Add(max(time.Duration(d.Timeout)*time.Second-t.draining, lastLook))
+	return until, t.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.AwaitHost(t.ref, drained, until) })
 }
 
 // lastLook is how long a look at a node takes at least for which no time is left.

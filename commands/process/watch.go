@@ -32,34 +32,18 @@ func (p *Process) watch(ctx context.Context) {
 	}
 }
 
-// sweep looks at all hosts and records what changed.
+// sweep looks at all hosts that are due and records what changed.
 func (p *Process) sweep(ctx context.Context, started time.Time) {
-	var watched []roster.Host
-	known := 0
-	sweep := event.SweepFinished{Started: started}
-	p.mu.Lock()
-	p.sweeper.sweeps++
-	p.world.roster.Hosts(func(h roster.Host) bool {
-		switch id := h.HostID; {
-		case !p.world.host(id).Watched():
-			return true
-		case p.sweeper.due(id):
-			watched = append(watched, h)
-		case !p.world.left[id]:
-			sweep.Left = append(sweep.Left, id)
-		}
-		known++
-		return true
-	})
-	p.mu.Unlock()
-	if known == 0 {
+	due, left, watched := p.beginSweep()
+	if !watched {
 		return
 	}
-	var mu sync.Mutex
+	sweep := event.SweepFinished{Started: started, Left: left}
+	var mu sync.Mutex // of sweep
 	var looks sync.WaitGroup
 	places := make(chan struct{}, p.config.WatchConcurrency)
-	gap := p.config.WatchInterval / time.Duration(max(1, len(watched)))
-	for _, h := range watched {
+	gap := p.config.WatchInterval / time.Duration(max(1, len(due)))
+	for _, h := range due {
 		select {
 		case places <- struct{}{}:
 		case <-ctx.Done():
@@ -69,23 +53,10 @@ func (p *Process) sweep(ctx context.Context, started time.Time) {
 		}
 		looks.Go(func() {
 			defer func() { <-places }()
-			looked, answers := p.look(ctx, h)
-			if !looked {
-				return
-			}
-			p.mu.Lock()
-			missing, left := p.world.missing[h.HostID], p.world.left[h.HostID]
-			p.mu.Unlock()
-			mu.Lock()
-			defer mu.Unlock()
-			if left {
-				sweep.Looked = append(sweep.Looked, h.HostID)
-			}
-			switch {
-			case !answers && !missing:
-				sweep.Missed = append(sweep.Missed, h.HostID)
-			case answers && missing:
-				sweep.Answered = append(sweep.Answered, h.HostID)
+			if looked, answers := p.look(ctx, h); looked {
+				mu.Lock()
+				defer mu.Unlock()
+				p.note(&sweep, h.HostID, answers)
 			}
 		})
 		pause(ctx, gap)
@@ -96,6 +67,43 @@ func (p *Process) sweep(ctx context.Context, started time.Time) {
 	}
 	_, err := p.config.Commands.FinishSweep(ctx, sweep)
 	p.report(ctx, "recording a sweep failed", err)
+}
+
+// beginSweep gives, of the hosts that are watched, if there are any, those that are
+// due in this sweep, and those that are left alone in it and were not in the last one.
+func (p *Process) beginSweep() (due []roster.Host, left []domain.HostID, watched bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sweeper.sweeps++
+	p.world.roster.Hosts(func(h roster.Host) bool {
+		switch id := h.HostID; {
+		case !p.world.host(id).Watched():
+			return true
+		case p.sweeper.due(id):
+			due = append(due, h)
+		case !p.world.left[id]:
+			left = append(left, id)
+		}
+		watched = true
+		return true
+	})
+	return due, left, watched
+}
+
+// note notes what a look at a host changed.
+func (p *Process) note(sweep *event.SweepFinished, id domain.HostID, answers bool) {
+	p.mu.Lock()
+	missing, left := p.world.missing[id], p.world.left[id]
+	p.mu.Unlock()
+	if left {
+		sweep.Looked = append(sweep.Looked, id)
+	}
+	switch {
+	case !answers && !missing:
+		sweep.Missed = append(sweep.Missed, id)
+	case answers && missing:
+		sweep.Answered = append(sweep.Answered, id)
+	}
 }
 
 const (
