@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"commissaire/commands/sleep"
 	"commissaire/domain/event"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -57,7 +58,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, _ string) (<-chan *message.M
 		}()
 		for ctx.Err() == nil {
 			s.deliver(ctx, out)
-			wait(ctx, s.backoff)
+			_ = sleep.For(ctx, s.backoff) // the loop asks whether ctx has ended
 		}
 	})
 	return out, nil
@@ -73,7 +74,7 @@ func (s *Subscriber) deliver(ctx context.Context, out chan<- *message.Message) {
 		s.heard(true)
 		for _, raw := range batch {
 			for !s.acknowledged(ctx, out, raw) {
-				if wait(ctx, s.backoff); ctx.Err() != nil {
+				if sleep.For(ctx, s.backoff) != nil {
 					return
 				}
 			}
@@ -132,13 +133,4 @@ func FromMessage(m *message.Message) (event.Recorded, error) {
 		Stream: event.Stream(m.Metadata.Get("stream")), Type: m.Metadata.Get("name"),
 		Data: json.RawMessage(m.Payload), Meta: []byte(m.Metadata.Get("meta")),
 	})
-}
-
-func wait(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"commissaire/commands/process"
+	"commissaire/commands/sleep"
 	"commissaire/domain"
 	"commissaire/domain/event"
 
@@ -108,10 +109,7 @@ func (c *connection) said() string {
 		if said := words(c.shell.stderr.String()); said != "" {
 			return said
 		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-c.over.Done():
-		}
+		_ = sleep.For(c.over, 20*time.Millisecond) // an answer may have come before the end
 	}
 	return ""
 }
@@ -211,10 +209,7 @@ func (c *connection) open(privileged bool) error {
 	session, err := opened(c.over, c.client.NewSession)
 	closed, refused := errors.AsType[*xssh.OpenChannelError](err)
 	for ; refused && tries > 1; tries-- {
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-c.over.Done():
-		}
+		_ = sleep.For(c.over, 50*time.Millisecond) // opening fails where the connection has ended
 		session, err = opened(c.over, c.client.NewSession)
 		closed, refused = errors.AsType[*xssh.OpenChannelError](err)
 	}

@@ -36,6 +36,7 @@ import (
 	"commissaire/api/authentication"
 	"commissaire/commands"
 	"commissaire/commands/process"
+	"commissaire/commands/sleep"
 	"commissaire/domain"
 	"commissaire/domain/event"
 	"commissaire/projections"
@@ -577,10 +578,7 @@ func (s *service) lead(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := s.leadOnce(ctx); err != nil && ctx.Err() == nil {
 			s.logger.Error("this instance does not lead; trying again", "error", err)
-			select {
-			case <-time.After(redeliverAfter):
-			case <-ctx.Done():
-			}
+			_ = sleep.For(ctx, redeliverAfter) // the loop asks whether ctx has ended
 		}
 	}
 }

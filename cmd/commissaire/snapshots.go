@@ -11,6 +11,7 @@ import (
 	"commissaire/adapters/eventlog"
 	"commissaire/adapters/snapshots"
 	"commissaire/commands"
+	"commissaire/commands/sleep"
 	"commissaire/domain/event"
 	"commissaire/projections"
 )
@@ -80,10 +81,7 @@ func (s *service) foldWhole(ctx context.Context) {
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-		}
+		_ = sleep.For(ctx, wait) // acts or Run ends the loop
 	}
 }
 

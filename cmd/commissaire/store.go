@@ -17,6 +17,7 @@ import (
 	"commissaire/adapters/eventlog/memory"
 	"commissaire/adapters/eventlog/sqlite"
 	"commissaire/commands"
+	"commissaire/commands/sleep"
 )
 
 // storeName says where a log and the credentials of its hosts are.
@@ -116,10 +117,8 @@ func (n storeName) there(ctx context.Context, logger *slog.Logger, do func() err
 			said = err.Error()
 			logger.Warn("the store is away; the service starts when it is there", "error", err)
 		}
-		select {
-		case <-time.After(redeliverAfter):
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := sleep.For(ctx, redeliverAfter); err != nil {
+			return err
 		}
 	}
 }

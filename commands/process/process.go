@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"commissaire/commands"
+	"commissaire/commands/sleep"
 	"commissaire/domain"
 	"commissaire/domain/event"
 	"commissaire/domain/roster"
@@ -219,16 +220,7 @@ func (p *Process) report(ctx context.Context, what string, err error, attributes
 }
 
 // pause waits, or returns false when ctx ends before.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
+func pause(ctx context.Context, d time.Duration) bool { return sleep.For(ctx, d) == nil }
 
 // running tells whether an operation has not ended.
 func (p *Process) running(id domain.OperationID) bool {

@@ -24,6 +24,7 @@ var rules = []struct {
 	{"domain/host", []string{module + "/domain/roster", module + "/domain/operation"}, "those who decide meet through facts"},
 	{"domain/operation", []string{module + "/domain/roster", module + "/domain/host"}, "those who decide meet through facts"},
 	{"commands", []string{module + "/adapters", module + "/api", module + "/projections", "net/http", "golang.org/x/crypto/ssh"}, "commands declare ports and decide on history"},
+	{"commands/sleep", []string{module}, "all who wait import it"},
 	{"projections", []string{module + "/commands", module + "/adapters", module + "/api", module + "/domain/roster", module + "/domain/host", module + "/domain/operation"}, "a view reads facts and changes nothing"},
 	{"api", []string{module + "/adapters", module + "/domain/event", module + "/domain/roster", module + "/domain/host", module + "/domain/operation"}, "clients see views, and adapters are wired by cmd"},
 	{"adapters", []string{module + "/api", module + "/projections"}, "adapters are called, they do not call up"},

@@ -19,6 +19,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"commissaire/commands/sleep"
 )
 
 const (
@@ -400,14 +402,11 @@ func newPauses() *backoff.ExponentialBackOff {
 
 // wait waits, or fails when ctx or the store ends.
 func (s *Store) wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-s.ending.Done():
+	ctx, done := s.joined(ctx)
+	defer done()
+	err := sleep.For(ctx, d)
+	if err != nil && s.ending.Err() != nil {
 		return errClosed
-	case <-ctx.Done():
-		return ctx.Err()
 	}
+	return err
 }
