@@ -53,10 +53,10 @@ func differ(n int, source, target Raw) error {
 	return &Difference{n, what, source, target}
 }
 
-// upToHead yields all events of a feed, one by one, until its head.
-func upToHead(ctx context.Context, feed Feed) iter.Seq2[Raw, error] {
+// eachUpToHead yields all events of a feed, one by one, until its head.
+func eachUpToHead(ctx context.Context, feed Feed) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
-		for batch, err := range feed.Follow(ctx, 0) {
+		for batch, err := range UpToHead(ctx, feed.Follow(ctx, 0)) {
 			if err != nil {
 				yield(Raw{}, err)
 				return
@@ -66,12 +66,6 @@ func upToHead(ctx context.Context, feed Feed) iter.Seq2[Raw, error] {
 					return
 				}
 			}
-			if len(batch) == 0 {
-				return
-			}
-		}
-		if err := ctx.Err(); err != nil {
-			yield(Raw{}, err)
 		}
 	}
 }
@@ -81,10 +75,10 @@ func upToHead(ctx context.Context, feed Feed) iter.Seq2[Raw, error] {
 // event that both have.
 func begun(ctx context.Context, source, target Feed, count func(int)) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
-		next, stop := iter.Pull2(upToHead(ctx, target))
+		next, stop := iter.Pull2(eachUpToHead(ctx, target))
 		defer stop()
 		n, more := 0, true
-		for raw, err := range upToHead(ctx, source) {
+		for raw, err := range eachUpToHead(ctx, source) {
 			if err != nil {
 				yield(Raw{}, fmt.Errorf("the source: %w", err))
 				return

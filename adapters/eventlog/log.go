@@ -61,44 +61,16 @@ func (l *Log) Follow(ctx context.Context, after event.Position) iter.Seq2[[]even
 // It stops with an error at an event that cannot be read. What comes next is read
 // and decoded meanwhile, by several at once.
 func Follow(ctx context.Context, from Feed, after event.Position) iter.Seq2[[]event.Recorded, error] {
-	type batch struct {
-		events []event.Recorded
-		err    error
-	}
 	return func(yield func([]event.Recorded, error) bool) {
-		ctx, stop := context.WithCancel(ctx)
-		coming := make(chan chan batch, ahead)
-		defer func() {
-			stop()
-			for range coming { // until the store is let go
-			}
-		}()
-		go func() {
-			defer close(coming)
-			for raws, err := range from.Follow(ctx, after) {
-				next := make(chan batch, 1)
-				if err != nil {
-					next <- batch{err: err}
-				} else {
-					go func() {
-						events, err := decodeAll(raws)
-						next <- batch{events, err}
-					}()
-				}
-				select {
-				case coming <- next:
-				case <-ctx.Done():
-					return
-				}
-			}
-		}()
-		for next := range coming {
-			b := <-next
-			if (len(b.events) > 0 || b.err == nil) && !yield(b.events, nil) {
+		for events, err := range Parallel(ctx,
+			func(ctx context.Context) iter.Seq2[[]Raw, error] { return from.Follow(ctx, after) }, ahead,
+			func(_ context.Context, raws []Raw) ([]event.Recorded, error) { return decodeAll(raws) },
+		) {
+			if (len(events) > 0 || err == nil) && !yield(events, nil) {
 				return
 			}
-			if b.err != nil {
-				yield(nil, b.err)
+			if err != nil {
+				yield(nil, err)
 				return
 			}
 		}

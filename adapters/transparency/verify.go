@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"runtime"
 	"slices"
 	"strings"
@@ -124,42 +125,32 @@ func (h *hashed) hash() {
 	}
 }
 
+// unhashed yields the batches of a log, with the number of the first event of each.
+func unhashed(ctx context.Context, log eventlog.Feed) iter.Seq2[*hashed, error] {
+	return func(yield func(*hashed, error) bool) {
+		var begin uint64
+		for batch, err := range eventlog.UpToHead(ctx, log.Follow(ctx, 0)) {
+			if !yield(&hashed{events: batch, begin: begin}, err) {
+				return
+			}
+			begin += uint64(len(batch))
+		}
+	}
+}
+
 // read hashes what is read by several at once, and checks it in its order.
 func (v *verifier) read(ctx context.Context, log eventlog.Feed, count func(int)) error {
-	ctx, stop := context.WithCancel(ctx)
-	coming := make(chan chan *hashed, 2*runtime.GOMAXPROCS(0))
-	var failure error
-	defer func() {
-		stop()
-		for range coming { // until the log is let go
+	for h, failure := range eventlog.Parallel(ctx,
+		func(ctx context.Context) iter.Seq2[*hashed, error] { return unhashed(ctx, log) }, 2*runtime.GOMAXPROCS(0),
+		func(_ context.Context, h *hashed) (*hashed, error) { h.hash(); return h, nil }, // its error is not the log's
+	) {
+		if err := ctx.Err(); err != nil {
+			return err
 		}
-	}()
-	go func() {
-		defer close(coming)
-		var begin uint64
-		for batch, err := range log.Follow(ctx, 0) {
-			if err != nil {
-				failure = err
-				return
-			}
-			if len(batch) == 0 {
-				return
-			}
-			h, done := &hashed{events: batch, begin: begin}, make(chan *hashed, 1)
-			begin += uint64(len(batch))
-			go func() {
-				h.hash()
-				done <- h
-			}()
-			select {
-			case coming <- done:
-			case <-ctx.Done():
-				return
-			}
+		if failure != nil {
+			v.breakOff(failure)
+			break
 		}
-	}()
-	for done := range coming {
-		h := <-done
 		if h.err != nil {
 			return h.err
 		}
@@ -168,18 +159,17 @@ func (v *verifier) read(ctx context.Context, log eventlog.Feed, count func(int))
 		}
 		count(int(v.n))
 	}
-	if err := ctx.Err(); err != nil {
-		return err
+	return ctx.Err()
+}
+
+// breakOff records that the log cannot be read any further.
+func (v *verifier) breakOff(failure error) {
+	v.cut = true
+	f := Finding{Kind: Unreadable, Position: v.last + 1, Event: v.n + 1, What: fmt.Sprintf("it cannot be read, and nothing after it was: %v", failure)}
+	if errors.Is(failure, eventlog.ErrOrder) {
+		f.Kind, f.What = Changed, fmt.Sprintf("it is not in its place, and nothing after it was read: %v", failure)
 	}
-	if failure != nil {
-		v.cut = true
-		f := Finding{Kind: Unreadable, Position: v.last + 1, Event: v.n + 1, What: fmt.Sprintf("it cannot be read, and nothing after it was: %v", failure)}
-		if errors.Is(failure, eventlog.ErrOrder) {
-			f.Kind, f.What = Changed, fmt.Sprintf("it is not in its place, and nothing after it was read: %v", failure)
-		}
-		v.broken = append(v.broken, f)
-	}
-	return nil
+	v.broken = append(v.broken, f)
 }
 
 func (v *verifier) add(h *hashed) error {

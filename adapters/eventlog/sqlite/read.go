@@ -79,55 +79,53 @@ func rawOf(values []driver.Value) (e eventlog.Raw, err error) {
 	return e, nil
 }
 
-// span is the events at page positions, or fewer.
-type span struct {
-	end    event.Position
+// span is where to read: what is after a position, up to another.
+type span struct{ after, end event.Position }
+
+// found is the events in a span. With an error it has what is before that.
+type found struct {
+	span
 	events []eventlog.Raw
 	next   event.Position // where there are none: that of the next event; 0: there is none
-	err    error
 }
 
-// readSpan reads what is after a position, up to another.
-func readSpan(ctx context.Context, db *sql.DB, after, end event.Position) span {
-	s := span{end: end}
-	s.events, s.err = query(ctx, db, int(end-after), "WHERE pos > ? AND pos <= ? ORDER BY pos", int64(after), int64(end))
-	if len(s.events) == 0 && s.err == nil {
-		s.err = db.QueryRowContext(ctx, "SELECT COALESCE(MIN(pos), 0) FROM events WHERE pos > ?", int64(end)).Scan(&s.next)
+// readSpan reads a span.
+func readSpan(ctx context.Context, db *sql.DB, s span) (found, error) {
+	f := found{span: s}
+	var err error
+	f.events, err = query(ctx, db, int(s.end-s.after), "WHERE pos > ? AND pos <= ? ORDER BY pos", int64(s.after), int64(s.end))
+	if len(f.events) == 0 && err == nil {
+		err = db.QueryRowContext(ctx, "SELECT COALESCE(MIN(pos), 0) FROM events WHERE pos > ?", int64(s.end)).Scan(&f.next)
 	}
-	return s
+	return f, err
 }
 
-// spans are those after a position up to another, in order: the first alone, as
-// often that is all that there is or is wanted, the others by several at once and
-// while one is looked at.
-func spans(ctx context.Context, after, end event.Position, read func(ctx context.Context, after, end event.Position) span) iter.Seq[span] {
-	return func(yield func(span) bool) {
-		first := read(ctx, after, min(after+page, end))
-		if !yield(first) || first.end == end {
+// pages are the spans of page positions, or fewer, that a span has.
+func (s span) pages(context.Context) iter.Seq2[span, error] {
+	return func(yield func(span, error) bool) {
+		for after := s.after; after < s.end; after += page {
+			if !yield(span{after, min(after+page, s.end)}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// readPages reads the pages of a span, in order: the first alone, as often that is all
+// that there is or is wanted, the others by several at once and while one is looked
+// at. An error is the last that it yields.
+func readPages(ctx context.Context, s span, read func(context.Context, span) (found, error)) iter.Seq2[found, error] {
+	return func(yield func(found, error) bool) {
+		first, err := read(ctx, span{s.after, min(s.after+page, s.end)})
+		if !yield(first, err) || err != nil {
 			return
 		}
-		ctx, stop := context.WithCancel(ctx)
-		coming := make(chan chan span, runtime.GOMAXPROCS(0))
-		defer func() {
-			stop()
-			for next := range coming { // until the log is let go
-				<-next
-			}
-		}()
-		go func() {
-			defer close(coming)
-			for from := first.end; from < end; from += page {
-				next := make(chan span, 1)
-				select {
-				case coming <- next: // no more of these than it takes are read at once
-				case <-ctx.Done():
-					return
-				}
-				go func() { next <- read(ctx, from, min(from+page, end)) }()
-			}
-		}()
-		for next := range coming {
-			if !yield(<-next) {
+		rest := span{first.end, s.end}
+		if rest.after == rest.end {
+			return
+		}
+		for f, err := range eventlog.Parallel(ctx, rest.pages, runtime.GOMAXPROCS(0), read) {
+			if !yield(f, err) {
 				return
 			}
 		}
@@ -136,23 +134,24 @@ func spans(ctx context.Context, after, end event.Position, read func(ctx context
 
 // upTo yields what is after a position, up to another, and says how far it came; to
 // where it was where there is nothing more. more is false when no more is wanted.
-func upTo(ctx context.Context, after, end event.Position, read func(ctx context.Context, after, end event.Position) span, yield func([]eventlog.Raw, error) bool) (at event.Position, more bool, err error) {
-	for s := range spans(ctx, after, end, read) {
-		if n := len(s.events); n > 0 {
-			after = s.events[n-1].Position
-			if !yield(s.events, nil) {
-				return after, false, nil
+func upTo(ctx context.Context, s span, read func(context.Context, span) (found, error), yield func([]eventlog.Raw, error) bool) (at event.Position, more bool, err error) {
+	at = s.after
+	for f, err := range readPages(ctx, s, read) {
+		if n := len(f.events); n > 0 {
+			at = f.events[n-1].Position
+			if !yield(f.events, nil) {
+				return at, false, nil
 			}
 		}
 		switch {
-		case s.err != nil:
-			return after, true, s.err
-		case len(s.events) > 0:
-		case s.next == 0:
-			return after, true, nil
-		case s.next > s.end+page: // there is a gap; it may be of any size
-			return s.next - 1, true, nil
+		case err != nil:
+			return at, true, err
+		case len(f.events) > 0:
+		case f.next == 0:
+			return at, true, nil
+		case f.next > f.end+page: // there is a gap; it may be of any size
+			return f.next - 1, true, nil
 		}
 	}
-	return after, true, ctx.Err()
+	return at, true, ctx.Err()
 }

@@ -63,7 +63,7 @@ func (r *Reader) Follow(ctx context.Context, after event.Position) iter.Seq2[[]e
 			head, err := r.head(ctx)
 			if err == nil && head > after {
 				var more bool
-				if after, more, err = upTo(ctx, after, head, r.read, yield); !more {
+				if after, more, err = upTo(ctx, span{after, head}, r.read, yield); !more {
 					return
 				}
 			}
@@ -83,8 +83,8 @@ func (r *Reader) Follow(ctx context.Context, after event.Position) iter.Seq2[[]e
 	}
 }
 
-func (r *Reader) read(ctx context.Context, after, end event.Position) span {
-	return readSpan(ctx, r.db, after, end)
+func (r *Reader) read(ctx context.Context, s span) (found, error) {
+	return readSpan(ctx, r.db, s)
 }
 
 func (r *Reader) head(ctx context.Context) (event.Position, error) {

@@ -632,7 +632,7 @@ func (s *Store) Follow(ctx context.Context, after event.Position) iter.Seq2[[]ev
 				}
 				continue
 			}
-			at, more, err := upTo(ctx, after, head, s.readSpan, yield)
+			at, more, err := upTo(ctx, span{after, head}, s.readSpan, yield)
 			if !more {
 				return
 			}
@@ -650,12 +650,12 @@ func (s *Store) Follow(ctx context.Context, after event.Position) iter.Seq2[[]ev
 	}
 }
 
-func (s *Store) readSpan(ctx context.Context, after, end event.Position) span {
+func (s *Store) readSpan(ctx context.Context, where span) (found, error) {
 	if !s.use() {
-		return span{end: end, err: errClosed}
+		return found{}, errClosed
 	}
 	defer s.using.Done()
-	return readSpan(ctx, s.readers, after, end)
+	return readSpan(ctx, s.readers, where)
 }
 
 // Head implements eventlog.Store.
