@@ -94,30 +94,31 @@ func (l *Log) grow(ctx context.Context) error {
 	if !l.met && after > 0 {
 		after--
 	}
-	for batch, err := range l.config.Feed.Follow(ctx, after) {
+	for batch, err := range eventlog.UpToHead(ctx, l.config.Feed.Follow(ctx, after)) {
 		if err != nil {
 			return fmt.Errorf("bring the tree up to the log: %w", err)
 		}
-		if !l.met {
-			if batch, err = l.meet(batch); err != nil {
-				return err
-			}
-			l.met = true
-		}
-		if len(batch) == 0 {
-			return l.hold()
+		if batch, err = l.meet(batch); err != nil {
+			return err
 		}
 		if err := l.tree.Append(batch); err != nil {
 			return err
 		}
 	}
-	return ctx.Err()
+	if _, err := l.meet(nil); err != nil { // where the log has nothing from there on
+		return err
+	}
+	return l.hold()
 }
 
-// meet is what comes after the event of the last leaf, with which a batch begins.
+// meet returns what is to be added of a batch. The first must begin with the event
+// of the last leaf, which is there already.
 func (l *Log) meet(batch []eventlog.Raw) ([]eventlog.Raw, error) {
 	size, last := l.tree.Size(), l.tree.Last()
 	if size == 0 {
+		l.met = true
+	}
+	if l.met {
 		return batch, nil
 	}
 	leaves, err := l.tree.leaves(size-1, size)
@@ -126,6 +127,7 @@ func (l *Log) meet(batch []eventlog.Raw) ([]eventlog.Raw, error) {
 	}
 	if len(batch) > 0 && batch[0].Position == last {
 		if hash, _ := hashLeaf(nil, batch[0]); hash == leaves[0] {
+			l.met = true
 			return batch[1:], nil
 		}
 	}

@@ -504,16 +504,10 @@ func (d imported) print(out io.Writer, format string) error {
 func importFiles(ctx context.Context, stdin io.Reader, names []string, open func() (eventlog.Store, error), count func(int)) (done imported, err error) {
 	whole := cloudevents.NewFiles(stdin, names...).Whole()
 	if !slices.Contains(names, "-") { // else it could not be read twice
-		for batch, err := range whole.Follow(ctx, 0) {
+		for _, err := range eventlog.UpToHead(ctx, whole.Follow(ctx, 0)) {
 			if err != nil {
 				return done, err
 			}
-			if len(batch) == 0 {
-				break
-			}
-		}
-		if err := ctx.Err(); err != nil {
-			return done, err
 		}
 	}
 	target, err := open()

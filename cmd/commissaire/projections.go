@@ -113,12 +113,9 @@ func (of snapshotsOf) fold(ctx context.Context, into ...*projections.Views) (fol
 	bar := newProgress(os.Stderr)
 	defer bar.end()
 	count, began := bar.count("events folded"), time.Now()
-	for batch, err := range eventlog.Follow(ctx, of.log, 0) {
+	for batch, err := range eventlog.UpToHead(ctx, eventlog.Follow(ctx, of.log, 0)) {
 		if err != nil {
 			return folded, err
-		}
-		if len(batch) == 0 {
-			break
 		}
 		for _, views := range into {
 			for _, r := range batch {
@@ -130,7 +127,7 @@ func (of snapshotsOf) fold(ctx context.Context, into ...*projections.Views) (fol
 	}
 	folded.State, folded.StartedAt, folded.FinishedAt = projections.Done, projections.Time{Time: began}, &projections.Time{Time: time.Now()}
 	folded.PerSecond = float64(folded.Events) / time.Since(began).Seconds()
-	return folded, ctx.Err()
+	return folded, nil
 }
 
 func listProjectionsCommand() *cobra.Command {

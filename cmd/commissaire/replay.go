@@ -136,7 +136,7 @@ func (r *replay) fold(cmd *cobra.Command, until *projections.Bound) error {
 	defer shown.end()
 	count := shown.count("events")
 	n := 0
-	for batch, err := range eventlog.Follow(cmd.Context(), r.feed, 0) {
+	for batch, err := range eventlog.UpToHead(cmd.Context(), eventlog.Follow(cmd.Context(), r.feed, 0)) {
 		if err != nil {
 			return err
 		}
@@ -146,15 +146,13 @@ func (r *replay) fold(cmd *cobra.Command, until *projections.Bound) error {
 			}
 			r.views.Apply(e)
 		}
-		if n += len(batch); len(batch) == 0 {
-			break
-		}
+		n += len(batch)
 		count(n)
 	}
-	if until != nil && cmd.Context().Err() == nil {
+	if until != nil {
 		return until.Reached(r.views.Snapshot().Position, time.Now())
 	}
-	return cmd.Context().Err()
+	return nil
 }
 
 // print prints all that is asked for. What is asked for by its name must be there.
@@ -315,10 +313,7 @@ func (r *replay) entries(ctx context.Context, at []event.Position) ([]api.Histor
 		found, err := eventlog.NewLog(store).Entries(ctx, at)
 		return allShown(found), err
 	}
-	for batch, err := range r.feed.Follow(ctx, at[0]-1) {
-		if err == nil && len(batch) == 0 {
-			err = errors.New("the log has not all that was read of it before")
-		}
+	for batch, err := range eventlog.UpToHead(ctx, r.feed.Follow(ctx, at[0]-1)) {
 		if err != nil {
 			return nil, err
 		}
@@ -336,5 +331,5 @@ func (r *replay) entries(ctx context.Context, at []event.Position) ([]api.Histor
 			}
 		}
 	}
-	return nil, ctx.Err()
+	return nil, errors.New("the log has not all that was read of it before")
 }

@@ -257,9 +257,12 @@ func (s *service) catchUp(ctx context.Context) error {
 		return err
 	}
 	defer projections.Hurry()()
-	for batch, err := range s.log.Follow(ctx, s.position()) {
+	for batch, err := range eventlog.UpToHead(ctx, s.log.Follow(ctx, s.position())) {
+		if err != nil && ctx.Err() == nil {
+			err = fmt.Errorf("read the event log: %w", err)
+		}
 		if err != nil {
-			return fmt.Errorf("read the event log: %w", err)
+			return err
 		}
 		for _, r := range batch {
 			s.views.Apply(r)
@@ -267,11 +270,8 @@ func (s *service) catchUp(ctx context.Context) error {
 				s.process.Apply(r)
 			}
 		}
-		if len(batch) == 0 {
-			break
-		}
 	}
-	return ctx.Err()
+	return nil
 }
 
 // follow keeps views and process up to date from the head on, until ctx ends.

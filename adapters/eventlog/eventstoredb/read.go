@@ -224,16 +224,13 @@ func (s *Store) Head(ctx context.Context) (event.Position, error) {
 		return head, nil
 	}
 	head, _ = s.seen.last()
-	for batch, err := range s.Follow(ctx, head) {
+	for batch, err := range eventlog.UpToHead(ctx, s.Follow(ctx, head)) {
 		if err != nil {
 			return 0, fmt.Errorf("read the head: %w", err)
 		}
-		if len(batch) == 0 {
-			return head, nil
-		}
 		head = batch[len(batch)-1].Position
 	}
-	return 0, fmt.Errorf("read the head: %w", context.Cause(ctx))
+	return head, nil
 }
 
 // last is the position of the last event, if the last events of all tell, not
