@@ -63,17 +63,6 @@ func (s *Store) Lead(ctx context.Context, after domain.Term) (context.Context, d
 	}
 }
 
-// Leader is who leads as far as this instance knows; the zero Leader where nobody
-// is known to. It knows when it waits to lead, or does.
-func (s *Store) Leader() Leader {
-	s.lease.mu.Lock()
-	defer s.lease.mu.Unlock()
-	if s.lease.last.revision == s.lease.mine && (s.lease.leading == nil || s.lease.leading.Err() != nil) {
-		return Leader{}
-	}
-	return s.lease.last.leader(time.Now())
-}
-
 // tryToLead takes the lease if it is free; else the context it returns is nil.
 func (s *Store) tryToLead(ctx context.Context, after domain.Term) (context.Context, domain.Term, error) {
 	if err := s.begin(); err != nil {

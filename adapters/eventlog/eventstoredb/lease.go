@@ -12,12 +12,6 @@ import (
 	"commissaire/domain/event"
 )
 
-// Leader is an instance that leads.
-type Leader struct {
-	Instance string
-	Term     domain.Term
-}
-
 // entry is what an event of the lease's stream says: who leads, in which term
 // and for how long after it, or that he does no more.
 type entry struct {
@@ -58,14 +52,6 @@ func (s sighting) seen(e entry, at event.Revision, now time.Time) sighting {
 // wrote, and the sighting from after it was read, so he no longer leads by then.
 func (s sighting) vacant(now time.Time) bool {
 	return s.revision == event.NoRevision || s.Released || now.Sub(s.since) >= time.Duration(s.Length)*time.Millisecond
-}
-
-// leader is who leads, as far as this sighting tells.
-func (s sighting) leader(now time.Time) Leader {
-	if s.vacant(now) {
-		return Leader{}
-	}
-	return Leader{Instance: s.Instance, Term: s.Term}
 }
 
 // next is the entry of who takes the lease after this sighting, in a term that is

@@ -17,6 +17,31 @@ import (
 
 const length = 9 * time.Second
 
+// leader is an instance that leads, in a term.
+type leader struct {
+	Instance string
+	Term     domain.Term
+}
+
+// leader is who leads, as far as this sighting tells.
+func (s sighting) leader(now time.Time) leader {
+	if s.vacant(now) {
+		return leader{}
+	}
+	return leader{Instance: s.Instance, Term: s.Term}
+}
+
+// leader is who leads as far as this instance knows; the zero leader where nobody
+// is known to.
+func (s *Store) leader() leader {
+	s.lease.mu.Lock()
+	defer s.lease.mu.Unlock()
+	if s.lease.last.revision == s.lease.mine && (s.lease.leading == nil || s.lease.leading.Err() != nil) {
+		return leader{}
+	}
+	return s.lease.last.leader(time.Now())
+}
+
 func TestALeaseIsVacantWhenItWasSeenUnchangedForAllItsTime(t *testing.T) {
 	start := time.Now()
 	nobody := sighting{revision: event.NoRevision}
@@ -41,9 +66,9 @@ func TestALeaseIsVacantWhenItWasSeenUnchangedForAllItsTime(t *testing.T) {
 		if got := test.last.vacant(now); got != test.vacant {
 			t.Errorf("%s: vacant is %v", test.name, got)
 		}
-		want := Leader{Instance: "a", Term: 4}
+		want := leader{Instance: "a", Term: 4}
 		if test.vacant {
-			want = Leader{}
+			want = leader{}
 		}
 		if got := test.last.leader(now); got != want {
 			t.Errorf("%s: the leader is %v, want %v", test.name, got, want)
@@ -154,8 +179,8 @@ func TestALeaderLeadsOnAndItsStreamStaysShort(t *testing.T) {
 	server := esdb.Start(t)
 	a := instance(t, server, "a", short)
 	led, term := lead(t, a)
-	if term != 1 || a.Leader() != (Leader{"a", 1}) {
-		t.Errorf("term %d, leader %v", term, a.Leader())
+	if term != 1 || a.leader() != (leader{"a", 1}) {
+		t.Errorf("term %d, leader %v", term, a.leader())
 	}
 	last := func() event.Revision {
 		a.lease.mu.Lock()
@@ -254,8 +279,8 @@ func TestAnotherTakesOverAtOnceFromALeaderThatCloses(t *testing.T) {
 	if led2, _, err := b.tryToLead(t.Context(), 0); led2 != nil || err != nil {
 		t.Fatalf("both lead: %v", err)
 	}
-	if b.Leader() != (Leader{"a", first}) {
-		t.Errorf("b takes %v for the leader", b.Leader())
+	if b.leader() != (leader{"a", first}) {
+		t.Errorf("b takes %v for the leader", b.leader())
 	}
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
@@ -280,8 +305,8 @@ func TestALeaderWithoutTheStoreStopsBeforeAnotherBegins(t *testing.T) {
 	led, first := lead(t, a)
 	release := server.Stall()
 	<-led.Done() // nothing else ends it
-	if a.Leader() != (Leader{}) {
-		t.Errorf("a still takes %v for the leader", a.Leader())
+	if a.leader() != (leader{}) {
+		t.Errorf("a still takes %v for the leader", a.leader())
 	}
 	release()
 	_, second := lead(t, b)
@@ -360,8 +385,8 @@ func TestALeaderEndsWhenAnotherHasTheLease(t *testing.T) {
 		return err == nil
 	})
 	<-led.Done()
-	if _, err := a.lookAtLease(t.Context()); err != nil || a.Leader() != (Leader{"b", first + 1}) {
-		t.Errorf("a takes %v for the leader, %v", a.Leader(), err)
+	if _, err := a.lookAtLease(t.Context()); err != nil || a.leader() != (leader{"b", first + 1}) {
+		t.Errorf("a takes %v for the leader, %v", a.leader(), err)
 	}
 }
 
@@ -375,8 +400,8 @@ func TestTheEndOfItsContextEndsLeading(t *testing.T) {
 	}
 	cancel()
 	<-led.Done()
-	if a.Leader() != (Leader{}) {
-		t.Errorf("a takes %v for the leader", a.Leader())
+	if a.leader() != (leader{}) {
+		t.Errorf("a takes %v for the leader", a.leader())
 	}
 	// What it has it may have again, at once.
 	if _, second := lead(t, a); second <= first {
