@@ -222,36 +222,55 @@ func (f *Files) read(ctx context.Context, name string) iter.Seq2[[]numbered, err
 			return
 		}
 		defer done()
-		lines := bufio.NewReaderSize(in, 1<<20)
-		n := 0
+		lines := lines{name: name, in: bufio.NewReaderSize(in, 1<<20)}
 		for ctx.Err() == nil {
-			var events []numbered
-			var failure error
-			ended := false
-			for len(events) < batch && failure == nil {
-				text, err := whole(lines)
-				if ended = errors.Is(err, io.EOF) && len(text) == 0; ended {
-					break
-				}
-				n++
-				var raw eventlog.Raw
-				switch {
-				case errors.Is(err, io.EOF):
-					err = errors.New("it has no end: the file was cut off")
-				case err == nil:
-					raw, err = Parse(text)
-				}
-				if err != nil {
-					failure = &Damage{name, n, err}
-					break
-				}
-				events = append(events, numbered{raw, n})
-			}
-			if (len(events) > 0 || failure != nil) && !yield(events, failure) || failure != nil || ended {
+			events, more, err := lines.batch()
+			if (len(events) > 0 || err != nil) && !yield(events, err) || err != nil || !more {
 				return
 			}
 		}
 	}
+}
+
+// lines are the lines of a file.
+type lines struct {
+	name string
+	in   *bufio.Reader
+	n    int // that were read
+}
+
+// batch is the next events. more is false at the end of the file. With an error,
+// which is a *Damage, it has what is before that.
+func (l *lines) batch() (events []numbered, more bool, err error) {
+	for len(events) < batch {
+		e, more, err := l.next()
+		if err != nil || !more {
+			return events, false, err
+		}
+		events = append(events, e)
+	}
+	return events, true, nil
+}
+
+// next is the next event. more is false where there is none.
+func (l *lines) next() (e numbered, more bool, err error) {
+	text, err := whole(l.in)
+	ended := errors.Is(err, io.EOF)
+	if ended && len(text) == 0 {
+		return e, false, nil
+	}
+	l.n++
+	var raw eventlog.Raw
+	switch {
+	case ended:
+		err = errors.New("it has no end: the file was cut off")
+	case err == nil:
+		raw, err = Parse(text)
+	}
+	if err != nil {
+		return e, true, &Damage{l.name, l.n, err}
+	}
+	return numbered{raw, l.n}, true, nil
 }
 
 // whole reads a line without its end.

@@ -121,10 +121,28 @@ func (s *Store) follow(ctx context.Context, cancel context.CancelCauseFunc, afte
 		return err
 	}
 	defer context.AfterFunc(subscription.on.gone, func() { cancel(errGivenUp) })()
+	received := subscription.receive(ctx)
+	f := follower{seen: &s.seen, own: s.own, yield: yield, after: after}
+	for {
+		e, err := f.next(ctx, received)
+		if err == nil {
+			err = f.take(ctx, e)
+		}
+		if errors.Is(err, errLeft) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// receive receives what the subscription says, until it is dropped or ctx ends.
+func (s subscription) receive(ctx context.Context) <-chan *esdb.SubscriptionEvent {
 	received := make(chan *esdb.SubscriptionEvent, batchSize)
 	go func() { // ends with ctx, which ends with Follow
 		for ctx.Err() == nil {
-			e := subscription.Recv()
+			e := s.Recv()
 			select {
 			case received <- e:
 			case <-ctx.Done():
@@ -134,59 +152,82 @@ func (s *Store) follow(ctx context.Context, cancel context.CancelCauseFunc, afte
 			}
 		}
 	}()
-	var batch []eventlog.Raw
-	caughtUp, told := false, false
+	return received
+}
+
+// errLeft says that the reader left.
+var errLeft = errors.New("the reader left")
+
+// follower makes batches of what a subscription says.
+type follower struct {
+	seen  *seen
+	own   func(*esdb.ResolvedEvent) (eventlog.Raw, bool)
+	yield func([]eventlog.Raw, error) bool
+
+	after    event.Position // of the last event
+	batch    []eventlog.Raw // what the reader has not got yet
+	caughtUp bool           // the server has said that this is the head
+	told     bool           // the reader knows that
+}
+
+// next is what the subscription says next. Before it waits for that, the reader gets
+// what there is; where that is nothing, it is told once that this is the head.
+func (f *follower) next(ctx context.Context, received <-chan *esdb.SubscriptionEvent) (*esdb.SubscriptionEvent, error) {
 	for {
-		var e *esdb.SubscriptionEvent
-		if len(batch) < batchSize {
+		if len(f.batch) < batchSize {
 			select {
-			case e = <-received:
+			case e := <-received:
+				return e, nil
 			default:
 			}
 		}
-		switch {
-		case e != nil:
-		case len(batch) > 0:
-			if !yield(batch, nil) {
-				return nil
-			}
-			batch, told = nil, false
-			continue
-		case caughtUp && !told:
-			if !yield(nil, nil) {
-				return nil
-			}
-			told = true
-			continue
-		default:
+		if len(f.batch) == 0 && (!f.caughtUp || f.told) {
 			select {
-			case e = <-received:
+			case e := <-received:
+				return e, nil
 			case <-ctx.Done():
-				return ctx.Err()
+				return nil, ctx.Err()
 			}
 		}
-		switch {
-		case e.EventAppeared != nil:
-			if r, ok := s.own(e.EventAppeared); ok {
-				batch, after = append(batch, r), r.Position
-				s.seen.event(after)
-			} else if o := e.EventAppeared.OriginalEvent(); o != nil {
-				s.seen.nothing(after, o.Position)
-			}
-		case e.CheckPointReached != nil:
-			s.seen.nothing(after, *e.CheckPointReached)
-		case e.CaughtUp != nil:
-			caughtUp, told = true, false
-		case e.FellBehind != nil:
-			caughtUp = false
-		case e.SubscriptionDropped != nil:
-			if len(batch) > 0 && !yield(batch, nil) {
-				return nil
-			}
-			if over(ctx) {
-				return ctx.Err()
-			}
-			return fmt.Errorf("the subscription was dropped: %w", e.SubscriptionDropped.Error)
+		f.told = len(f.batch) == 0
+		if !f.flush() {
+			return nil, errLeft
 		}
 	}
+}
+
+// flush yields the batch.
+func (f *follower) flush() bool {
+	batch := f.batch
+	f.batch = nil
+	return f.yield(batch, nil)
+}
+
+// take takes in what the subscription says. Where that is its end, the reader gets
+// what came before.
+func (f *follower) take(ctx context.Context, e *esdb.SubscriptionEvent) error {
+	switch {
+	case e.EventAppeared != nil:
+		if raw, ok := f.own(e.EventAppeared); ok {
+			f.batch, f.after = append(f.batch, raw), raw.Position
+			f.seen.event(f.after)
+		} else if o := e.EventAppeared.OriginalEvent(); o != nil {
+			f.seen.nothing(f.after, o.Position)
+		}
+	case e.CheckPointReached != nil:
+		f.seen.nothing(f.after, *e.CheckPointReached)
+	case e.CaughtUp != nil:
+		f.caughtUp, f.told = true, false
+	case e.FellBehind != nil:
+		f.caughtUp = false
+	case e.SubscriptionDropped != nil:
+		if len(f.batch) > 0 && !f.flush() {
+			return errLeft
+		}
+		if over(ctx) {
+			return ctx.Err()
+		}
+		return fmt.Errorf("the subscription was dropped: %w", e.SubscriptionDropped.Error)
+	}
+	return nil
 }

@@ -47,39 +47,17 @@ func (s *Store) read(ctx context.Context, begin reading) iter.Seq2[*esdb.Resolve
 			yield(nil, err)
 			return
 		}
-		type found struct {
-			event *esdb.ResolvedEvent
-			err   error
-		}
-		coming := make(chan found, ahead)
-		v.run(ctx, func() {
-			read, err := begin(v.toLeader(ctx), v.client)
-			for {
-				var e *esdb.ResolvedEvent
-				if err == nil {
-					e, err = read.Recv()
-				}
-				v.answered(ctx, err)
-				select {
-				case coming <- found{e, err}:
-				case <-ctx.Done():
-					return
-				}
-				if err != nil {
-					return
-				}
-			}
-		})
+		messages := v.receive(ctx, begin)
 		silence := time.NewTimer(s.times.attempt)
 		defer silence.Stop()
 		for {
-			var next found
+			var next message
 			select {
-			case next = <-coming:
+			case next = <-messages:
 			default:
 				silence.Reset(s.times.attempt)
 				select {
-				case next = <-coming:
+				case next = <-messages:
 				case <-silence.C:
 					v.unanswered()
 					yield(nil, errSilent)
@@ -100,6 +78,36 @@ func (s *Store) read(ctx context.Context, begin reading) iter.Seq2[*esdb.Resolve
 			}
 		}
 	}
+}
+
+// message is what a read receives next: an event, or the error that ends it.
+type message struct {
+	event *esdb.ResolvedEvent
+	err   error
+}
+
+// receive begins a read and receives its messages, until one is an error or ctx ends.
+func (v *visit) receive(ctx context.Context, begin reading) <-chan message {
+	messages := make(chan message, ahead)
+	v.run(ctx, func() {
+		read, err := begin(v.toLeader(ctx), v.client)
+		for {
+			var e *esdb.ResolvedEvent
+			if err == nil {
+				e, err = read.Recv()
+			}
+			v.answered(ctx, err)
+			select {
+			case messages <- message{e, err}:
+			case <-ctx.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	return messages
 }
 
 // again reads until it succeeds, the server has said no, there is none, or no

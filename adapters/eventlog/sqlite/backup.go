@@ -136,7 +136,13 @@ func Restore(dir string, fill func(dir string) error) (err error) {
 	if err := fill(filling); err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(filling)
+	return moveAll(filling, dir)
+}
+
+// moveAll moves all that a directory has into another, durably, and removes it. Where
+// it fails, nothing that it moved is left there.
+func moveAll(from, dir string) (err error) {
+	entries, err := os.ReadDir(from)
 	if err != nil {
 		return err
 	}
@@ -145,7 +151,7 @@ func Restore(dir string, fill func(dir string) error) (err error) {
 	})
 	for _, entry := range entries {
 		to := filepath.Join(dir, entry.Name())
-		if err := os.Rename(filepath.Join(filling, entry.Name()), to); err != nil {
+		if err := os.Rename(filepath.Join(from, entry.Name()), to); err != nil {
 			return err
 		}
 		defer func() {
@@ -154,7 +160,7 @@ func Restore(dir string, fill func(dir string) error) (err error) {
 			}
 		}()
 	}
-	return errors.Join(os.Remove(filling), syncDir(dir), syncDir(filepath.Dir(dir)))
+	return errors.Join(os.Remove(from), syncDir(dir), syncDir(filepath.Dir(dir)))
 }
 
 // vacant refuses a directory that has anything but a lock in it.
