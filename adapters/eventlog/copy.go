@@ -31,8 +31,8 @@ func (d *Difference) Error() string {
 	return fmt.Sprintf("event %d differs in its %s: the source has %s, the target %s", d.Event, d.What, name(d.Source), name(d.Target))
 }
 
-// differ says what two events at the same place differ in; nil: in nothing.
-func differ(n int, source, target Raw) error {
+// compareEvents says what two events at the same place differ in; nil: in nothing.
+func compareEvents(n int, source, target Raw) error {
 	what := ""
 	switch {
 	case source.Stream != target.Stream:
@@ -70,10 +70,10 @@ func eachUpToHead(ctx context.Context, feed Feed) iter.Seq2[Raw, error] {
 	}
 }
 
-// begun yields the events of source that target has not yet, after those that it
+// remaining yields the events of source that target has not yet, after those that it
 // has. A target that has others, or more, is a *Difference. count is told of each
 // event that both have.
-func begun(ctx context.Context, source, target Feed, count func(int)) iter.Seq2[Raw, error] {
+func remaining(ctx context.Context, source, target Feed, count func(int)) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
 		next, stop := iter.Pull2(eachUpToHead(ctx, target))
 		defer stop()
@@ -84,14 +84,14 @@ func begun(ctx context.Context, source, target Feed, count func(int)) iter.Seq2[
 				return
 			}
 			if more {
-				var there Raw
-				if there, err, more = next(); err != nil {
+				var existing Raw
+				if existing, err, more = next(); err != nil {
 					yield(Raw{}, fmt.Errorf("the target: %w", err))
 					return
 				}
 				if more {
 					n++
-					if err := differ(n, raw, there); err != nil {
+					if err := compareEvents(n, raw, existing); err != nil {
 						yield(Raw{}, err)
 						return
 					}
@@ -106,20 +106,20 @@ func begun(ctx context.Context, source, target Feed, count func(int)) iter.Seq2[
 		if !more {
 			return
 		}
-		switch there, err, more := next(); {
+		switch existing, err, more := next(); {
 		case err != nil:
 			yield(Raw{}, fmt.Errorf("the target: %w", err))
 		case more:
-			yield(Raw{}, &Difference{n + 1, "presence", Raw{}, there})
+			yield(Raw{}, &Difference{n + 1, "presence", Raw{}, existing})
 		}
 	}
 }
 
-// Compare says how many events target has, if it has what source begins with, in
-// the same order and equal but for positions, and whether that is all of source.
-// Else it fails with a *Difference. count is told how far it is.
+// Compare returns how many events target has and whether that is all of source,
+// where target has what source begins with: the same events in the same order, equal
+// but for positions. Else it fails with a *Difference. count is told how far it is.
 func Compare(ctx context.Context, source, target Feed, count func(int)) (n int, whole bool, err error) {
-	for _, err := range begun(ctx, source, target, func(i int) { n = i; count(i) }) {
+	for _, err := range remaining(ctx, source, target, func(i int) { n = i; count(i) }) {
 		return n, false, err
 	}
 	return n, true, nil
@@ -163,7 +163,7 @@ func Copy(ctx context.Context, source Feed, target Store, count func(int)) (copi
 		group, size = nil, 0
 		return nil
 	}
-	for raw, err := range begun(ctx, source, target, func(n int) { had = n; count(n) }) {
+	for raw, err := range remaining(ctx, source, target, func(n int) { had = n; count(n) }) {
 		if err != nil {
 			return copied, err
 		}

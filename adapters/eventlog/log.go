@@ -49,8 +49,8 @@ func (l *Log) Append(ctx context.Context, stream event.Stream, expected event.Re
 	return l.store.Append(ctx, stream, expected, raws)
 }
 
-// ahead is how many batches are read and decoded while one is applied.
-const ahead = 4
+// batchesAhead is how many batches are read and decoded while one is applied.
+const batchesAhead = 4
 
 // Follow yields all events after a position, as Store.Follow does, decoded.
 func (l *Log) Follow(ctx context.Context, after event.Position) iter.Seq2[[]event.Recorded, error] {
@@ -63,7 +63,7 @@ func (l *Log) Follow(ctx context.Context, after event.Position) iter.Seq2[[]even
 func Follow(ctx context.Context, from Feed, after event.Position) iter.Seq2[[]event.Recorded, error] {
 	return func(yield func([]event.Recorded, error) bool) {
 		for events, err := range Parallel(ctx,
-			func(ctx context.Context) iter.Seq2[[]Raw, error] { return from.Follow(ctx, after) }, ahead,
+			func(ctx context.Context) iter.Seq2[[]Raw, error] { return from.Follow(ctx, after) }, batchesAhead,
 			func(_ context.Context, raws []Raw) ([]event.Recorded, error) { return decodeAll(raws) },
 		) {
 			if (len(events) > 0 || err == nil) && !yield(events, nil) {
@@ -77,8 +77,8 @@ func Follow(ctx context.Context, from Feed, after event.Position) iter.Seq2[[]ev
 	}
 }
 
-// few is how many events are decoded at a time for who may want no more.
-const few = 100
+// chunkSize is how many events are decoded at a time for who may want no more.
+const chunkSize = 100
 
 // Read yields what Follow does, in smaller batches, and reads nothing ahead: it is
 // for who wants a part of it.
@@ -92,7 +92,7 @@ func (l *Log) Read(ctx context.Context, after event.Position) iter.Seq2[[]event.
 			if len(raws) == 0 && !yield(nil, nil) {
 				return
 			}
-			for part := range slices.Chunk(raws, few) {
+			for part := range slices.Chunk(raws, chunkSize) {
 				events, err := decodeAll(part)
 				if len(events) > 0 && !yield(events, nil) {
 					return
@@ -133,7 +133,7 @@ func (l *Log) Entries(ctx context.Context, positions []event.Position) ([]Entry,
 	if err != nil {
 		return nil, fmt.Errorf("read history: %w", err)
 	}
-	return entriesOf(raws)
+	return decodeEntries(raws)
 }
 
 // EntriesAfter are the next events after a position, as many as the store reads
@@ -143,12 +143,12 @@ func (l *Log) EntriesAfter(ctx context.Context, after event.Position) ([]Entry, 
 		if err != nil {
 			return nil, fmt.Errorf("read history: %w", err)
 		}
-		return entriesOf(raws)
+		return decodeEntries(raws)
 	}
 	return nil, ctx.Err()
 }
 
-func entriesOf(raws []Raw) ([]Entry, error) {
+func decodeEntries(raws []Raw) ([]Entry, error) {
 	entries := make([]Entry, len(raws))
 	for i, raw := range raws {
 		r, err := Decode(raw)

@@ -22,8 +22,8 @@ import (
 
 // How events are read: a line has at most so many bytes, a batch so many events.
 const (
-	longest = 64 << 20
-	batch   = 1000
+	maxLine   = 64 << 20
+	batchSize = 1000
 )
 
 // Compression is how a file is compressed: "" is not at all.
@@ -53,15 +53,16 @@ type Writer struct {
 	lines []byte
 }
 
-type open struct{ io.Writer }
+// uncompressed is a file that is not compressed, which stays open.
+type uncompressed struct{ io.Writer }
 
-func (open) Close() error { return nil }
+func (uncompressed) Close() error { return nil }
 
 // NewWriter writes to a file.
 func NewWriter(file io.Writer, how Compression) (*Writer, error) {
 	switch how {
 	case None:
-		return &Writer{out: open{file}}, nil
+		return &Writer{out: uncompressed{file}}, nil
 	case Gzip:
 		return &Writer{out: fastgzip.NewWriter(file)}, nil
 	case Zstd:
@@ -143,7 +144,7 @@ func (f *Files) Follow(ctx context.Context, after event.Position) iter.Seq2[[]ev
 							break
 						}
 					}
-					if selected := later(events, after); len(selected) > 0 && !yield(selected, nil) {
+					if selected := selectAfter(events, after); len(selected) > 0 && !yield(selected, nil) {
 						return
 					}
 				}
@@ -192,7 +193,8 @@ type numbered struct {
 	line int
 }
 
-func later(events []numbered, after event.Position) []eventlog.Raw {
+// selectAfter returns the events after a position.
+func selectAfter(events []numbered, after event.Position) []eventlog.Raw {
 	all := make([]eventlog.Raw, 0, len(events))
 	for _, e := range events {
 		if e.Position > after {
@@ -216,7 +218,7 @@ func (f *Files) read(ctx context.Context, name string) iter.Seq2[[]numbered, err
 			defer func() { _ = file.Close() }() // it was only read
 			in = file
 		}
-		in, done, err := unpacked(in)
+		in, done, err := unpack(in)
 		if err != nil {
 			yield(nil, &Damage{name, 1, err})
 			return
@@ -242,7 +244,7 @@ type lines struct {
 // batch is the next events. more is false at the end of the file. With an error,
 // which is a *Damage, it has what is before that.
 func (l *lines) batch() (events []numbered, more bool, err error) {
-	for len(events) < batch {
+	for len(events) < batchSize {
 		e, more, err := l.next()
 		if err != nil || !more {
 			return events, false, err
@@ -254,7 +256,7 @@ func (l *lines) batch() (events []numbered, more bool, err error) {
 
 // next is the next event. more is false where there is none.
 func (l *lines) next() (e numbered, more bool, err error) {
-	text, err := whole(l.in)
+	text, err := readLine(l.in)
 	ended := errors.Is(err, io.EOF)
 	if ended && len(text) == 0 {
 		return e, false, nil
@@ -273,25 +275,25 @@ func (l *lines) next() (e numbered, more bool, err error) {
 	return numbered{raw, l.n}, true, nil
 }
 
-// whole reads a line without its end.
-func whole(lines *bufio.Reader) ([]byte, error) {
+// readLine reads a line without its end.
+func readLine(lines *bufio.Reader) ([]byte, error) {
 	text, err := lines.ReadSlice('\n')
 	if errors.Is(err, bufio.ErrBufferFull) {
 		long := bytes.Clone(text)
-		for errors.Is(err, bufio.ErrBufferFull) && len(long) < longest {
+		for errors.Is(err, bufio.ErrBufferFull) && len(long) < maxLine {
 			text, err = lines.ReadSlice('\n')
 			long = append(long, text...)
 		}
-		if text = long; len(text) >= longest {
-			return nil, fmt.Errorf("it has more than %d bytes", longest)
+		if text = long; len(text) >= maxLine {
+			return nil, fmt.Errorf("it has more than %d bytes", maxLine)
 		}
 	}
 	return bytes.TrimSuffix(text, []byte("\n")), err
 }
 
-// unpacked is what a file has, whatever it is compressed with: the first bytes say
-// that, not the name.
-func unpacked(file io.Reader) (io.Reader, func(), error) {
+// unpack reads a file whatever it is compressed with: the first bytes say that, not
+// the name.
+func unpack(file io.Reader) (io.Reader, func(), error) {
 	in := bufio.NewReaderSize(file, 256<<10)
 	magic, err := in.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
