@@ -16,11 +16,11 @@ import (
 	"commissaire/domain/event"
 )
 
-// query is the events that a condition and an order select, about so many. It goes
-// past database/sql, which takes as long as SQLite does for it, and holds no
-// transaction afterwards. What was read before an event that is none comes with the
-// error, which names its position.
-func query(ctx context.Context, db *sql.DB, about int, which string, arguments ...any) (events []eventlog.Raw, err error) {
+// query returns the events that a condition and an order select; sizeHint is about how
+// many these are. It bypasses database/sql, which takes as long as SQLite itself, and
+// holds no transaction afterwards. With an error, which names the position of a row
+// that is no event, it returns the events before that.
+func query(ctx context.Context, db *sql.DB, sizeHint int, where string, arguments ...any) (events []eventlog.Raw, err error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return nil, err
@@ -39,15 +39,15 @@ func query(ctx context.Context, db *sql.DB, about int, which string, arguments .
 		if !ok {
 			return errors.New("the driver has no queries")
 		}
-		rows, err := queryer.QueryContext(ctx, "SELECT pos, rev, stream, type, id, CAST(data AS BLOB), CAST(meta AS BLOB) FROM events "+which, named)
+		rows, err := queryer.QueryContext(ctx, "SELECT pos, rev, stream, type, id, CAST(data AS BLOB), CAST(meta AS BLOB) FROM events "+where, named)
 		if err != nil {
 			return err
 		}
-		events = make([]eventlog.Raw, 0, about)
+		events = make([]eventlog.Raw, 0, sizeHint)
 		values := make([]driver.Value, 7)
 		for err = rows.Next(values); err == nil; err = rows.Next(values) {
 			var e eventlog.Raw
-			if e, err = rawOf(values); err != nil {
+			if e, err = parseRow(values); err != nil {
 				break
 			}
 			events = append(events, e)
@@ -60,8 +60,8 @@ func query(ctx context.Context, db *sql.DB, about int, which string, arguments .
 	return events, err
 }
 
-// rawOf is the event that a row has.
-func rawOf(values []driver.Value) (e eventlog.Raw, err error) {
+// parseRow reads the event of a row.
+func parseRow(values []driver.Value) (e eventlog.Raw, err error) {
 	position, isPosition := values[0].(int64)
 	revision, isRevision := values[1].(int64)
 	stream, isStream := values[2].(string)
@@ -103,8 +103,8 @@ func readSpan(ctx context.Context, db *sql.DB, s span) (found, error) {
 // pages are the spans of page positions, or fewer, that a span has.
 func (s span) pages(context.Context) iter.Seq2[span, error] {
 	return func(yield func(span, error) bool) {
-		for after := s.after; after < s.end; after += page {
-			if !yield(span{after, min(after+page, s.end)}, nil) {
+		for after := s.after; after < s.end; after += pageSize {
+			if !yield(span{after, min(after+pageSize, s.end)}, nil) {
 				return
 			}
 		}
@@ -116,7 +116,7 @@ func (s span) pages(context.Context) iter.Seq2[span, error] {
 // at. An error is the last that it yields.
 func readPages(ctx context.Context, s span, read func(context.Context, span) (found, error)) iter.Seq2[found, error] {
 	return func(yield func(found, error) bool) {
-		first, err := read(ctx, span{s.after, min(s.after+page, s.end)})
+		first, err := read(ctx, span{s.after, min(s.after+pageSize, s.end)})
 		if !yield(first, err) || err != nil {
 			return
 		}
@@ -132,26 +132,26 @@ func readPages(ctx context.Context, s span, read func(context.Context, span) (fo
 	}
 }
 
-// upTo yields what is after a position, up to another, and says how far it came; to
+// readUpTo yields what is after a position, up to another, and says how far it came; to
 // where it was where there is nothing more. more is false when no more is wanted.
-func upTo(ctx context.Context, s span, read func(context.Context, span) (found, error), yield func([]eventlog.Raw, error) bool) (at event.Position, more bool, err error) {
-	at = s.after
+func readUpTo(ctx context.Context, s span, read func(context.Context, span) (found, error), yield func([]eventlog.Raw, error) bool) (pos event.Position, more bool, err error) {
+	pos = s.after
 	for f, err := range readPages(ctx, s, read) {
 		if n := len(f.events); n > 0 {
-			at = f.events[n-1].Position
+			pos = f.events[n-1].Position
 			if !yield(f.events, nil) {
-				return at, false, nil
+				return pos, false, nil
 			}
 		}
 		switch {
 		case err != nil:
-			return at, true, err
+			return pos, true, err
 		case len(f.events) > 0:
 		case f.next == 0:
-			return at, true, nil
-		case f.next > f.end+page: // there is a gap; it may be of any size
+			return pos, true, nil
+		case f.next > f.end+pageSize: // there is a gap; it may be of any size
 			return f.next - 1, true, nil
 		}
 	}
-	return at, true, ctx.Err()
+	return pos, true, ctx.Err()
 }
