@@ -22,45 +22,44 @@ const (
 
 var errGivenUp = errors.New("the connection was given up, as the server was not available")
 
-// seen is how far the log was read: own is an event, the last that is known, and
-// the log has none after it as far as until. Who follows after own goes on at
-// until, and the server need not look again at what others recorded between.
+// seen is how far the log was read: pos is that of the last event that is known, and
+// the log has none after it as far as until. Who follows after pos goes on at until, and the server need not look again at what others recorded between.
 type seen struct {
 	mu    sync.Mutex
-	own   event.Position
+	pos   event.Position
 	until esdb.Position
 }
 
-func (s *seen) last() (own event.Position, until esdb.Position) {
+func (s *seen) last() (pos event.Position, until esdb.Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.own, s.until
+	return s.pos, s.until
 }
 
-// event takes down an event of the log.
-func (s *seen) event(at event.Position) {
+// recordEvent records an event of the log.
+func (s *seen) recordEvent(pos event.Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if at > s.own {
-		s.own, s.until = at, esdb.Position{Commit: uint64(at), Prepare: uint64(at)}
+	if pos > s.pos {
+		s.pos, s.until = pos, esdb.Position{Commit: uint64(pos), Prepare: uint64(pos)}
 	}
 }
 
-// nothing takes down that there is nothing between an event and a place.
-func (s *seen) nothing(after event.Position, until esdb.Position) {
+// recordNothing records that there is nothing between an event and a place.
+func (s *seen) recordNothing(after event.Position, until esdb.Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if after == s.own && until.Commit > s.until.Commit {
+	if after == s.pos && until.Commit > s.until.Commit {
 		s.until = until
 	}
 }
 
-// from is where to subscribe to get what comes after an event.
-func (s *seen) from(after event.Position) esdb.AllPosition {
+// startAfter is where to subscribe to get what comes after an event.
+func (s *seen) startAfter(after event.Position) esdb.AllPosition {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case after == s.own && s.until.Commit > 0:
+	case after == s.pos && s.until.Commit > 0:
 		return s.until
 	case after > 0:
 		return esdb.Position{Commit: uint64(after), Prepare: uint64(after)}
@@ -79,7 +78,7 @@ func (s *Store) Follow(ctx context.Context, after event.Position) iter.Seq2[[]ev
 			if inner.Err() != nil {
 				err = context.Cause(inner)
 			}
-			yield(nil, fmt.Errorf("follow after position %d: %w", after, because(commands.ErrUnavailable, err)))
+			yield(nil, fmt.Errorf("follow after position %d: %w", after, wrap(commands.ErrUnavailable, err)))
 		}
 	}
 }
@@ -93,12 +92,12 @@ type subscription struct {
 // subscribe begins a subscription, which ends with ctx.
 func (s *Store) subscribe(ctx context.Context, cancel context.CancelCauseFunc, after event.Position) (begun subscription, err error) {
 	options := esdb.SubscribeToAllOptions{
-		From:               s.seen.from(after),
+		From:               s.seen.startAfter(after),
 		Filter:             &esdb.SubscriptionFilter{Type: esdb.StreamFilterType, Prefixes: []string{s.prefix}},
 		MaxSearchWindow:    window,
 		CheckpointInterval: 1,
 	}
-	err = s.again(ctx, func(context.Context) (bool, error) {
+	err = s.retry(ctx, func(context.Context) (bool, error) {
 		var err error
 		begun, err = call(ctx, s.links, func(ctx context.Context, k *link) (subscription, error) {
 			silence := time.AfterFunc(s.times.attempt, func() { cancel(errSilent) })
@@ -109,7 +108,7 @@ func (s *Store) subscribe(ctx context.Context, cancel context.CancelCauseFunc, a
 		return false, err
 	})
 	if err == nil {
-		s.seen.event(after)
+		s.seen.recordEvent(after)
 	}
 	return begun, err
 }
@@ -122,7 +121,7 @@ func (s *Store) follow(ctx context.Context, cancel context.CancelCauseFunc, afte
 	}
 	defer context.AfterFunc(subscription.on.gone, func() { cancel(errGivenUp) })()
 	received := subscription.receive(ctx)
-	f := follower{seen: &s.seen, own: s.own, yield: yield, after: after}
+	f := follower{seen: &s.seen, decode: s.decode, yield: yield, after: after}
 	for {
 		e, err := f.next(ctx, received)
 		if err == nil {
@@ -160,9 +159,9 @@ var errLeft = errors.New("the reader left")
 
 // follower makes batches of what a subscription says.
 type follower struct {
-	seen  *seen
-	own   func(*esdb.ResolvedEvent) (eventlog.Raw, bool)
-	yield func([]eventlog.Raw, error) bool
+	seen   *seen
+	decode func(*esdb.ResolvedEvent) (eventlog.Raw, bool)
+	yield  func([]eventlog.Raw, error) bool
 
 	after    event.Position // of the last event
 	batch    []eventlog.Raw // what the reader has not got yet
@@ -208,14 +207,14 @@ func (f *follower) flush() bool {
 func (f *follower) take(ctx context.Context, e *esdb.SubscriptionEvent) error {
 	switch {
 	case e.EventAppeared != nil:
-		if raw, ok := f.own(e.EventAppeared); ok {
+		if raw, ok := f.decode(e.EventAppeared); ok {
 			f.batch, f.after = append(f.batch, raw), raw.Position
-			f.seen.event(f.after)
+			f.seen.recordEvent(f.after)
 		} else if o := e.EventAppeared.OriginalEvent(); o != nil {
-			f.seen.nothing(f.after, o.Position)
+			f.seen.recordNothing(f.after, o.Position)
 		}
 	case e.CheckPointReached != nil:
-		f.seen.nothing(f.after, *e.CheckPointReached)
+		f.seen.recordNothing(f.after, *e.CheckPointReached)
 	case e.CaughtUp != nil:
 		f.caughtUp, f.told = true, false
 	case e.FellBehind != nil:
@@ -224,7 +223,7 @@ func (f *follower) take(ctx context.Context, e *esdb.SubscriptionEvent) error {
 		if len(f.batch) > 0 && !f.flush() {
 			return errLeft
 		}
-		if over(ctx) {
+		if hasEnded(ctx) {
 			return ctx.Err()
 		}
 		return fmt.Errorf("the subscription was dropped: %w", e.SubscriptionDropped.Error)

@@ -78,17 +78,17 @@ func (s *Store) tryToLead(ctx context.Context, after domain.Term) (context.Conte
 	if over {
 		<-renewing
 	}
-	last, err := s.lookAtLease(trying)
+	last, err := s.readLease(trying)
 	if err != nil {
 		return nil, 0, err
 	}
-	own := over && last.Instance == s.lease.instance && last.Term == term
-	if !own && !last.vacant(time.Now()) {
+	ours := over && last.Instance == s.lease.instance && last.Term == term
+	if !ours && !last.isVacant(time.Now()) {
 		return nil, 0, nil
 	}
 	s.capLease(trying)
 	next := last.next(s.lease.instance, s.lease.length, after)
-	record, err := record(next)
+	record, err := encodeEntry(next)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -99,19 +99,19 @@ func (s *Store) tryToLead(ctx context.Context, after domain.Term) (context.Conte
 		}
 		return nil, 0, fmt.Errorf("take the lease: %w", err)
 	}
-	led = newLeading(ctx, until(wrote, s.lease.length))
+	led = newLeading(ctx, leadsUntil(wrote, s.lease.length))
 	s.lease.mu.Lock()
 	s.lease.mine, s.lease.term = last.revision+1, next.Term
-	s.lease.last = last.seen(next, s.lease.mine, time.Now())
+	s.lease.last = last.update(next, s.lease.mine, time.Now())
 	s.lease.leading, s.lease.renewing = led, make(chan struct{})
 	s.lease.mu.Unlock()
 	go s.renew(led, s.lease.renewing, next, last.revision+1, wrote)
 	return led, next.Term, nil
 }
 
-// lookAtLease reads the last entry.
-func (s *Store) lookAtLease(ctx context.Context) (sighting, error) {
-	found, at := entry{}, event.NoRevision
+// readLease reads the last entry.
+func (s *Store) readLease(ctx context.Context) (sighting, error) {
+	found, revision := entry{}, event.NoRevision
 	for resolved, err := range s.read(ctx, func(ctx context.Context, client *esdb.Client) (*esdb.ReadStream, error) {
 		return client.ReadStream(ctx, s.prefix+leaseStream, esdb.ReadStreamOptions{Direction: esdb.Backwards, From: esdb.End{}}, 1)
 	}) {
@@ -119,14 +119,14 @@ func (s *Store) lookAtLease(ctx context.Context) (sighting, error) {
 			return sighting{}, fmt.Errorf("read the lease: %w", err)
 		}
 		e := resolved.OriginalEvent()
-		if found, err = entryOf(e.Data); err != nil {
+		if found, err = parseEntry(e.Data); err != nil {
 			return sighting{}, err
 		}
-		at = event.Revision(e.EventNumber)
+		revision = event.Revision(e.EventNumber)
 	}
 	s.lease.mu.Lock()
 	defer s.lease.mu.Unlock()
-	s.lease.last = s.lease.last.seen(found, at, time.Now())
+	s.lease.last = s.lease.last.update(found, revision, time.Now())
 	return s.lease.last, nil
 }
 
@@ -151,7 +151,8 @@ func (s *Store) capLease(ctx context.Context) {
 	s.logger.Warn("the stream of the lease is not capped", "error", err)
 }
 
-func record(e entry) ([]eventlog.Raw, error) {
+// encodeEntry makes an event of an entry.
+func encodeEntry(e entry) ([]eventlog.Raw, error) {
 	data, err := json.Marshal(e)
 	if err != nil {
 		return nil, fmt.Errorf("write the lease: %w", err)
@@ -162,22 +163,22 @@ func record(e entry) ([]eventlog.Raw, error) {
 // renew renews the lease every third of it until led ends, or until another has
 // it: then led ends. A renewal of unknown outcome is the same event when it is
 // tried again, and counts from when it was tried first.
-func (s *Store) renew(led *leading, ended chan<- struct{}, e entry, at event.Revision, wrote time.Time) {
+func (s *Store) renew(led *leading, ended chan<- struct{}, e entry, revision event.Revision, wrote time.Time) {
 	defer close(ended)
 	stop := context.AfterFunc(s.ending, func() { led.stop(errClosed) })
 	defer stop()
-	for pause := time.Until(renewal(wrote, s.lease.length)); ; pause = time.Until(renewal(wrote, s.lease.length)) {
+	for pause := time.Until(renewsAt(wrote, s.lease.length)); ; pause = time.Until(renewsAt(wrote, s.lease.length)) {
 		if s.wait(led, pause) != nil {
 			return
 		}
-		record, err := record(e)
+		record, err := encodeEntry(e)
 		if err != nil {
 			led.stop(err)
 			return
 		}
 		sent := time.Now()
 		for pauses := newPauses(); ; {
-			if _, err = s.append(led, s.prefix+leaseStream, at, record, s.lease.length/6); err == nil {
+			if _, err = s.append(led, s.prefix+leaseStream, revision, record, s.lease.length/6); err == nil {
 				break
 			}
 			if errors.Is(err, commands.ErrConflict) {
@@ -190,12 +191,12 @@ func (s *Store) renew(led *leading, ended chan<- struct{}, e entry, at event.Rev
 				return
 			}
 		}
-		at, wrote = at+1, sent
+		revision, wrote = revision+1, sent
 		s.lease.mu.Lock()
-		s.lease.mine = at
-		s.lease.last = s.lease.last.seen(e, at, time.Now())
+		s.lease.mine = revision
+		s.lease.last = s.lease.last.update(e, revision, time.Now())
 		s.lease.mu.Unlock()
-		if !led.renew(until(sent, s.lease.length)) {
+		if !led.renew(leadsUntil(sent, s.lease.length)) {
 			led.stop(errLeaseOver)
 			return
 		}
@@ -220,7 +221,7 @@ func (s *Store) resign() {
 	}
 	released := last.entry
 	released.Released = true
-	record, err := record(released)
+	record, err := encodeEntry(released)
 	if err == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), s.times.settle)
 		defer cancel()

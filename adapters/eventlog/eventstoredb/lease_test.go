@@ -25,7 +25,7 @@ type leader struct {
 
 // leader is who leads, as far as this sighting tells.
 func (s sighting) leader(now time.Time) leader {
-	if s.vacant(now) {
+	if s.isVacant(now) {
 		return leader{}
 	}
 	return leader{Instance: s.Instance, Term: s.Term}
@@ -55,15 +55,15 @@ func TestALeaseIsVacantWhenItWasSeenUnchangedForAllItsTime(t *testing.T) {
 		vacant bool
 	}{
 		{"nobody has led", nobody, 0, true},
-		{"just seen", nobody.seen(taken, 0, start), 0, false},
-		{"not long enough", nobody.seen(taken, 0, start), length - time.Nanosecond, false},
-		{"long enough", nobody.seen(taken, 0, start), length, true},
-		{"seen again at the same revision", nobody.seen(taken, 0, start).seen(taken, 0, start.Add(length-1)), length, true},
-		{"renewed", nobody.seen(taken, 0, start).seen(taken, 1, start.Add(length-1)), length, false},
-		{"given up", nobody.seen(taken, 0, start).seen(released, 1, start), 0, true},
+		{"just seen", nobody.update(taken, 0, start), 0, false},
+		{"not long enough", nobody.update(taken, 0, start), length - time.Nanosecond, false},
+		{"long enough", nobody.update(taken, 0, start), length, true},
+		{"seen again at the same revision", nobody.update(taken, 0, start).update(taken, 0, start.Add(length-1)), length, true},
+		{"renewed", nobody.update(taken, 0, start).update(taken, 1, start.Add(length-1)), length, false},
+		{"given up", nobody.update(taken, 0, start).update(released, 1, start), 0, true},
 	} {
 		now := start.Add(test.after)
-		if got := test.last.vacant(now); got != test.vacant {
+		if got := test.last.isVacant(now); got != test.vacant {
 			t.Errorf("%s: vacant is %v", test.name, got)
 		}
 		want := leader{Instance: "a", Term: 4}
@@ -86,7 +86,7 @@ func TestTermsRiseOverEveryTaking(t *testing.T) {
 		}
 		highest, seen[next.Term] = next.Term, true
 		next.Released = i%2 == 0
-		last = last.seen(next, event.Revision(i), time.Now())
+		last = last.update(next, event.Revision(i), time.Now())
 	}
 }
 
@@ -95,12 +95,12 @@ func TestTermsRiseOverEveryTaking(t *testing.T) {
 func TestTheHolderStopsBeforeAnotherMayBegin(t *testing.T) {
 	wrote := time.Now()
 	for _, reached := range []time.Duration{0, time.Millisecond, time.Second, time.Minute} {
-		seen := sighting{revision: event.NoRevision}.seen(entry{Instance: "a", Term: 1, Length: length.Milliseconds()}, 0, wrote.Add(reached))
-		stopped := until(wrote, length)
-		if seen.vacant(stopped) {
+		seen := sighting{revision: event.NoRevision}.update(entry{Instance: "a", Term: 1, Length: length.Milliseconds()}, 0, wrote.Add(reached))
+		stopped := leadsUntil(wrote, length)
+		if seen.isVacant(stopped) {
 			t.Errorf("an entry that was seen after %v is vacant when its holder stops", reached)
 		}
-		if again := renewal(wrote, length); !again.Before(stopped) {
+		if again := renewsAt(wrote, length); !again.Before(stopped) {
 			t.Errorf("it is renewed at %v, and over at %v", again, stopped)
 		}
 	}
@@ -373,11 +373,11 @@ func TestALeaderEndsWhenAnotherHasTheLease(t *testing.T) {
 	led, first := lead(t, a)
 	// b takes it as if it had waited.
 	eventually(t, "b takes the lease", func() bool {
-		last, err := b.lookAtLease(t.Context())
+		last, err := b.readLease(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		taken, err := record(last.next("b", time.Minute, 0))
+		taken, err := encodeEntry(last.next("b", time.Minute, 0))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -385,7 +385,7 @@ func TestALeaderEndsWhenAnotherHasTheLease(t *testing.T) {
 		return err == nil
 	})
 	<-led.Done()
-	if _, err := a.lookAtLease(t.Context()); err != nil || a.leader() != (leader{"b", first + 1}) {
+	if _, err := a.readLease(t.Context()); err != nil || a.leader() != (leader{"b", first + 1}) {
 		t.Errorf("a takes %v for the leader, %v", a.leader(), err)
 	}
 }

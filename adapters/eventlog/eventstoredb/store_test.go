@@ -49,11 +49,11 @@ func events(n int) []eventlog.Raw {
 
 func appended(t *testing.T, store *Store, stream event.Stream, expected event.Revision, raws []eventlog.Raw) event.Position {
 	t.Helper()
-	at, err := store.Append(t.Context(), stream, expected, raws)
+	pos, err := store.Append(t.Context(), stream, expected, raws)
 	if err != nil {
 		t.Fatalf("Append: %v", err)
 	}
-	return at
+	return pos
 }
 
 func ids(raws []eventlog.Raw) []uuid.UUID {
