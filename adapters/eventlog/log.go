@@ -66,15 +66,23 @@ func Follow(ctx context.Context, from Feed, after event.Position) iter.Seq2[[]ev
 			func(ctx context.Context) iter.Seq2[[]Raw, error] { return from.Follow(ctx, after) }, batchesAhead,
 			func(_ context.Context, raws []Raw) ([]event.Recorded, error) { return decodeAll(raws) },
 		) {
-			if (len(events) > 0 || err == nil) && !yield(events, nil) {
-				return
-			}
-			if err != nil {
-				yield(nil, err)
+			if !yieldDecoded(events, err, yield) {
 				return
 			}
 		}
 	}
+}
+
+// yieldDecoded yields the events of a batch, and then the error that follows them. It
+// returns false when no more is to be yielded.
+func yieldDecoded(events []event.Recorded, err error, yield func([]event.Recorded, error) bool) bool {
+	if (len(events) > 0 || err == nil) && !yield(events, nil) {
+		return false
+	}
+	if err != nil {
+		yield(nil, err)
+	}
+	return err == nil
 }
 
 // chunkSize is how many events are decoded at a time for who may want no more.
@@ -85,20 +93,14 @@ const chunkSize = 100
 func (l *Log) Read(ctx context.Context, after event.Position) iter.Seq2[[]event.Recorded, error] {
 	return func(yield func([]event.Recorded, error) bool) {
 		for raws, err := range l.store.Follow(ctx, after) {
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			if len(raws) == 0 && !yield(nil, nil) {
-				return
-			}
-			for part := range slices.Chunk(raws, chunkSize) {
-				events, err := decodeAll(part)
-				if len(events) > 0 && !yield(events, nil) {
+			if err != nil || len(raws) == 0 {
+				if !yieldDecoded(nil, err, yield) {
 					return
 				}
-				if err != nil {
-					yield(nil, err)
+			}
+			for chunk := range slices.Chunk(raws, chunkSize) {
+				events, err := decodeAll(chunk)
+				if !yieldDecoded(events, err, yield) {
 					return
 				}
 			}

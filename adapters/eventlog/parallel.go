@@ -16,43 +16,48 @@ import (
 func Parallel[In, Out any](
 	ctx context.Context, values func(context.Context) iter.Seq2[In, error], n int, f func(context.Context, In) (Out, error),
 ) iter.Seq2[Out, error] {
-	type result struct {
-		out Out
-		err error
-	}
 	return func(yield func(Out, error) bool) {
 		ctx, stop := context.WithCancel(ctx)
-		results := make(chan chan result, n)
+		results := make(chan chan result[Out], n)
 		defer func() {
 			stop()
 			for next := range results {
 				<-next
 			}
 		}()
-		go func() {
-			defer close(results)
-			for in, err := range values(ctx) {
-				next := make(chan result, 1)
-				select {
-				case results <- next:
-				case <-ctx.Done():
-					return
-				}
-				if err != nil {
-					next <- result{err: err}
-					return
-				}
-				go func() {
-					out, err := f(ctx, in)
-					next <- result{out, err}
-				}()
-			}
-		}()
+		go apply(ctx, values(ctx), f, results)
 		for next := range results {
 			if r := <-next; !yield(r.out, r.err) || r.err != nil {
 				return
 			}
 		}
+	}
+}
+
+type result[Out any] struct {
+	out Out
+	err error
+}
+
+// apply applies f to each value in a goroutine, as soon as results takes a channel on
+// which its result will come. It closes results.
+func apply[In, Out any](ctx context.Context, values iter.Seq2[In, error], f func(context.Context, In) (Out, error), results chan<- chan result[Out]) {
+	defer close(results)
+	for in, err := range values {
+		next := make(chan result[Out], 1)
+		select {
+		case results <- next:
+		case <-ctx.Done():
+			return
+		}
+		if err != nil {
+			next <- result[Out]{err: err}
+			return
+		}
+		go func() {
+			out, err := f(ctx, in)
+			next <- result[Out]{out, err}
+		}()
 	}
 }
 
