@@ -111,12 +111,58 @@ func (s span) pages(context.Context) iter.Seq2[span, error] {
 	}
 }
 
-// readPages reads the pages of a span, in order: the first alone, as often that is all
+// followed is what is followed: a Store, or a Reader.
+type followed struct {
+	head func(context.Context) (event.Position, error)
+	wait func(ctx context.Context, after event.Position) error // until there may be more
+	read func(context.Context, span) (found, error)
+}
+
+// follow implements eventlog.Feed.
+func (f followed) follow(ctx context.Context, after event.Position) iter.Seq2[[]eventlog.Raw, error] {
+	return func(yield func([]eventlog.Raw, error) bool) {
+		for ctx.Err() == nil {
+			var more bool
+			var err error
+			if after, more, err = f.advance(ctx, after, yield); !more {
+				return
+			}
+			if err != nil {
+				if ctx.Err() == nil {
+					yield(nil, fmt.Errorf("follow after position %d: %w", after, err))
+				}
+				return
+			}
+		}
+	}
+}
+
+// advance yields what is after a position, up to the head, and says how far it came.
+// Where that is nothing, it says so and waits. more is false when no more is wanted.
+func (f followed) advance(ctx context.Context, after event.Position, yield func([]eventlog.Raw, error) bool) (pos event.Position, more bool, err error) {
+	head, err := f.head(ctx)
+	if err != nil {
+		return after, true, err
+	}
+	if after >= head {
+		if !yield(nil, nil) {
+			return after, false, nil
+		}
+		return after, true, f.wait(ctx, after)
+	}
+	pos, more, err = f.readUpTo(ctx, span{after, head}, yield)
+	if more && err == nil && pos == after {
+		err = fmt.Errorf("events up to %d are gone", head)
+	}
+	return pos, more, err
+}
+
+// pages reads the pages of a span, in order: the first alone, as often that is all
 // that there is or is wanted, the others by several at once and while one is looked
 // at. An error is the last that it yields.
-func readPages(ctx context.Context, s span, read func(context.Context, span) (found, error)) iter.Seq2[found, error] {
+func (f followed) pages(ctx context.Context, s span) iter.Seq2[found, error] {
 	return func(yield func(found, error) bool) {
-		first, err := read(ctx, span{s.after, min(s.after+pageSize, s.end)})
+		first, err := f.read(ctx, span{s.after, min(s.after+pageSize, s.end)})
 		if !yield(first, err) || err != nil {
 			return
 		}
@@ -124,33 +170,33 @@ func readPages(ctx context.Context, s span, read func(context.Context, span) (fo
 		if rest.after == rest.end {
 			return
 		}
-		for f, err := range eventlog.Parallel(ctx, rest.pages, runtime.GOMAXPROCS(0), read) {
-			if !yield(f, err) {
+		for page, err := range eventlog.Parallel(ctx, rest.pages, runtime.GOMAXPROCS(0), f.read) {
+			if !yield(page, err) {
 				return
 			}
 		}
 	}
 }
 
-// readUpTo yields what is after a position, up to another, and says how far it came; to
-// where it was where there is nothing more. more is false when no more is wanted.
-func readUpTo(ctx context.Context, s span, read func(context.Context, span) (found, error), yield func([]eventlog.Raw, error) bool) (pos event.Position, more bool, err error) {
+// readUpTo yields the events of a span, and says how far it came: to where the span
+// begins where there is nothing more. more is false when no more is wanted.
+func (f followed) readUpTo(ctx context.Context, s span, yield func([]eventlog.Raw, error) bool) (pos event.Position, more bool, err error) {
 	pos = s.after
-	for f, err := range readPages(ctx, s, read) {
-		if n := len(f.events); n > 0 {
-			pos = f.events[n-1].Position
-			if !yield(f.events, nil) {
+	for page, err := range f.pages(ctx, s) {
+		if n := len(page.events); n > 0 {
+			pos = page.events[n-1].Position
+			if !yield(page.events, nil) {
 				return pos, false, nil
 			}
 		}
 		switch {
 		case err != nil:
 			return pos, true, err
-		case len(f.events) > 0:
-		case f.next == 0:
+		case len(page.events) > 0:
+		case page.next == 0:
 			return pos, true, nil
-		case f.next > f.end+pageSize: // there is a gap; it may be of any size
-			return f.next - 1, true, nil
+		case page.next > page.end+pageSize: // there is a gap; it may be of any size
+			return page.next - 1, true, nil
 		}
 	}
 	return pos, true, ctx.Err()

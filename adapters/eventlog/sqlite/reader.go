@@ -58,29 +58,7 @@ func openReader(ctx context.Context, dir, parameters string) (*Reader, error) {
 // comes before the error, which names its position. What comes next is read
 // meanwhile, by several at once.
 func (r *Reader) Follow(ctx context.Context, after event.Position) iter.Seq2[[]eventlog.Raw, error] {
-	return func(yield func([]eventlog.Raw, error) bool) {
-		for ctx.Err() == nil {
-			head, err := r.head(ctx)
-			if err == nil && head > after {
-				var more bool
-				if after, more, err = readUpTo(ctx, span{after, head}, r.read, yield); !more {
-					return
-				}
-			}
-			if err == nil && after >= head && ctx.Err() == nil {
-				if !yield(nil, nil) {
-					return
-				}
-				err = r.wait(ctx, after)
-			}
-			if err != nil {
-				if ctx.Err() == nil {
-					yield(nil, fmt.Errorf("follow after position %d: %w", after, err))
-				}
-				return
-			}
-		}
-	}
+	return followed{head: r.head, wait: r.wait, read: r.read}.follow(ctx, after)
 }
 
 func (r *Reader) read(ctx context.Context, s span) (found, error) {

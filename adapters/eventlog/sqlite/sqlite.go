@@ -383,20 +383,8 @@ func (s *Store) record(ctx context.Context, batch []*pendingAppend) (failed *pen
 	}
 	defer func() { _ = insert.Close() }() // it ends with the transaction
 	for _, a := range batch {
-		if pos, err = s.insert(ctx, tx, insert, a, pos); err != nil {
-			return blame(a, err), err
-		}
-		for _, m := range a.more {
-			if a.err != nil {
-				break // it has recorded nothing yet
-			}
-			if pos, err = s.insert(ctx, tx, insert, m, pos); err != nil {
-				return blame(a, err), err
-			}
-			if m.err != nil {
-				return a, m.err
-			}
-			a.pos = m.pos
+		if pos, failed, err = s.insertAll(ctx, tx, insert, a, pos); err != nil {
+			return failed, err
 		}
 	}
 	committing = true
@@ -405,6 +393,27 @@ func (s *Store) record(ctx context.Context, batch []*pendingAppend) (failed *pen
 	}
 	s.setHead(pos)
 	return nil, nil
+}
+
+// insertAll inserts an append and those that are recorded only with it. Where it is
+// to blame that it cannot be recorded, it is returned as the one that failed.
+func (s *Store) insertAll(ctx context.Context, tx *sql.Tx, insert *sql.Stmt, a *pendingAppend, pos event.Position) (_ event.Position, failed *pendingAppend, err error) {
+	if pos, err = s.insert(ctx, tx, insert, a, pos); err != nil {
+		return pos, blame(a, err), err
+	}
+	for _, m := range a.more {
+		if a.err != nil {
+			break // it has recorded nothing
+		}
+		if pos, err = s.insert(ctx, tx, insert, m, pos); err != nil {
+			return pos, blame(a, err), err
+		}
+		if m.err != nil {
+			return pos, a, m.err
+		}
+		a.pos = m.pos
+	}
+	return pos, nil, nil
 }
 
 // blame returns the append whose row cannot be recorded; nil where an error is not
@@ -416,7 +425,7 @@ func blame(a *pendingAppend, err error) *pendingAppend {
 	return nil
 }
 
-// insert records an append after position at, and returns the new one. Where the
+// insert records an append after a position, and returns the new one. Where the
 // stream has moved on, it records nothing and says so in the append.
 func (s *Store) insert(ctx context.Context, tx *sql.Tx, insert *sql.Stmt, a *pendingAppend, pos event.Position) (event.Position, error) {
 	a.err = nil
@@ -614,41 +623,7 @@ func (s *Store) ReadAt(ctx context.Context, positions []event.Position) ([]event
 
 // Follow implements eventlog.Store.
 func (s *Store) Follow(ctx context.Context, after event.Position) iter.Seq2[[]eventlog.Raw, error] {
-	return func(yield func([]eventlog.Raw, error) bool) {
-		for ctx.Err() == nil {
-			s.mu.Lock()
-			head, grown, closed := s.head, s.grown, s.closed
-			s.mu.Unlock()
-			if closed {
-				yield(nil, fmt.Errorf("follow after position %d: %w", after, errClosed))
-				return
-			}
-			if after >= head {
-				if !yield(nil, nil) {
-					return
-				}
-				select {
-				case <-grown:
-				case <-ctx.Done():
-				}
-				continue
-			}
-			pos, more, err := readUpTo(ctx, span{after, head}, s.readSpan, yield)
-			if !more {
-				return
-			}
-			if err == nil && pos == after {
-				err = fmt.Errorf("events up to %d are gone", head)
-			}
-			if err != nil {
-				if ctx.Err() == nil {
-					yield(nil, fmt.Errorf("follow after position %d: %w", pos, err))
-				}
-				return
-			}
-			after = pos
-		}
-	}
+	return followed{head: s.readHead, wait: s.wait, read: s.readSpan}.follow(ctx, after)
 }
 
 func (s *Store) readSpan(ctx context.Context, where span) (found, error) {
@@ -659,14 +634,37 @@ func (s *Store) readSpan(ctx context.Context, where span) (found, error) {
 	return readSpan(ctx, s.readers, where)
 }
 
-// Head implements eventlog.Store.
-func (s *Store) Head(context.Context) (event.Position, error) {
+func (s *Store) readHead(context.Context) (event.Position, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return 0, fmt.Errorf("read the head: %w", errClosed)
+		return 0, errClosed
 	}
 	return s.head, nil
+}
+
+// wait waits until there is more than what is up to a position, or the store is closed.
+func (s *Store) wait(ctx context.Context, after event.Position) error {
+	s.mu.Lock()
+	more, grown := s.closed || s.head > after, s.grown
+	s.mu.Unlock()
+	if more {
+		return nil
+	}
+	select {
+	case <-grown:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// Head implements eventlog.Store.
+func (s *Store) Head(ctx context.Context) (event.Position, error) {
+	head, err := s.readHead(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("read the head: %w", err)
+	}
+	return head, nil
 }
 
 // Lead implements eventlog.Lease: who has the directory leads.
