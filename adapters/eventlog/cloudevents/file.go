@@ -137,16 +137,12 @@ func (f *Files) Follow(ctx context.Context, after event.Position) iter.Seq2[[]ev
 		before := sequence{next: map[event.Stream]event.Revision{}, ids: map[uuid.UUID]struct{}{}}
 		for _, name := range f.names {
 			for events, err := range f.read(ctx, name) {
-				if err == nil || len(events) > 0 {
-					for i, e := range events {
-						if wrong := before.add(e.Raw, f.whole); wrong != nil {
-							err, events = &Damage{name, e.line, wrong}, events[:i]
-							break
-						}
-					}
-					if selected := selectAfter(events, after); len(selected) > 0 && !yield(selected, nil) {
-						return
-					}
+				events, wrong := before.addAll(events, name, f.whole)
+				if selected := selectAfter(events, after); len(selected) > 0 && !yield(selected, nil) {
+					return
+				}
+				if wrong != nil {
+					err = wrong
 				}
 				if err != nil {
 					if ctx.Err() == nil {
@@ -167,6 +163,17 @@ type sequence struct {
 	last event.Position
 	next map[event.Stream]event.Revision
 	ids  map[uuid.UUID]struct{}
+}
+
+// addAll adds the events of a file up to the first that does not follow, which is
+// damage, and returns those before it.
+func (s *sequence) addAll(events []numbered, name string, whole bool) ([]numbered, error) {
+	for i, e := range events {
+		if err := s.add(e.Raw, whole); err != nil {
+			return events[:i], &Damage{name, e.line, err}
+		}
+	}
+	return events, nil
 }
 
 func (s *sequence) add(raw eventlog.Raw, whole bool) error {
