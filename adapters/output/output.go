@@ -138,11 +138,6 @@ func scan(dir string) (pieces []piece, works []work, err error) {
 // Sweep implements process.Outputs. The age of an operation's output is that of
 // its latest file.
 func (s *Store) Sweep(running func(domain.OperationID) bool) error {
-	type directory struct {
-		name string
-		size int64
-		last time.Time
-	}
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return fmt.Errorf("sweep the output of hosts: %w", err)
@@ -151,23 +146,7 @@ func (s *Store) Sweep(running func(domain.OperationID) bool) error {
 	var total int64
 	var failed error
 	for _, entry := range entries {
-		d := directory{name: entry.Name()}
-		err := filepath.WalkDir(filepath.Join(s.dir, d.name), func(_ string, e fs.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			info, err := e.Info()
-			if err != nil {
-				return err
-			}
-			if !e.IsDir() {
-				d.size += info.Size()
-			}
-			if info.ModTime().After(d.last) {
-				d.last = info.ModTime()
-			}
-			return nil
-		})
+		d, err := s.measure(entry.Name())
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a piece may be left out meanwhile
 			failed = errors.Join(failed, err)
 			continue
@@ -190,4 +169,34 @@ func (s *Store) Sweep(running func(domain.OperationID) bool) error {
 		return fmt.Errorf("sweep the output of hosts: %w", failed)
 	}
 	return nil
+}
+
+// directory is the output of an operation.
+type directory struct {
+	name string
+	size int64     // bytes
+	last time.Time // when something was last written
+}
+
+// measure looks at the output of an operation. With an error it has what was seen
+// before that.
+func (s *Store) measure(name string) (directory, error) {
+	d := directory{name: name}
+	err := filepath.WalkDir(filepath.Join(s.dir, name), func(_ string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		if !e.IsDir() {
+			d.size += info.Size()
+		}
+		if info.ModTime().After(d.last) {
+			d.last = info.ModTime()
+		}
+		return nil
+	})
+	return d, err
 }
