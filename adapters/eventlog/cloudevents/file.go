@@ -134,26 +134,38 @@ func (f *Files) Whole() *Files { return &Files{f.names, f.stdin, true} }
 // grow, so a file that is given twice, or in the wrong order, is damage, too.
 func (f *Files) Follow(ctx context.Context, after event.Position) iter.Seq2[[]eventlog.Raw, error] {
 	return func(yield func([]eventlog.Raw, error) bool) {
-		before := sequence{next: map[event.Stream]event.Revision{}, ids: map[uuid.UUID]struct{}{}}
-		for _, name := range f.names {
-			for events, err := range f.read(ctx, name) {
-				events, wrong := before.addAll(events, name, f.whole)
-				if selected := selectAfter(events, after); len(selected) > 0 && !yield(selected, nil) {
-					return
+		for events, err := range f.readAll(ctx) {
+			if selected := selectAfter(events, after); len(selected) > 0 && !yield(selected, nil) {
+				return
+			}
+			if err != nil {
+				if ctx.Err() == nil {
+					yield(nil, err)
 				}
-				if wrong != nil {
-					err = wrong
-				}
-				if err != nil {
-					if ctx.Err() == nil {
-						yield(nil, err)
-					}
-					return
-				}
+				return
 			}
 		}
 		if ctx.Err() == nil && yield(nil, nil) {
 			<-ctx.Done()
+		}
+	}
+}
+
+// readAll yields the events of all files in batches, as far as they follow one another,
+// and with the last of them what is wrong after it.
+func (f *Files) readAll(ctx context.Context) iter.Seq2[[]numbered, error] {
+	return func(yield func([]numbered, error) bool) {
+		before := sequence{next: map[event.Stream]event.Revision{}, ids: map[uuid.UUID]struct{}{}}
+		for _, name := range f.names {
+			for events, err := range f.read(ctx, name) {
+				events, wrong := before.addAll(events, name, f.whole)
+				if wrong != nil {
+					err = wrong
+				}
+				if !yield(events, err) || err != nil {
+					return
+				}
+			}
 		}
 	}
 }
