@@ -167,38 +167,46 @@ func (s *Store) renew(led *leading, ended chan<- struct{}, e entry, revision eve
 	defer close(ended)
 	stop := context.AfterFunc(s.ending, func() { led.stop(errClosed) })
 	defer stop()
-	for pause := time.Until(renewsAt(wrote, s.lease.length)); ; pause = time.Until(renewsAt(wrote, s.lease.length)) {
-		if s.wait(led, pause) != nil {
+	for {
+		if s.wait(led, time.Until(renewsAt(wrote, s.lease.length))) != nil {
 			return
 		}
-		record, err := encodeEntry(e)
-		if err != nil {
-			led.stop(err)
+		wrote = time.Now()
+		if !s.appendRenewal(led, e, revision) {
 			return
 		}
-		sent := time.Now()
-		for pauses := newPauses(); ; {
-			if _, err = s.append(led, s.prefix+leaseStream, revision, record, s.lease.length/6); err == nil {
-				break
-			}
-			if errors.Is(err, commands.ErrConflict) {
-				s.logger.Warn("another instance has taken the lease", "instance", s.lease.instance, "term", e.Term)
-				led.stop(errLeaseOver)
-				return
-			}
-			if s.wait(led, min(pauses.NextBackOff(), s.lease.length/10)) != nil {
-				s.logger.Warn("this instance leads no longer", "instance", s.lease.instance, "term", e.Term, "error", err)
-				return
-			}
-		}
-		revision, wrote = revision+1, sent
+		revision++
 		s.lease.mu.Lock()
 		s.lease.mine = revision
 		s.lease.last = s.lease.last.update(e, revision, time.Now())
 		s.lease.mu.Unlock()
-		if !led.renew(leadsUntil(sent, s.lease.length)) {
+		if !led.renew(leadsUntil(wrote, s.lease.length)) {
 			led.stop(errLeaseOver)
 			return
+		}
+	}
+}
+
+// appendRenewal appends an entry after a revision, and tries again until that succeeds;
+// it returns false when led ends before, or another has the lease, which ends led.
+func (s *Store) appendRenewal(led *leading, e entry, revision event.Revision) bool {
+	record, err := encodeEntry(e)
+	if err != nil {
+		led.stop(err)
+		return false
+	}
+	for pauses := newPauses(); ; {
+		_, err := s.append(led, s.prefix+leaseStream, revision, record, s.lease.length/6)
+		switch {
+		case err == nil:
+			return true
+		case errors.Is(err, commands.ErrConflict):
+			s.logger.Warn("another instance has taken the lease", "instance", s.lease.instance, "term", e.Term)
+			led.stop(errLeaseOver)
+			return false
+		case s.wait(led, min(pauses.NextBackOff(), s.lease.length/10)) != nil:
+			s.logger.Warn("this instance leads no longer", "instance", s.lease.instance, "term", e.Term, "error", err)
+			return false
 		}
 	}
 }
