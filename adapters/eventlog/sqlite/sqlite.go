@@ -413,7 +413,7 @@ func (s *Store) insertAll(ctx context.Context, tx *sql.Tx, insert *sql.Stmt, a *
 		}
 		a.pos = m.pos
 	}
-	return pos, nil, nil
+	return pos, nil, err
 }
 
 // blame returns the append whose row cannot be recorded; nil where an error is not
