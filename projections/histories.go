@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 
-	"commissaire/domain"
 	"commissaire/domain/event"
 )
 
@@ -92,101 +91,18 @@ func (s *Snapshot) History(of, name string) []event.Position {
 	return s.history.upTo(about{of, name}, s.Position)
 }
 
-// remember notes which things an event is about.
+// remember notes which things an event is about, also those that are gone. What
+// is done to an operation as a whole belongs to the history of its cluster too.
 func (s *Snapshot) remember(r event.Recorded) {
-	note := func(of, name string) {
-		if name == "" {
-			return
-		}
-		s.history.note(about{of, name}, r.Position)
-	}
-	operation := func(e event.Started) {
-		note(OfCluster, string(e.Cluster))
-		note(OfOperation, string(e.Operation))
-	}
-	turn := func(t event.Turn) {
-		note(OfHost, string(t.Host))
-		note(OfOperation, string(t.Operation))
-	}
-	steered := func(id domain.OperationID) {
-		note(OfOperation, string(id))
-		if o, ok := s.Operation(id); ok {
-			note(OfCluster, string(o.Cluster))
+	of := event.SubjectsOf(r.Event)
+	if of.Host == "" && of.Cluster == "" && of.Operation != "" {
+		if o, ok := s.Operation(of.Operation); ok {
+			of.Cluster = o.Cluster
 		}
 	}
-	member := func(cluster domain.ClusterName, host domain.Address) {
-		note(OfCluster, string(cluster))
-		note(OfHost, string(host))
-	}
-	switch e := r.Event.(type) {
-	case event.HostAdded:
-		note(OfHost, string(e.Host))
-	case event.HostRemoved:
-		note(OfHost, string(e.Host))
-	case event.ClusterCreated:
-		note(OfCluster, string(e.Cluster))
-	case event.ClusterReconfigured:
-		note(OfCluster, string(e.Cluster))
-	case event.ClusterDeleted:
-		note(OfCluster, string(e.Cluster))
-	case event.HostJoined:
-		member(e.Cluster, e.Host)
-	case event.HostLeft:
-		member(e.Cluster, e.Host)
-	case event.HostTaken:
-		note(OfHost, string(e.Host))
-		note(OfOperation, string(e.Operation))
-	case event.HostReleased:
-		note(OfHost, string(e.Host))
-	case event.DeployStarted:
-		operation(e.Started)
-	case event.UpgradeStarted:
-		operation(e.Started)
-	case event.RestartStarted:
-		operation(e.Started)
-	case event.OperationCompleted:
-		note(OfCluster, string(e.Cluster))
-		note(OfOperation, string(e.Operation))
-	case event.OperationAborted:
-		note(OfCluster, string(e.Cluster))
-		note(OfOperation, string(e.Operation))
-	case event.HostTurnBegun:
-		turn(e.Turn)
-	case event.HostTurnExamined:
-		turn(e.Turn)
-	case event.HostTurnSucceeded:
-		turn(e.Turn)
-	case event.HostTurnFailed:
-		turn(e.Turn)
-	case event.HostTurnSkipped:
-		turn(e.Turn)
-	case event.HostStaged:
-		turn(e.Turn)
-	case event.HostTurnCordoned:
-		turn(e.Turn)
-	case event.HostTurnWorked:
-		turn(e.Turn)
-	case event.HostTurnRebootOrdered:
-		turn(e.Turn)
-	case event.HostTurnWaiting:
-		turn(e.Turn)
-	case event.HostTurnGated:
-		turn(e.Turn)
-	case event.HostCleanedUp:
-		turn(e.Turn)
-	case event.OperationPaused:
-		steered(e.Operation)
-	case event.OperationResumed:
-		steered(e.Operation)
-	case event.OperationCancelled:
-		steered(e.Operation)
-	case event.OperationAbandoned:
-		steered(e.Operation)
-	case event.OperationWaiting:
-		steered(e.Operation)
-	case event.OperationTakenUp:
-		steered(e.Operation)
-	case event.HostEvent:
-		note(OfHost, string(event.HostOf(e))) // also of one that was removed
+	for _, thing := range []about{{OfHost, string(of.Host)}, {OfCluster, string(of.Cluster)}, {OfOperation, string(of.Operation)}} {
+		if thing.name != "" {
+			s.history.note(thing, r.Position)
+		}
 	}
 }

@@ -23,6 +23,29 @@ type Event interface {
 	EventType() string
 }
 
+// Subjects are the things that an event is about, and so belongs to the history
+// of; "" is none.
+type Subjects struct {
+	Host      domain.Address
+	Cluster   domain.ClusterName
+	Operation domain.OperationID
+}
+
+// SubjectsOf is what an event says that it is about: what is found by looking
+// elsewhere, such as the cluster that an operation is on, is not among it. Each
+// family asks it of its members, so that no event can leave it out.
+func SubjectsOf(e Event) Subjects {
+	switch e := e.(type) {
+	case RosterEvent:
+		return e.rosterEvent()
+	case HostEvent:
+		return Subjects{Host: e.hostEvent()}
+	case OperationEvent:
+		return e.operationEvent()
+	}
+	return Subjects{} // of the watch, which is over all hosts
+}
+
 // Position is the place of an event in the whole log: ordered, opaque, not
 // dense. 0 is before the first event.
 type Position uint64

@@ -12,7 +12,7 @@ import (
 //sumtype:decl
 type RosterEvent interface {
 	Event
-	rosterEvent()
+	rosterEvent() Subjects
 }
 
 // HostAdded says that a host became known to the service.
@@ -176,25 +176,27 @@ type OperationAborted struct {
 	Cause     string             `json:"cause"`
 }
 
-func (HostAdded) rosterEvent()               {}
-func (HostRemoved) rosterEvent()             {}
-func (ClusterCreated) rosterEvent()          {}
-func (ClusterReconfigured) rosterEvent()     {}
-func (ClusterDeleted) rosterEvent()          {}
-func (HostJoined) rosterEvent()              {}
-func (HostLeft) rosterEvent()                {}
-func (NetworkDefined) rosterEvent()          {}
-func (NetworkRemoved) rosterEvent()          {}
-func (ContainerManagerDefined) rosterEvent() {}
-func (ContainerManagerRemoved) rosterEvent() {}
-func (HostTaken) rosterEvent()               {}
-func (HostReleased) rosterEvent()            {}
-func (TermBegun) rosterEvent()               {}
-func (DeployStarted) rosterEvent()           {}
-func (UpgradeStarted) rosterEvent()          {}
-func (RestartStarted) rosterEvent()          {}
-func (OperationCompleted) rosterEvent()      {}
-func (OperationAborted) rosterEvent()        {}
+func (e HostAdded) rosterEvent() Subjects             { return Subjects{Host: e.Host} }
+func (e HostRemoved) rosterEvent() Subjects           { return Subjects{Host: e.Host} }
+func (e ClusterCreated) rosterEvent() Subjects        { return Subjects{Cluster: e.Cluster} }
+func (e ClusterReconfigured) rosterEvent() Subjects   { return Subjects{Cluster: e.Cluster} }
+func (e ClusterDeleted) rosterEvent() Subjects        { return Subjects{Cluster: e.Cluster} }
+func (e HostJoined) rosterEvent() Subjects            { return Subjects{Host: e.Host, Cluster: e.Cluster} }
+func (e HostLeft) rosterEvent() Subjects              { return Subjects{Host: e.Host, Cluster: e.Cluster} }
+func (NetworkDefined) rosterEvent() Subjects          { return Subjects{} }
+func (NetworkRemoved) rosterEvent() Subjects          { return Subjects{} }
+func (ContainerManagerDefined) rosterEvent() Subjects { return Subjects{} }
+func (ContainerManagerRemoved) rosterEvent() Subjects { return Subjects{} }
+func (e HostTaken) rosterEvent() Subjects             { return Subjects{Host: e.Host, Operation: e.Operation} }
+func (e HostReleased) rosterEvent() Subjects          { return Subjects{Host: e.Host} }
+func (TermBegun) rosterEvent() Subjects               { return Subjects{} }
+func (e Started) rosterEvent() Subjects               { return Subjects{Cluster: e.Cluster, Operation: e.Operation} }
+func (e OperationCompleted) rosterEvent() Subjects {
+	return Subjects{Cluster: e.Cluster, Operation: e.Operation}
+}
+func (e OperationAborted) rosterEvent() Subjects {
+	return Subjects{Cluster: e.Cluster, Operation: e.Operation}
+}
 
 func (HostAdded) EventType() string               { return "HostAdded" }
 func (HostRemoved) EventType() string             { return "HostRemoved" }
