@@ -9,9 +9,9 @@ import (
 )
 
 // start shows an operation that was started.
-func (s *Snapshot) start(r event.Recorded, kind domain.OperationKind, version string, e event.Started) {
+func (s *Snapshot) start(r event.Recorded, e event.Start) {
 	o := &Operation{
-		ID: e.Operation, Kind: kind, Cluster: e.Cluster, Version: version, Policy: e.Policy, Actor: r.Meta.Actor,
+		ID: e.Operation, Kind: e.Kind, Cluster: e.Cluster, Version: e.Version, Policy: e.Policy, Actor: r.Meta.Actor,
 		Reason: r.Meta.Reason, Status: InProcess, State: "running", StartedAt: Time{r.Meta.Time}, Hosts: make([]Turn, len(e.Hosts)),
 		cluster: e.ClusterID, generation: s.generation,
 	}

@@ -335,12 +335,8 @@ func (s *Snapshot) applyRoster(r event.Recorded, e event.RosterEvent) {
 		s.define(s.managers, string(e.Manager), e.Type, masked(e))
 	case event.ContainerManagerRemoved:
 		s.managers.Delete(string(e.Manager))
-	case event.DeployStarted:
-		s.start(r, domain.Deploy, e.Version, e.Started)
-	case event.UpgradeStarted:
-		s.start(r, domain.Upgrade, "", e.Started)
-	case event.RestartStarted:
-		s.start(r, domain.Restart, "", e.Started)
+	case event.OperationStarted:
+		s.start(r, e.Start())
 	case event.OperationCompleted:
 		s.end(e.Operation, r.Meta.Time, Finished, "")
 	case event.OperationAborted:

@@ -33,3 +33,18 @@ func TestEveryEventConcernsWhatItNames(t *testing.T) {
 		}
 	}
 }
+
+func TestEveryStartIsOfItsKind(t *testing.T) {
+	n := 0
+	for name, known := range types {
+		if e, ok := filled(t, known.of).(event.OperationStarted); ok {
+			n++
+			if again := e.Start().Event(); !reflect.DeepEqual(again, e) {
+				t.Errorf("the start in %s makes %#v", name, again)
+			}
+		}
+	}
+	if n != 3 {
+		t.Errorf("%d types of events start an operation", n)
+	}
+}

@@ -105,12 +105,9 @@ func (w *world) applyRoster(e event.RosterEvent, added addition, c *consequences
 		}
 	case event.ContainerManagerRemoved:
 		w.retired[e.ManagerID] = true // its definition stays: hosts may have to be unregistered from it still
-	case event.DeployStarted:
-		w.started(operation.Operation{Started: e.Started, Kind: domain.Deploy, Version: e.Version})
-	case event.UpgradeStarted:
-		w.started(operation.Operation{Started: e.Started, Kind: domain.Upgrade})
-	case event.RestartStarted:
-		w.started(operation.Operation{Started: e.Started, Kind: domain.Restart})
+	case event.OperationStarted:
+		start := e.Start()
+		w.operations[start.Operation] = &operation.Operation{Started: start.Started, Kind: start.Kind, Version: start.Version}
 	case event.OperationCompleted:
 		delete(w.operations, e.Operation)
 	case event.OperationAborted:
@@ -118,8 +115,6 @@ func (w *world) applyRoster(e event.RosterEvent, added addition, c *consequences
 	case event.ClusterCreated, event.ClusterDeleted, event.NetworkDefined, event.NetworkRemoved, event.HostTaken, event.TermBegun:
 	}
 }
-
-func (w *world) started(o operation.Operation) { w.operations[o.Operation] = &o }
 
 func (w *world) removeHost(e event.HostRemoved, c *consequences) {
 	if h, ok := w.roster.Host(e.HostID); ok {

@@ -161,6 +161,43 @@ type UpgradeStarted struct{ Started }
 // RestartStarted says that a cluster is being restarted.
 type RestartStarted struct{ Started }
 
+// Start is the start of an operation of any kind.
+type Start struct {
+	Started
+	Kind    domain.OperationKind
+	Version string // Deploy: to which; else ""
+}
+
+// Event is the fact that an operation of that kind was started; nil where there is
+// no such kind.
+func (s Start) Event() OperationStarted {
+	switch s.Kind {
+	case domain.Deploy:
+		return DeployStarted{s.Started, s.Version}
+	case domain.Upgrade:
+		return UpgradeStarted{s.Started}
+	case domain.Restart:
+		return RestartStarted{s.Started}
+	}
+	return nil
+}
+
+// OperationStarted is the fact that an operation was started: one type for each
+// kind.
+type OperationStarted interface {
+	RosterEvent
+	Start() Start
+}
+
+// Start is the deploy that was started.
+func (e DeployStarted) Start() Start { return Start{e.Started, domain.Deploy, e.Version} }
+
+// Start is the upgrade that was started.
+func (e UpgradeStarted) Start() Start { return Start{e.Started, domain.Upgrade, ""} }
+
+// Start is the restart that was started.
+func (e RestartStarted) Start() Start { return Start{e.Started, domain.Restart, ""} }
+
 // OperationCompleted says that an operation came to the end of its hosts.
 type OperationCompleted struct {
 	Operation domain.OperationID `json:"operation"`

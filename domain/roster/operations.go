@@ -48,15 +48,11 @@ func (r *Roster) Start(q Request, known Known) ([]event.RosterEvent, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch q.Kind {
-	case domain.Deploy:
-		return []event.RosterEvent{event.DeployStarted{Started: started, Version: q.Version}}, nil
-	case domain.Upgrade:
-		return []event.RosterEvent{event.UpgradeStarted{Started: started}}, nil
-	case domain.Restart:
-		return []event.RosterEvent{event.RestartStarted{Started: started}}, nil
+	start := event.Start{Started: started, Kind: q.Kind, Version: q.Version}.Event()
+	if start == nil {
+		return nil, domain.ErrInvalid.With("%q is no operation", q.Kind)
 	}
-	return nil, domain.ErrInvalid.With("%q is no operation", q.Kind)
+	return []event.RosterEvent{start}, nil
 }
 
 // Meant is the operation that a request is for, once it was decided on: the one of

@@ -134,12 +134,8 @@ func (r *Roster) Evolve(e event.RosterEvent) {
 		r.log = cmp.Or(r.log, e.Log)
 	case event.HostReleased:
 		r.changeHost(e.HostID, func(h *Host) { h.Claim, h.By = "", "" })
-	case event.DeployStarted:
-		r.started(Operation{Started: e.Started, Kind: domain.Deploy, Version: e.Version})
-	case event.UpgradeStarted:
-		r.started(Operation{Started: e.Started, Kind: domain.Upgrade})
-	case event.RestartStarted:
-		r.started(Operation{Started: e.Started, Kind: domain.Restart})
+	case event.OperationStarted:
+		r.started(Operation(e.Start()))
 	case event.OperationCompleted:
 		r.ended(e.ClusterID)
 	case event.OperationAborted:
