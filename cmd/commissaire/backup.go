@@ -338,8 +338,13 @@ func (d *decoded) Follow(ctx context.Context, after event.Position) iter.Seq2[[]
 	}
 }
 
+// apply notes the credential that an event names. Only events of the roster name any.
 func (d *decoded) apply(e event.Event) {
-	switch e := e.(type) {
+	roster, ok := e.(event.RosterEvent)
+	if !ok {
+		return
+	}
+	switch e := roster.(type) {
 	case event.HostAdded:
 		if e.Credential != "" {
 			d.names[string(e.HostID)] = e.Credential
@@ -352,6 +357,9 @@ func (d *decoded) apply(e event.Event) {
 		}
 	case event.ContainerManagerRemoved:
 		delete(d.names, string(e.ManagerID))
+	case event.ClusterCreated, event.ClusterReconfigured, event.ClusterDeleted, event.HostJoined, event.HostLeft,
+		event.NetworkDefined, event.NetworkRemoved, event.HostTaken, event.HostReleased, event.TermBegun,
+		event.OperationStarted, event.OperationCompleted, event.OperationAborted:
 	}
 }
 
