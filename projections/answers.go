@@ -201,3 +201,28 @@ type Turn struct {
 	claim   domain.ClaimID
 	frozen  Host
 }
+
+// Record is the operation in the form that clients of its kind know.
+func (o *Operation) Record() *Answer { return NewAnswer(o.record()) }
+
+func (o *Operation) record() any {
+	done, now := []Host{}, []Host{}
+	for _, t := range o.Hosts {
+		switch t.State {
+		case "begun":
+			now = append(now, t.frozen)
+		case "succeeded", "skipped":
+			if t.frozen.Address != "" { // one that was removed before its turn has no record
+				done = append(done, t.frozen)
+			}
+		}
+	}
+	switch o.Kind {
+	case domain.Deploy:
+		return Deploy{o.Cluster, o.Status, o.Version, done, now, o.StartedAt, o.FinishedAt}
+	case domain.Upgrade:
+		return Upgrade{o.Cluster, o.Status, done, now, o.StartedAt, o.FinishedAt}
+	case domain.Restart:
+	}
+	return Restart{o.Cluster, o.Status, done, now, o.StartedAt, o.FinishedAt}
+}

@@ -167,3 +167,63 @@ func compare(a, b domain.Address) int {
 	}
 	return 1
 }
+
+// Operation is the operation of that id.
+func (s *Snapshot) Operation(id domain.OperationID) (*Operation, bool) {
+	at, ok := s.started.Get(id)
+	if !ok {
+		return nil, false
+	}
+	o, ok := s.operations.Get(at)
+	if !ok {
+		return nil, false
+	}
+	return o.whole(), true
+}
+
+// Operations calls f with every operation that was started before a position (0:
+// all), newest first, until it returns false.
+func (s *Snapshot) Operations(before uint64, f func(uint64, *Operation) bool) {
+	whole := func(at uint64, o *Operation) bool { return f(at, o.whole()) }
+	if before == 0 {
+		s.operations.Reverse(whole)
+		return
+	}
+	s.operations.Descend(before-1, whole)
+}
+
+// Latest is the record of a cluster's latest operation of a kind; false when it
+// has none.
+func (s *Snapshot) Latest(name domain.ClusterName, kind domain.OperationKind) (*Answer, bool) {
+	c, ok := s.clusters.Get(name)
+	if !ok {
+		return nil, false
+	}
+	id, ok := s.latest.Get(string(c.ID) + " " + string(kind))
+	if !ok {
+		return nil, false
+	}
+	o, ok := s.Operation(id)
+	if !ok {
+		return nil, false
+	}
+	return o.Record(), true
+}
+
+// View is a view and how many records it has.
+type View struct {
+	Name    string `json:"name"`
+	Records int    `json:"records"`
+}
+
+// Views are the views by name, as they are served.
+func (s *Snapshot) Views() []View {
+	return []View{
+		{ofHosts, s.hosts.Len()},
+		{ofClusters, s.clusters.Len()},
+		{ofNetworks, s.networks.Len()},
+		{ofManagers, s.managers.Len()},
+		{ofOperations, s.operations.Len()},
+		{ofHistory, s.history.len(s.Position)},
+	}
+}

@@ -240,21 +240,3 @@ func (r *Rebuilds) Close() {
 	r.mu.Unlock()
 	r.running.Wait()
 }
-
-// View is a view and how many records it has.
-type View struct {
-	Name    string `json:"name"`
-	Records int    `json:"records"`
-}
-
-// Views are the views by name, as they are served.
-func (s *Snapshot) Views() []View {
-	return []View{
-		{ofHosts, s.hosts.Len()},
-		{ofClusters, s.clusters.Len()},
-		{ofNetworks, s.networks.Len()},
-		{ofManagers, s.managers.Len()},
-		{ofOperations, s.operations.Len()},
-		{ofHistory, s.history.len(s.Position)},
-	}
-}

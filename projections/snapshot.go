@@ -1,0 +1,155 @@
+package projections
+
+import (
+	"sync"
+	"time"
+
+	"commissaire/domain"
+	"commissaire/domain/event"
+
+	"github.com/google/uuid"
+	"github.com/tidwall/btree"
+)
+
+// Snapshot is all views at one position.
+type Snapshot struct {
+	Position event.Position
+	ID       uuid.UUID // of the event there
+	Time     time.Time // of that event
+	Events   uint64    // how many were folded
+	newest   time.Time // of all events: clocks differ, and are set
+
+	hosts      *btree.Map[domain.HostID, *hostState]
+	addresses  *btree.Map[domain.Address, domain.HostID]
+	clusters   *btree.Map[domain.ClusterName, *clusterState]
+	byID       *btree.Map[domain.ClusterID, domain.ClusterName]
+	members    *btree.Map[string, domain.HostID] // cluster id, space, address
+	networks   *btree.Map[string, *Answer]
+	managers   *btree.Map[string, *Answer]
+	operations *btree.Map[uint64, *Operation] // by the position of their start
+	started    *btree.Map[domain.OperationID, uint64]
+	latest     *btree.Map[string, domain.OperationID] // cluster id, space, kind
+	history    *histories
+	sweep      time.Time
+	leader     Leader
+
+	// generation counts the snapshots that were made before. What bears the
+	// number of the state being folded is in none of them, and may be changed.
+	generation int
+	forked     bool
+}
+
+// Leader is the instance that began to lead last.
+type Leader struct {
+	Instance string      `json:"instance"`
+	Term     domain.Term `json:"term"`
+	Since    Time        `json:"since"`
+
+	// Log is by what hosts know who manages them.
+	Log domain.LogID `json:"log,omitempty"`
+}
+
+// Leader is who led at the position of the snapshot.
+func (s *Snapshot) Leader() Leader { return s.leader }
+
+// hostState is a host. Its JSON, as that of all that is kept in files, is of no
+// concern to clients.
+type hostState struct {
+	ID           domain.HostID    `json:"id"`
+	Address      domain.Address   `json:"address"`
+	Cluster      domain.ClusterID `json:"cluster,omitzero"`
+	Facts        event.Facts      `json:"facts,omitzero"`
+	Checked      time.Time        `json:"checked,omitzero"`
+	Investigated bool             `json:"investigated,omitzero"`
+	Bootstrapped time.Time        `json:"bootstrapped,omitzero"`
+	Failed       bool             `json:"failed,omitzero"`
+	Silent       bool             `json:"silent,omitzero"`
+	Changed      bool             `json:"changed,omitzero"` // the host key
+	Missing      bool             `json:"missing,omitzero"`
+	Left         bool             `json:"left,omitzero"` // alone, at the latest sweep
+	Registered   domain.ManagerID `json:"registered,omitzero"`
+	Wanted       domain.ManagerID `json:"wanted,omitzero"` // the cluster's
+
+	Port         int               `json:"port,omitzero"`
+	RemoteUser   domain.RemoteUser `json:"remote_user,omitzero"`
+	Since        time.Time         `json:"since,omitzero"` // of the status
+	Failure      string            `json:"failure,omitzero"`
+	Silence      string            `json:"silence,omitzero"`
+	Registration string            `json:"registration,omitzero"` // why it failed
+	Uncordon     string            `json:"uncordon,omitzero"`     // why that failed
+	Keys         hostKeys          `json:"keys,omitzero"`
+
+	shown      *shown // how this very state is served
+	generation int
+}
+
+// shown is a host's record, made when it is asked for and once a sweep.
+type shown struct {
+	mu     sync.Mutex
+	sweep  time.Time
+	answer *Answer
+}
+
+type clusterState struct {
+	ID      domain.ClusterID   `json:"id"`
+	Name    domain.ClusterName `json:"name"`
+	Network domain.NetworkName `json:"network"`
+	Manager domain.ManagerName `json:"manager,omitzero"`
+	Wanted  domain.ManagerID   `json:"wanted,omitzero"`
+	Counts  Counts             `json:"counts"`
+
+	generation int
+}
+
+// copy shares all that does not change. Two may not copy one snapshot at once.
+func (s *Snapshot) copy() *Snapshot {
+	c := *s
+	c.hosts, c.addresses, c.clusters, c.byID = s.hosts.Copy(), s.addresses.Copy(), s.clusters.Copy(), s.byID.Copy()
+	c.members, c.networks, c.managers = s.members.Copy(), s.networks.Copy(), s.managers.Copy()
+	c.operations, c.started, c.latest = s.operations.Copy(), s.started.Copy(), s.latest.Copy()
+	return &c
+}
+
+func (h *hostState) status() string {
+	switch {
+	case h.Failed, h.Silent, h.Changed:
+		return Failed
+	case !h.Investigated:
+		return Investigating
+	case h.Bootstrapped.IsZero():
+		return Bootstrapping
+	case h.Wanted != "" && h.Registered == h.Wanted:
+		return Active
+	}
+	return Disassociated
+}
+
+func (h *hostState) available() bool {
+	status := h.status()
+	return status == Active || status == Disassociated && h.Wanted == ""
+}
+
+func (s *Snapshot) cluster(id domain.ClusterID) (*clusterState, bool) {
+	name, ok := s.byID.Get(id)
+	if !ok {
+		return nil, false
+	}
+	return s.clusters.Get(name)
+}
+
+func memberKey(cluster domain.ClusterID, host domain.Address) string {
+	return string(cluster) + " " + string(host)
+}
+
+func (s *Snapshot) memberIDs(id domain.ClusterID) []domain.HostID {
+	var ids []domain.HostID
+	prefix := memberKey(id, "")
+	s.members.Ascend(prefix, func(key string, host domain.HostID) bool {
+		if len(key) <= len(prefix) || key[:len(prefix)] != prefix {
+			return false
+		}
+		ids = append(ids, host)
+		return true
+	})
+	return ids
+}
