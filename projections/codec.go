@@ -3,7 +3,6 @@ package projections
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,34 +17,21 @@ import (
 	fast "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/uuid"
-	"github.com/tidwall/btree"
 	"golang.org/x/sync/errgroup"
 
 	"commissaire/domain"
 	"commissaire/domain/event"
 )
 
-// A snapshot is kept as lines of text: the name of a view, a key and JSON, with a
+// A snapshot is written as lines of text: the name of a view, a key and JSON, with a
 // tab between them. The first has the cut, the last how many there are, so that a
 // part of a snapshot is none.
 const (
 	cutLine = "cut"
 	endLine = "end"
-
-	ofHosts      = "hosts"
-	ofAddresses  = "addresses"
-	ofClusters   = "clusters"
-	ofClusterIDs = "clusterids"
-	ofMembers    = "members"
-	ofNetworks   = "networks"
-	ofManagers   = "containermanagers"
-	ofOperations = "operations"
-	ofTurns      = "turns"
-	ofLatest     = "latest"
-	ofHistory    = "history"
 )
 
-// cut is where in history a snapshot is.
+// cut is where in history a snapshot is, and what belongs to no other view.
 type cut struct {
 	Position event.Position `json:"position"`
 	ID       uuid.UUID      `json:"id"`
@@ -54,6 +40,53 @@ type cut struct {
 	Events   uint64         `json:"events"`
 	Sweep    time.Time      `json:"sweep"`
 	Leader   Leader         `json:"leader"`
+}
+
+func (s *Snapshot) cutRecord() iter.Seq2[string, any] {
+	return func(yield func(string, any) bool) {
+		yield("", cut{s.Position, s.ID, s.Time, s.newest, s.Events, s.sweep, s.leader})
+	}
+}
+
+func parseCut(_ string, text []byte) (put func(*Snapshot), err error) {
+	c, err := decodeValue[cut](text)
+	return func(s *Snapshot) {
+		s.Position, s.ID, s.Time, s.newest, s.Events, s.sweep, s.leader = c.Position, c.ID, c.Time, c.Newest, c.Events, c.Sweep, c.Leader
+	}, err
+}
+
+// turnRecords are the hosts of operations, which are written apart from these: they
+// are most of what there is, and hardly any are asked for.
+func (s *Snapshot) turnRecords() iter.Seq2[string, any] {
+	return func(yield func(string, any) bool) {
+		s.operations.Scan(func(at uint64, o *Operation) bool { return yield(fmt.Sprint(at), o.turns()) })
+	}
+}
+
+func parseTurns(key string, text []byte) (put func(*Snapshot), err error) {
+	at, err := parsePosition(key)
+	return func(s *Snapshot) {
+		if o, ok := s.operations.Get(at); ok {
+			o.kept = &keptTurns{text: text}
+		}
+	}, err
+}
+
+func (s *Snapshot) countHistories() int { return s.history.len(s.Position) }
+
+func (s *Snapshot) historyRecords() iter.Seq2[string, any] {
+	return func(yield func(string, any) bool) {
+		for thing, positions := range s.history.all(s.Position) {
+			if !yield(thing, positions) {
+				return
+			}
+		}
+	}
+}
+
+func parseHistory(thing string, text []byte) (put func(*Snapshot), err error) {
+	positions, err := decodeValue[[]event.Position](text)
+	return func(s *Snapshot) { s.history.set(thing, positions) }, err
 }
 
 // keptOperation is an operation without its hosts, which are kept apart.
@@ -72,66 +105,48 @@ type keptTurn struct {
 	Frozen  Host           `json:"frozen"`
 }
 
-// keptTurns are the turns of an operation as they were kept. They are most of what
-// there is, and hardly any are asked for.
+// keptTurns are the turns of an operation as they were kept.
 type keptTurns struct {
 	once sync.Once
 	text []byte
 }
 
-// entry is a record of a view.
-type entry struct {
-	view, key string
-	value     any
-}
-
-// entries are all there is to keep, in order.
-func (s *Snapshot) entries() iter.Seq[entry] {
-	return func(yield func(entry) bool) {
-		_ = yield(entry{cutLine, "", cut{s.Position, s.ID, s.Time, s.newest, s.Events, s.sweep, s.leader}}) &&
-			each(ofHosts, s.hosts, yield, func(h *hostState) any { return h }) &&
-			each(ofAddresses, s.addresses, yield, asIs) &&
-			each(ofClusters, s.clusters, yield, func(c *clusterState) any { return c }) &&
-			each(ofClusterIDs, s.byID, yield, asIs) &&
-			each(ofMembers, s.members, yield, asIs) &&
-			each(ofNetworks, s.networks, yield, (*Answer).kept) &&
-			each(ofManagers, s.managers, yield, (*Answer).kept) &&
-			each(ofOperations, s.operations, yield, (*Operation).head) &&
-			each(ofTurns, s.operations, yield, (*Operation).turns) &&
-			each(ofLatest, s.latest, yield, asIs) &&
-			s.eachHistory(yield)
-	}
-}
-
-func (s *Snapshot) eachHistory(yield func(entry) bool) bool {
-	for of, positions := range s.history.all(s.Position) {
-		if !yield(entry{ofHistory, of, positions}) {
-			return false
-		}
-	}
-	return true
-}
-
-func each[K cmp.Ordered, V any](view string, all *btree.Map[K, V], yield func(entry) bool, kept func(V) any) bool {
-	more := true
-	all.Scan(func(key K, value V) bool {
-		more = yield(entry{view, fmt.Sprint(key), kept(value)})
-		return more
-	})
-	return more
-}
-
 func asIs[V any](value V) any { return value }
 
-func (a *Answer) kept() any {
+func decodeValue[V any](text []byte) (value V, err error) {
+	err = fast.Unmarshal(text, &value)
+	return value, err
+}
+
+func decodeCluster(text []byte) (*clusterState, error) {
+	c := &clusterState{}
+	return c, fast.Unmarshal(text, c)
+}
+
+func decodeHost(text []byte) (*hostState, error) {
+	h := &hostState{shown: &shown{}}
+	return h, fast.Unmarshal(text, h)
+}
+
+func encodeAnswer(a *Answer) any {
 	body, _ := a.JSON()
 	return json.RawMessage(body)
+}
+
+func decodeAnswer(text []byte) (*Answer, error) {
+	return NewAnswer(json.RawMessage(bytes.Clone(text))), nil
 }
 
 func (o *Operation) head() any {
 	head := keptOperation{*o.whole(), o.cluster}
 	head.Hosts = nil
 	return head
+}
+
+func decodeOperation(text []byte) (*Operation, error) {
+	kept, err := decodeValue[keptOperation](text)
+	kept.cluster = kept.ClusterID
+	return &kept.Operation, err
 }
 
 func (o *Operation) turns() any {
@@ -163,21 +178,40 @@ func (o *Operation) whole() *Operation {
 	return o
 }
 
-// line is the entry in its form.
-func (e entry) line() ([]byte, error) {
-	// What is served is kept byte for byte: letters that a client escaped stay so.
-	value, err := fast.Marshal(e.value, fast.Deterministic(true), fast.OmitZeroStructFields(true), jsontext.PreserveRawStrings(true))
-	if err != nil {
-		return nil, fmt.Errorf("write %s %s: %w", e.view, e.key, err)
-	}
-	return slices.Concat([]byte(e.view+"\t"+e.key+"\t"), bytes.TrimSpace(value), []byte("\n")), nil
+// record is a record of a view, with its key.
+type record struct {
+	view, key string
+	value     any
 }
 
-// Write writes the snapshot for Read.
+// records are all there is to write, in order.
+func (s *Snapshot) records() iter.Seq[record] {
+	return func(yield func(record) bool) {
+		for _, v := range views {
+			for key, value := range v.records(s) {
+				if !yield(record{v.name, key, value}) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// line is the record as it is written.
+func (r record) line() ([]byte, error) {
+	// What is served is kept byte for byte: letters that a client escaped stay so.
+	value, err := fast.Marshal(r.value, fast.Deterministic(true), fast.OmitZeroStructFields(true), jsontext.PreserveRawStrings(true))
+	if err != nil {
+		return nil, fmt.Errorf("write %s %s: %w", r.view, r.key, err)
+	}
+	return slices.Concat([]byte(r.view+"\t"+r.key+"\t"), bytes.TrimSpace(value), []byte("\n")), nil
+}
+
+// Write writes the snapshot for ReadViews.
 func (s *Snapshot) Write(w io.Writer) error {
 	out, n := bufio.NewWriterSize(w, 1<<20), 0
-	for e := range s.entries() {
-		line, err := e.line()
+	for r := range s.records() {
+		line, err := r.line()
 		if err != nil {
 			return err
 		}
@@ -194,65 +228,78 @@ func (s *Snapshot) Write(w io.Writer) error {
 
 // ReadViews makes views of what Snapshot.Write wrote; their past begins with it.
 // Anything else is refused, also a part of it.
-func ReadViews(r io.Reader) (*Views, error) {
-	var pages []*[]put
+func ReadViews(in io.Reader) (*Views, error) {
+	r := &reader{state: newSnapshot()}
+	var parsed []*[]put
 	var parsing errgroup.Group
 	parsing.SetLimit(runtime.GOMAXPROCS(0))
-	in := bufio.NewReaderSize(r, pageSize)
-	for more := true; more; {
-		text := make([]byte, pageSize)
-		n, err := io.ReadFull(in, text)
-		text, more = text[:n], err == nil
-		if more {
-			var rest []byte // of the last line
-			rest, err = in.ReadBytes('\n')
-			text, more = append(text, rest...), err == nil
-		}
-		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+	for page, err := range pages(in) {
+		if err != nil {
 			return nil, errors.Join(err, parsing.Wait())
 		}
-		page := new([]put)
-		pages = append(pages, page)
+		puts := new([]put)
+		parsed = append(parsed, puts)
 		parsing.Go(func() (err error) {
-			*page, err = parse(text)
+			*puts, err = parse(page)
 			return err
 		})
 	}
 	if err := parsing.Wait(); err != nil {
 		return nil, err
 	}
-	v := New()
-	v.state.networks = &btree.Map[string, *Answer]{} // there is no first one but that which was kept
-	state := &reading{Snapshot: v.state}
-	for _, page := range pages {
-		for _, put := range *page {
-			if err := put(state); err != nil {
+	for _, puts := range parsed {
+		for _, put := range *puts {
+			if err := put(r); err != nil {
 				return nil, err
 			}
 		}
 	}
-	if !state.complete {
+	if !r.complete {
 		return nil, fmt.Errorf("a snapshot of views: %w", io.ErrUnexpectedEOF)
 	}
+	r.state.indexOperations()
+	v := viewsOf(r.state)
 	v.past.snapshots = []*Snapshot{v.publish()}
 	return v, nil
 }
 
-// pageSize is how many bytes are parsed at once, and what is left of a line.
-const pageSize = 1 << 20
+// pages are what is read, in parts that end with a line.
+func pages(r io.Reader) iter.Seq2[[]byte, error] {
+	const size = 1 << 20 // bytes, and what is left of a line
+	return func(yield func([]byte, error) bool) {
+		in := bufio.NewReaderSize(r, size)
+		for {
+			page := make([]byte, size)
+			n, err := io.ReadFull(in, page)
+			if page = page[:n]; err == nil {
+				var rest []byte // of the last line
+				rest, err = in.ReadBytes('\n')
+				page = append(page, rest...)
+			}
+			last := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+			if err != nil && !last {
+				yield(nil, err)
+				return
+			}
+			if !yield(page, nil) || last {
+				return
+			}
+		}
+	}
+}
 
-// reading is a snapshot, as far as it was read.
-type reading struct {
-	*Snapshot
-	entries  int
+// reader is a snapshot, as far as it was read.
+type reader struct {
+	state    *Snapshot
+	records  int
 	complete bool
 }
 
-// put is a line that was parsed.
-type put func(*reading) error
+// put adds a line that was parsed.
+type put func(*reader) error
 
-func parse(text []byte) (puts []put, err error) {
-	for line := range bytes.Lines(text) {
+func parse(page []byte) (puts []put, err error) {
+	for line := range bytes.Lines(page) {
 		put, err := parseLine(line)
 		if err != nil {
 			return nil, fmt.Errorf("a snapshot of views: %.60q: %w", line, err)
@@ -263,93 +310,31 @@ func parse(text []byte) (puts []put, err error) {
 }
 
 func parseLine(line []byte) (put, error) {
-	view, rest, _ := bytes.Cut(line, []byte("\t"))
-	name, value, _ := bytes.Cut(rest, []byte("\t"))
-	key := string(name)
-	if string(view) == endLine {
-		n, err := strconv.Atoi(key)
-		return func(s *reading) error {
-			if s.complete = s.entries == n; !s.complete {
-				return fmt.Errorf("a snapshot of views has %d entries, and should have %d", s.entries, n)
-			}
-			return nil
-		}, err
+	name, rest, _ := bytes.Cut(line, []byte("\t"))
+	key, text, _ := bytes.Cut(rest, []byte("\t"))
+	if string(name) == endLine {
+		n, err := strconv.Atoi(string(key))
+		return func(r *reader) error { return r.end(n) }, err
 	}
-	set, err := parseEntry(string(view), key, value)
-	return func(s *reading) error {
-		if s.complete {
+	i := slices.IndexFunc(views, func(v view) bool { return v.name == string(name) })
+	if i < 0 {
+		return nil, errors.New("there is no such view")
+	}
+	set, err := views[i].parse(string(key), text)
+	return func(r *reader) error {
+		if r.complete {
 			return errors.New("a snapshot of views goes on after its end")
 		}
-		s.entries++
-		set(s.Snapshot)
+		r.records++
+		set(r.state)
 		return nil
 	}, err
 }
 
-func parseEntry(view, key string, value []byte) (set func(*Snapshot), err error) {
-	switch view {
-	case cutLine:
-		var c cut
-		err = fast.Unmarshal(value, &c)
-		set = func(s *Snapshot) {
-			s.Position, s.ID, s.Time, s.newest, s.Events, s.sweep, s.leader = c.Position, c.ID, c.Time, c.Newest, c.Events, c.Sweep, c.Leader
-		}
-	case ofHosts:
-		h := &hostState{shown: &shown{}}
-		err = fast.Unmarshal(value, h)
-		set = func(s *Snapshot) { s.hosts.Set(h.ID, h) }
-	case ofAddresses:
-		var id domain.HostID
-		err = fast.Unmarshal(value, &id)
-		set = func(s *Snapshot) { s.addresses.Set(domain.Address(key), id) }
-	case ofClusters:
-		c := &clusterState{}
-		err = fast.Unmarshal(value, c)
-		set = func(s *Snapshot) { s.clusters.Set(c.Name, c) }
-	case ofClusterIDs:
-		var name domain.ClusterName
-		err = fast.Unmarshal(value, &name)
-		set = func(s *Snapshot) { s.byID.Set(domain.ClusterID(key), name) }
-	case ofMembers:
-		var id domain.HostID
-		err = fast.Unmarshal(value, &id)
-		set = func(s *Snapshot) { s.members.Set(key, id) }
-	case ofNetworks:
-		answer := NewAnswer(json.RawMessage(bytes.Clone(value)))
-		set = func(s *Snapshot) { s.networks.Set(key, answer) }
-	case ofManagers:
-		answer := NewAnswer(json.RawMessage(bytes.Clone(value)))
-		set = func(s *Snapshot) { s.managers.Set(key, answer) }
-	case ofOperations:
-		var at uint64
-		if at, err = strconv.ParseUint(key, 10, 64); err != nil {
-			break
-		}
-		var kept keptOperation
-		err = fast.Unmarshal(value, &kept)
-		set = func(s *Snapshot) {
-			o := kept.Operation
-			o.cluster = kept.ClusterID
-			s.addOperation(at, &o)
-		}
-	case ofTurns:
-		var at uint64
-		at, err = strconv.ParseUint(key, 10, 64)
-		set = func(s *Snapshot) {
-			if o, ok := s.operations.Get(at); ok {
-				o.kept = &keptTurns{text: value}
-			}
-		}
-	case ofLatest:
-		var id domain.OperationID
-		err = fast.Unmarshal(value, &id)
-		set = func(s *Snapshot) { s.latest.Set(key, id) }
-	case ofHistory:
-		var positions []event.Position
-		err = fast.Unmarshal(value, &positions)
-		set = func(s *Snapshot) { s.history.set(key, positions) }
-	default:
-		err = errors.New("there is no such view")
+// end refuses a snapshot that had not all of its records before its end.
+func (r *reader) end(n int) error {
+	if r.complete = r.records == n; !r.complete {
+		return fmt.Errorf("a snapshot of views has %d entries, and should have %d", r.records, n)
 	}
-	return set, err
+	return nil
 }

@@ -29,6 +29,14 @@ func (s *Snapshot) addOperation(at uint64, o *Operation) {
 	s.latest.Set(string(o.cluster)+" "+string(o.Kind), o.ID)
 }
 
+// indexOperations finds operations that were read by their ids.
+func (s *Snapshot) indexOperations() {
+	s.operations.Scan(func(at uint64, o *Operation) bool {
+		s.started.Set(o.ID, at)
+		return true
+	})
+}
+
 func placesOf(hosts []Turn) map[domain.HostID]int {
 	place := make(map[domain.HostID]int, len(hosts))
 	for i, t := range hosts {

@@ -218,12 +218,11 @@ type View struct {
 
 // Views are the views by name, as they are served.
 func (s *Snapshot) Views() []View {
-	return []View{
-		{ofHosts, s.hosts.Len()},
-		{ofClusters, s.clusters.Len()},
-		{ofNetworks, s.networks.Len()},
-		{ofManagers, s.managers.Len()},
-		{ofOperations, s.operations.Len()},
-		{ofHistory, s.history.len(s.Position)},
+	var all []View
+	for _, v := range views {
+		if !v.index {
+			all = append(all, View{v.name, v.count(s)})
+		}
 	}
+	return all
 }

@@ -108,9 +108,9 @@ func (v *Views) join(fresh *Views, how Refold) (served, afresh *Snapshot) {
 // Difference names the first record in which two snapshots differ; "" when they
 // do not.
 func Difference(served, afresh *Snapshot) string {
-	next, stop := iter.Pull(afresh.entries())
+	next, stop := iter.Pull(afresh.records())
 	defer stop()
-	for s := range served.entries() {
+	for s := range served.records() {
 		f, ok := next()
 		if !ok {
 			return fmt.Sprintf("%s %s is served, and nothing should be", s.view, s.key)
@@ -128,9 +128,9 @@ func Difference(served, afresh *Snapshot) string {
 	return ""
 }
 
-// text is the entry's JSON.
-func (e entry) text() string {
-	line, err := e.line()
+// text is the record's line.
+func (r record) text() string {
+	line, err := r.line()
 	if err != nil {
 		return err.Error()
 	}

@@ -19,16 +19,16 @@ type Snapshot struct {
 	Events   uint64    // how many were folded
 	newest   time.Time // of all events: clocks differ, and are set
 
-	hosts      *btree.Map[domain.HostID, *hostState]
-	addresses  *btree.Map[domain.Address, domain.HostID]
-	clusters   *btree.Map[domain.ClusterName, *clusterState]
-	byID       *btree.Map[domain.ClusterID, domain.ClusterName]
-	members    *btree.Map[string, domain.HostID] // cluster id, space, address
-	networks   *btree.Map[string, *Answer]
-	managers   *btree.Map[string, *Answer]
-	operations *btree.Map[uint64, *Operation] // by the position of their start
-	started    *btree.Map[domain.OperationID, uint64]
-	latest     *btree.Map[string, domain.OperationID] // cluster id, space, kind
+	hosts      tree[domain.HostID, *hostState]
+	addresses  tree[domain.Address, domain.HostID]
+	clusters   tree[domain.ClusterName, *clusterState]
+	byID       tree[domain.ClusterID, domain.ClusterName]
+	members    tree[string, domain.HostID] // cluster id, space, address
+	networks   tree[string, *Answer]
+	managers   tree[string, *Answer]
+	operations tree[uint64, *Operation] // by the position of their start
+	started    tree[domain.OperationID, uint64]
+	latest     tree[string, domain.OperationID] // cluster id, space, kind
 	history    *histories
 	sweep      time.Time
 	leader     Leader
@@ -37,6 +37,23 @@ type Snapshot struct {
 	// number of the state being folded is in none of them, and may be changed.
 	generation int
 	forked     bool
+}
+
+// views are all views, in the order in which they are written. A view is a field of
+// Snapshot, an entry here, and what apply does to it.
+var views = []view{
+	{name: cutLine, index: true, records: (*Snapshot).cutRecord, parse: parseCut},
+	table("hosts", func(s *Snapshot) *tree[domain.HostID, *hostState] { return &s.hosts }, parseName, asIs, decodeHost),
+	index("addresses", func(s *Snapshot) *tree[domain.Address, domain.HostID] { return &s.addresses }),
+	table("clusters", func(s *Snapshot) *tree[domain.ClusterName, *clusterState] { return &s.clusters }, parseName, asIs, decodeCluster),
+	index("clusterids", func(s *Snapshot) *tree[domain.ClusterID, domain.ClusterName] { return &s.byID }),
+	index("members", func(s *Snapshot) *tree[string, domain.HostID] { return &s.members }),
+	table("networks", func(s *Snapshot) *tree[string, *Answer] { return &s.networks }, parseName, encodeAnswer, decodeAnswer),
+	table("containermanagers", func(s *Snapshot) *tree[string, *Answer] { return &s.managers }, parseName, encodeAnswer, decodeAnswer),
+	table("operations", func(s *Snapshot) *tree[uint64, *Operation] { return &s.operations }, parsePosition, (*Operation).head, decodeOperation),
+	{name: "turns", index: true, records: (*Snapshot).turnRecords, parse: parseTurns},
+	index("latest", func(s *Snapshot) *tree[string, domain.OperationID] { return &s.latest }),
+	{name: "history", count: (*Snapshot).countHistories, records: (*Snapshot).historyRecords, parse: parseHistory},
 }
 
 // Leader is the instance that began to lead last.
@@ -101,13 +118,27 @@ type clusterState struct {
 	generation int
 }
 
-// copy shares all that does not change. Two may not copy one snapshot at once.
+// newSnapshot is a snapshot without records.
+func newSnapshot() *Snapshot {
+	s := &Snapshot{started: &btree.Map[domain.OperationID, uint64]{}, history: newHistories()}
+	s.unshare()
+	return s
+}
+
+// copy shares all that does not change. Only one caller at a time may copy a snapshot.
 func (s *Snapshot) copy() *Snapshot {
 	c := *s
-	c.hosts, c.addresses, c.clusters, c.byID = s.hosts.Copy(), s.addresses.Copy(), s.clusters.Copy(), s.byID.Copy()
-	c.members, c.networks, c.managers = s.members.Copy(), s.networks.Copy(), s.managers.Copy()
-	c.operations, c.started, c.latest = s.operations.Copy(), s.started.Copy(), s.latest.Copy()
+	c.started = s.started.Copy()
+	c.unshare()
 	return &c
+}
+
+func (s *Snapshot) unshare() {
+	for _, v := range views {
+		if v.unshare != nil {
+			v.unshare(s)
+		}
+	}
 }
 
 func (h *hostState) status() string {

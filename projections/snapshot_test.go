@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -110,6 +111,25 @@ func same(t *rapid.T, a, b *Views) {
 	l, m := log{views: a}, log{views: b}
 	if l.all() != m.all() {
 		t.Fatalf("%s\nis served, and should be\n%s", m.all(), l.all())
+	}
+}
+
+// TestEveryTreeIsCopied sees that no view is missing from the list of them: two
+// snapshots that had a tree in common would change each other.
+func TestEveryTreeIsCopied(t *testing.T) {
+	s := New().Snapshot()
+	was, is := reflect.ValueOf(*s), reflect.ValueOf(*s.copy())
+	trees := 0
+	for i, field := range reflect.VisibleFields(was.Type()) {
+		if strings.HasPrefix(field.Type.String(), "*btree.Map[") {
+			trees++
+			if was.Field(i).Pointer() == is.Field(i).Pointer() {
+				t.Errorf("a copy shares its %s", field.Name)
+			}
+		}
+	}
+	if trees == 0 {
+		t.Error("a snapshot has no tree")
 	}
 }
 

@@ -11,10 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"commissaire/domain"
 	"commissaire/domain/event"
-
-	"github.com/tidwall/btree"
 )
 
 // The words of the API for how things are.
@@ -51,15 +48,13 @@ type Views struct {
 
 // New is the views of an empty log.
 func New() *Views {
-	v := &Views{waiting: map[chan struct{}]event.Position{}, past: &past{spacing: firstSpacing}, state: &Snapshot{
-		hosts: &btree.Map[domain.HostID, *hostState]{}, addresses: &btree.Map[domain.Address, domain.HostID]{},
-		clusters: &btree.Map[domain.ClusterName, *clusterState]{}, byID: &btree.Map[domain.ClusterID, domain.ClusterName]{},
-		members: &btree.Map[string, domain.HostID]{}, networks: &btree.Map[string, *Answer]{}, managers: &btree.Map[string, *Answer]{},
-		operations: &btree.Map[uint64, *Operation]{}, started: &btree.Map[domain.OperationID, uint64]{},
-		latest: &btree.Map[string, domain.OperationID]{}, history: newHistories(),
-	}}
+	v := viewsOf(newSnapshot())
 	v.state.define(v.state.networks, "default", "flannel_etcd", json.RawMessage("{}"))
 	return v
+}
+
+func viewsOf(state *Snapshot) *Views {
+	return &Views{waiting: map[chan struct{}]event.Position{}, past: &past{spacing: firstSpacing}, state: state}
 }
 
 // Snapshot is all that was applied before.
