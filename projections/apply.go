@@ -16,7 +16,7 @@ func (s *Snapshot) apply(r event.Recorded) {
 	if r.Meta.Time.After(s.newest) {
 		s.newest = r.Meta.Time
 	}
-	if !s.forked { // the histories of the past are part of those of the present
+	if !s.historic {
 		s.remember(r)
 	}
 	switch e := r.Event.(type) {
@@ -24,48 +24,48 @@ func (s *Snapshot) apply(r event.Recorded) {
 		s.applyRoster(r, e)
 	case event.HostEvent:
 		if id, ok := r.Stream.Host(); ok {
-			s.changeHost(id, func(h *hostState) { h.apply(r.Meta, e) })
+			s.changeHost(id, func(host *hostState) { host.apply(r.Meta, e) })
 		}
 	case event.OperationEvent:
 		s.applyTurn(r.Meta.Time, e)
 	case event.SweepFinished:
-		s.leave(e.Left, true) // of the sweep before it is the last check
+		s.setLeft(e.Left, true) // of the sweep before it is the last check
 		s.sweep = e.Started
-		s.leave(e.Looked, false)
+		s.setLeft(e.Looked, false)
 		for _, id := range e.Missed {
-			s.miss(id, true)
+			s.setMissing(id, true)
 		}
 		for _, id := range e.Answered {
-			s.miss(id, false)
+			s.setMissing(id, false)
 		}
 	}
 }
 
-// leave keeps what was the last check of hosts that a sweep leaves alone.
-func (s *Snapshot) leave(ids []domain.HostID, left bool) {
+// setLeft keeps what was the last check of hosts that a sweep leaves alone.
+func (s *Snapshot) setLeft(ids []domain.HostID, left bool) {
 	for _, id := range ids {
-		if h, ok := s.hosts.Get(id); ok && left != h.Left {
-			checked := s.checked(h)
-			h = s.own(h)
-			h.Checked, h.Left = checked, left
+		if host, ok := s.hosts.Get(id); ok && left != host.Left {
+			checked := s.checked(host)
+			host = s.writable(host)
+			host.Checked, host.Left = checked, left
 		}
 	}
 }
 
-// miss keeps what was the last check of a host before it went missing.
-func (s *Snapshot) miss(id domain.HostID, missing bool) {
-	if h, ok := s.hosts.Get(id); ok && missing != h.Missing {
-		s.own(h).Missing = missing
+// setMissing keeps what was the last check of a host before it went missing.
+func (s *Snapshot) setMissing(id domain.HostID, missing bool) {
+	if host, ok := s.hosts.Get(id); ok && missing != host.Missing {
+		s.writable(host).Missing = missing
 	}
 }
 
-// own is a host's state that may be changed: the one given, or a copy in its place.
-func (s *Snapshot) own(h *hostState) *hostState {
-	if h.generation == s.generation {
-		return h
+// writable is a host's state that may be changed: the one given, or a copy in its place.
+func (s *Snapshot) writable(host *hostState) *hostState {
+	if host.generation == s.generation {
+		return host
 	}
-	c := *h
-	c.generation, c.shown = s.generation, &shown{}
+	c := *host
+	c.generation, c.rendered = s.generation, &rendered{}
 	s.hosts.Set(c.ID, &c)
 	return &c
 }
@@ -73,13 +73,13 @@ func (s *Snapshot) own(h *hostState) *hostState {
 func (s *Snapshot) applyRoster(r event.Recorded, e event.RosterEvent) {
 	switch e := e.(type) {
 	case event.HostAdded:
-		h := &hostState{
-			ID: e.HostID, Address: e.Host, Port: cmp.Or(e.Port, 22), RemoteUser: e.RemoteUser, Since: r.Meta.Time, shown: &shown{}, generation: s.generation,
+		host := &hostState{
+			ID: e.HostID, Address: e.Host, Port: cmp.Or(e.Port, 22), RemoteUser: e.RemoteUser, Since: r.Meta.Time, rendered: &rendered{}, generation: s.generation,
 		}
 		if e.HostKey != "" {
-			h.Keys = hostKeys{Fingerprint: e.HostKey, At: r.Meta.Time, By: r.Meta.Actor}
+			host.Keys = hostKeys{Fingerprint: e.HostKey, At: r.Meta.Time, By: r.Meta.Actor}
 		}
-		s.hosts.Set(e.HostID, h)
+		s.hosts.Set(e.HostID, host)
 		s.addresses.Set(e.Host, e.HostID)
 	case event.HostRemoved:
 		s.hosts.Delete(e.HostID)
@@ -92,28 +92,28 @@ func (s *Snapshot) applyRoster(r event.Recorded, e event.RosterEvent) {
 	case event.ClusterReconfigured:
 		s.changeCluster(e.ClusterID, func(c *clusterState) { c.Network, c.Manager, c.Wanted = e.Network, e.Manager, e.ManagerID })
 		for _, id := range s.memberIDs(e.ClusterID) {
-			s.changeHost(id, func(h *hostState) { h.Wanted = e.ManagerID })
+			s.changeHost(id, func(host *hostState) { host.Wanted = e.ManagerID })
 		}
 	case event.ClusterDeleted:
 		s.clusters.Delete(e.Cluster)
 		s.byID.Delete(e.ClusterID)
 	case event.HostJoined:
 		s.members.Set(memberKey(e.ClusterID, e.Host), e.HostID)
-		s.changeHost(e.HostID, func(h *hostState) {
-			h.Cluster = e.ClusterID
+		s.changeHost(e.HostID, func(host *hostState) {
+			host.Cluster = e.ClusterID
 			if c, ok := s.cluster(e.ClusterID); ok {
-				h.Wanted = c.Wanted
+				host.Wanted = c.Wanted
 			}
 		})
 	case event.HostLeft:
 		s.members.Delete(memberKey(e.ClusterID, e.Host))
-		s.changeHost(e.HostID, func(h *hostState) { h.Cluster, h.Wanted = "", "" })
+		s.changeHost(e.HostID, func(host *hostState) { host.Cluster, host.Wanted = "", "" })
 	case event.NetworkDefined:
 		s.define(s.networks, string(e.Network), e.Type, e.Options)
 	case event.NetworkRemoved:
 		s.networks.Delete(string(e.Network))
 	case event.ContainerManagerDefined:
-		s.define(s.managers, string(e.Manager), e.Type, masked(e))
+		s.define(s.managers, string(e.Manager), e.Type, maskToken(e))
 	case event.ContainerManagerRemoved:
 		s.managers.Delete(string(e.Manager))
 	case event.OperationStarted:
@@ -134,8 +134,8 @@ func (s *Snapshot) define(all *btree.Map[string, *Answer], name, kind string, op
 	all.Set(name, NewAnswer(Definition{Name: name, Type: kind, Options: options}))
 }
 
-// masked is a container manager's options as they are shown.
-func masked(e event.ContainerManagerDefined) json.RawMessage {
+// maskToken is a container manager's options as clients may see them.
+func maskToken(e event.ContainerManagerDefined) json.RawMessage {
 	if e.Credential == "" {
 		return e.Options
 	}
@@ -144,40 +144,40 @@ func masked(e event.ContainerManagerDefined) json.RawMessage {
 		return e.Options
 	}
 	options["token"] = json.RawMessage(`"********"`)
-	shown, err := json.Marshal(options)
+	masked, err := json.Marshal(options)
 	if err != nil {
 		return e.Options
 	}
-	return shown
+	return masked
 }
 
 // apply brings a host up to an event of its own stream.
 func (h *hostState) apply(meta event.Meta, e event.HostEvent) {
-	at := meta.Time
+	now := meta.Time
 	switch e := e.(type) {
 	case event.HostInvestigated:
-		h.Facts, h.Checked, h.Investigated, h.Failed, h.Silent = e.Facts, at, true, false, false
+		h.Facts, h.Checked, h.Investigated, h.Failed, h.Silent = e.Facts, now, true, false, false
 	case event.HostInvestigationFailed:
 		h.Failed, h.Failure = true, e.Reason
 	case event.HostBootstrapFailed:
 		h.Failed, h.Failure = true, e.Reason
 	case event.HostBootstrapped:
-		h.Bootstrapped, h.Failed = at, false
+		h.Bootstrapped, h.Failed = now, false
 	case event.HostRegistered:
 		h.Registered, h.Registration = e.ManagerID, ""
 	case event.HostUnregistered:
 		h.Registered, h.Registration, h.Uncordon = "", "", ""
 	case event.HostKeyChanged:
 		h.Changed = true
-		h.Keys.OtherType, h.Keys.OtherFingerprint, h.Keys.OtherAt = e.Type, e.Fingerprint, at
+		h.Keys.OtherType, h.Keys.OtherFingerprint, h.Keys.OtherAt = e.Type, e.Fingerprint, now
 	case event.HostKeyShownAgain:
 		h.Changed, h.Failed = false, false
 	case event.HostKeyAccepted:
 		h.Changed, h.Failed = false, false
-		h.Keys = hostKeys{Type: e.Type, Fingerprint: e.Fingerprint, At: at, By: meta.Actor}
+		h.Keys = hostKeys{Type: e.Type, Fingerprint: e.Fingerprint, At: now, By: meta.Actor}
 	case event.HostKeyPinned:
 		h.Changed = false
-		h.Keys = hostKeys{Type: e.Type, Fingerprint: e.Fingerprint, At: at, By: e.AddedBy, Authority: e.Authority}
+		h.Keys = hostKeys{Type: e.Type, Fingerprint: e.Fingerprint, At: now, By: e.AddedBy, Authority: e.Authority}
 	case event.HostWentSilent:
 		h.Silent, h.Silence = true, e.Reason
 	case event.HostAnswered:
@@ -194,19 +194,19 @@ func (h *hostState) apply(meta event.Meta, e event.HostEvent) {
 
 // changeHost changes a host, and its clusters' counts with it.
 func (s *Snapshot) changeHost(id domain.HostID, change func(*hostState)) {
-	h, ok := s.hosts.Get(id)
+	host, ok := s.hosts.Get(id)
 	if !ok {
 		return // it was removed: what is still learnt of it is history
 	}
-	h = s.own(h)
-	cluster, available, status := h.Cluster, h.available(), h.status()
-	change(h)
-	if h.status() != status {
-		h.Since = s.Time
+	host = s.writable(host)
+	cluster, available, status := host.Cluster, host.available(), host.status()
+	change(host)
+	if host.status() != status {
+		host.Since = s.Time
 	}
-	if h.Cluster != cluster || h.available() != available {
+	if host.Cluster != cluster || host.available() != available {
 		s.count(cluster, available, -1)
-		s.count(h.Cluster, h.available(), 1)
+		s.count(host.Cluster, host.available(), 1)
 	}
 }
 

@@ -18,7 +18,7 @@ var ErrFuture = domain.Refuse(domain.Invalid, "future")
 
 // Bound is a place in the log: after the last event that is not beyond a position,
 // or just before the first event, in the order of the log, that was recorded later
-// than a time.
+// than a time. It may be where a range begins as well as where it ends.
 type Bound struct {
 	Position event.Position
 	Time     time.Time // zero: the position counts
@@ -46,9 +46,9 @@ func (b Bound) Before(r event.Recorded) bool {
 	return r.Meta.Time.After(b.Time)
 }
 
-// Reached refuses a bound that a log with its last event at head has not come to: a
+// Check refuses a bound that a log with its last event at head has not reached: a
 // position that nothing was recorded at yet, a time after now.
-func (b Bound) Reached(head event.Position, now time.Time) error {
+func (b Bound) Check(head event.Position, now time.Time) error {
 	switch {
 	case b.Position > head:
 		return ErrFuture.With("position %d is not there yet: the log is at %d", b.Position, head)
@@ -58,73 +58,71 @@ func (b Bound) Reached(head event.Position, now time.Time) error {
 	return nil
 }
 
-// How many snapshots of the past are kept; they share what did not change between
-// them.
+// includes tells whether the bound is before no event of a snapshot.
+func (b Bound) includes(s *Snapshot) bool {
+	if b.Time.IsZero() {
+		return s.Position <= b.Position
+	}
+	return !s.newest.After(b.Time)
+}
+
 const (
-	kept         = 512
-	firstSpacing = 16 // events between two
+	maxSnapshots = 512
+	firstSpacing = 16 // events between two snapshots
 )
 
-// past keeps snapshots along the log, so that any other is a short fold away from
-// one of them. When there are too many, every other is dropped, and they are
-// taken half as often from then on.
-type past struct {
+// retained are snapshots along the log, so that any other is a short fold away from
+// one of them. They share what did not change between them. When there are too
+// many, every other is dropped, and they are taken half as often from then on.
+type retained struct {
 	snapshots []*Snapshot // oldest first
 	spacing   int         // events between two
 	since     int         // events since the last
 
 	copying sync.Mutex // of one of them
-	forks   int
+	copies  int
 }
 
-// keep keeps the present for later when it is time to. The caller has the lock.
-func (v *Views) keep() {
-	p := v.past
+// retain retains the present when it is time to. The caller has the lock.
+func (v *Views) retain() {
+	p := v.retained
 	if p.since++; p.since < p.spacing {
 		return
 	}
 	p.since = 0
 	p.snapshots = append(p.snapshots, v.publish())
-	if len(p.snapshots) < kept {
+	if len(p.snapshots) < maxSnapshots {
 		return
 	}
-	for i := range kept / 2 {
+	const half = maxSnapshots / 2
+	for i := range half {
 		p.snapshots[i] = p.snapshots[2*i+1]
 	}
-	clear(p.snapshots[kept/2:])
-	p.snapshots, p.spacing = p.snapshots[:kept/2], 2*p.spacing
+	clear(p.snapshots[half:])
+	p.snapshots, p.spacing = p.snapshots[:half], 2*p.spacing
 }
 
 // Read yields the events after a position, in order, in batches; it may go on
 // for ever.
 type Read func(ctx context.Context, after event.Position) iter.Seq2[[]event.Recorded, error]
 
-// AsOf is what the views were at a bound. One that is not reached yet is refused.
-func (v *Views) AsOf(ctx context.Context, read Read, at Bound, now time.Time) (*Snapshot, error) {
+// AsOf is what the views were at a bound: it folds up to the first event that the
+// bound is before. A bound that is not reached yet is refused.
+func (v *Views) AsOf(ctx context.Context, read Read, bound Bound, now time.Time) (*Snapshot, error) {
 	present := v.Snapshot()
-	if err := at.Reached(present.Position, now); err != nil {
+	if err := bound.Check(present.Position, now); err != nil {
 		return nil, err
 	}
-	reaches := func(s *Snapshot) bool { return s.Position <= at.Position }
-	if !at.Time.IsZero() {
-		reaches = func(s *Snapshot) bool { return !s.newest.After(at.Time) }
-	}
-	return v.before(ctx, read, present, reaches, at.Before)
-}
-
-// before folds up to the first event that is beyond, from the last snapshot that
-// is before it.
-func (v *Views) before(ctx context.Context, read Read, present *Snapshot, reaches func(*Snapshot) bool, beyond func(event.Recorded) bool) (*Snapshot, error) {
-	if reaches(present) {
+	if bound.includes(present) {
 		return present, nil
 	}
-	s := v.fork(reaches)
+	s := v.copyAt(bound)
 	for batch, err := range read(ctx, s.Position) {
 		if err != nil {
 			return nil, fmt.Errorf("read the past after position %d: %w", s.Position, err)
 		}
 		for _, r := range batch {
-			if beyond(r) || r.Position > present.Position {
+			if bound.Before(r) || r.Position > present.Position {
 				return s, nil
 			}
 			s.apply(r)
@@ -133,19 +131,19 @@ func (v *Views) before(ctx context.Context, read Read, present *Snapshot, reache
 	return nil, fmt.Errorf("read the past after position %d: %w", s.Position, context.Cause(ctx))
 }
 
-// fork is a snapshot of its own, which may be folded on, from the last kept one
-// that reaches.
-func (v *Views) fork(reaches func(*Snapshot) bool) *Snapshot {
+// copyAt copies the last retained snapshot that a bound includes, so that it can be
+// folded on. The copy has the histories of the present, and adds none.
+func (v *Views) copyAt(bound Bound) *Snapshot {
 	v.mu.Lock()
-	p, from, history := v.past, New().state, v.state.history
-	if i := sort.Search(len(p.snapshots), func(i int) bool { return !reaches(p.snapshots[i]) }); i > 0 {
+	p, from, history := v.retained, New().state, v.state.history
+	if i := sort.Search(len(p.snapshots), func(i int) bool { return !bound.includes(p.snapshots[i]) }); i > 0 {
 		from = p.snapshots[i-1]
 	}
 	v.mu.Unlock()
 	p.copying.Lock()
 	defer p.copying.Unlock()
 	s := from.copy()
-	p.forks++
-	s.generation, s.history, s.forked = -p.forks, history, true // no other has that number
+	p.copies++
+	s.generation, s.history, s.historic = -p.copies, history, true // no other snapshot has that number
 	return s
 }

@@ -59,15 +59,15 @@ func parseCut(_ string, text []byte) (put func(*Snapshot), err error) {
 // are most of what there is, and hardly any are asked for.
 func (s *Snapshot) turnRecords() iter.Seq2[string, any] {
 	return func(yield func(string, any) bool) {
-		s.operations.Scan(func(at uint64, o *Operation) bool { return yield(fmt.Sprint(at), o.turns()) })
+		s.operations.Scan(func(pos uint64, o *Operation) bool { return yield(fmt.Sprint(pos), o.encodeTurns()) })
 	}
 }
 
 func parseTurns(key string, text []byte) (put func(*Snapshot), err error) {
-	at, err := parsePosition(key)
+	pos, err := parsePosition(key)
 	return func(s *Snapshot) {
-		if o, ok := s.operations.Get(at); ok {
-			o.kept = &keptTurns{text: text}
+		if o, ok := s.operations.Get(pos); ok {
+			o.saved = &savedTurns{text: text}
 		}
 	}, err
 }
@@ -89,14 +89,14 @@ func parseHistory(thing string, text []byte) (put func(*Snapshot), err error) {
 	return func(s *Snapshot) { s.history.set(thing, positions) }, err
 }
 
-// keptOperation is an operation without its hosts, which are kept apart.
-type keptOperation struct {
+// savedOperation is an operation without its hosts, which are written apart.
+type savedOperation struct {
 	Operation
 	ClusterID domain.ClusterID `json:"cluster_id"`
 }
 
-// keptTurn is a turn with what clients do not see of it.
-type keptTurn struct {
+// savedTurn is a turn with what clients do not see of it.
+type savedTurn struct {
 	Turn
 	HostID  domain.HostID  `json:"host_id"`
 	Printed int64          `json:"printed"`
@@ -105,8 +105,8 @@ type keptTurn struct {
 	Frozen  Host           `json:"frozen"`
 }
 
-// keptTurns are the turns of an operation as they were kept.
-type keptTurns struct {
+// savedTurns are the turns of an operation as they were written; they are decoded when they are asked for.
+type savedTurns struct {
 	once sync.Once
 	text []byte
 }
@@ -124,8 +124,8 @@ func decodeCluster(text []byte) (*clusterState, error) {
 }
 
 func decodeHost(text []byte) (*hostState, error) {
-	h := &hostState{shown: &shown{}}
-	return h, fast.Unmarshal(text, h)
+	host := &hostState{rendered: &rendered{}}
+	return host, fast.Unmarshal(text, host)
 }
 
 func encodeAnswer(a *Answer) any {
@@ -137,34 +137,34 @@ func decodeAnswer(text []byte) (*Answer, error) {
 	return NewAnswer(json.RawMessage(bytes.Clone(text))), nil
 }
 
-func (o *Operation) head() any {
-	head := keptOperation{*o.whole(), o.cluster}
+func (o *Operation) encode() any {
+	head := savedOperation{*o.withTurns(), o.cluster}
 	head.Hosts = nil
 	return head
 }
 
 func decodeOperation(text []byte) (*Operation, error) {
-	kept, err := decodeValue[keptOperation](text)
-	kept.cluster = kept.ClusterID
-	return &kept.Operation, err
+	saved, err := decodeValue[savedOperation](text)
+	saved.cluster = saved.ClusterID
+	return &saved.Operation, err
 }
 
-func (o *Operation) turns() any {
-	turns := make([]keptTurn, len(o.whole().Hosts))
+func (o *Operation) encodeTurns() any {
+	turns := make([]savedTurn, len(o.withTurns().Hosts))
 	for i, t := range o.Hosts {
-		turns[i] = keptTurn{t, t.HostID, t.Printed, t.limit, t.claim, t.frozen}
+		turns[i] = savedTurn{t, t.HostID, t.Printed, t.limit, t.claim, t.frozen}
 	}
 	return turns
 }
 
-// whole is the operation when its turns are there.
-func (o *Operation) whole() *Operation {
-	if o.kept == nil {
+// withTurns is the operation when its turns are there.
+func (o *Operation) withTurns() *Operation {
+	if o.saved == nil {
 		return o
 	}
-	o.kept.once.Do(func() {
-		var turns []keptTurn
-		if err := fast.Unmarshal(o.kept.text, &turns); err != nil {
+	o.saved.once.Do(func() {
+		var turns []savedTurn
+		if err := fast.Unmarshal(o.saved.text, &turns); err != nil {
 			panic(err) // it is what this very build wrote, to the last bit
 		}
 		o.Hosts = make([]Turn, len(turns))
@@ -173,7 +173,7 @@ func (o *Operation) whole() *Operation {
 			o.Hosts[i].HostID, o.Hosts[i].Printed, o.Hosts[i].limit = t.HostID, t.Printed, t.Limit
 			o.Hosts[i].claim, o.Hosts[i].frozen = t.Claim, t.Frozen
 		}
-		o.place, o.kept.text = placesOf(o.Hosts), nil
+		o.place, o.saved.text = placesOf(o.Hosts), nil
 	})
 	return o
 }
@@ -199,7 +199,7 @@ func (s *Snapshot) records() iter.Seq[record] {
 
 // line is the record as it is written.
 func (r record) line() ([]byte, error) {
-	// What is served is kept byte for byte: letters that a client escaped stay so.
+	// What is served is written byte for byte: letters that a client escaped stay so.
 	value, err := fast.Marshal(r.value, fast.Deterministic(true), fast.OmitZeroStructFields(true), jsontext.PreserveRawStrings(true))
 	if err != nil {
 		return nil, fmt.Errorf("write %s %s: %w", r.view, r.key, err)
@@ -259,7 +259,7 @@ func ReadViews(in io.Reader) (*Views, error) {
 	}
 	r.state.indexOperations()
 	v := viewsOf(r.state)
-	v.past.snapshots = []*Snapshot{v.publish()}
+	v.retained.snapshots = []*Snapshot{v.publish()}
 	return v, nil
 }
 

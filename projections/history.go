@@ -19,27 +19,27 @@ const (
 	OfOperation = "operation"
 )
 
-// about is a thing that has a history.
-type about struct{ of, name string }
+// subject is a thing that has a history.
+type subject struct{ of, name string }
 
 // histories are the positions of all events about each thing. They only grow, so
 // all snapshots of one log have the same, and each looks no further than its own
 // position.
 type histories struct {
 	mu        sync.RWMutex
-	positions map[about][]event.Position
+	positions map[subject][]event.Position
 }
 
-func newHistories() *histories { return &histories{positions: map[about][]event.Position{}} }
+func newHistories() *histories { return &histories{positions: map[subject][]event.Position{}} }
 
-func (h *histories) note(thing about, at event.Position) {
+func (h *histories) note(thing subject, pos event.Position) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.positions[thing] = append(h.positions[thing], at)
+	h.positions[thing] = append(h.positions[thing], pos)
 }
 
 // upTo is the history of a thing, up to a position; nil where it has none.
-func (h *histories) upTo(thing about, last event.Position) []event.Position {
+func (h *histories) upTo(thing subject, last event.Position) []event.Position {
 	h.mu.RLock()
 	all := h.positions[thing]
 	h.mu.RUnlock()
@@ -67,7 +67,7 @@ func (h *histories) all(last event.Position) iter.Seq2[string, []event.Position]
 	h.mu.RLock()
 	things := slices.Collect(maps.Keys(h.positions))
 	h.mu.RUnlock()
-	slices.SortFunc(things, func(a, b about) int { return cmp.Or(strings.Compare(a.of, b.of), strings.Compare(a.name, b.name)) })
+	slices.SortFunc(things, func(a, b subject) int { return cmp.Or(strings.Compare(a.of, b.of), strings.Compare(a.name, b.name)) })
 	return func(yield func(string, []event.Position) bool) {
 		for _, thing := range things {
 			if positions := h.upTo(thing, last); positions != nil && !yield(thing.of+" "+thing.name, positions) {
@@ -82,13 +82,13 @@ func (h *histories) set(key string, positions []event.Position) {
 	of, name, _ := strings.Cut(key, " ")
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.positions[about{of, name}] = positions
+	h.positions[subject{of, name}] = positions
 }
 
 // History are the positions of all events about a thing, oldest first, also of
 // one that is gone; nil where there never was one. It must not be changed.
 func (s *Snapshot) History(of, name string) []event.Position {
-	return s.history.upTo(about{of, name}, s.Position)
+	return s.history.upTo(subject{of, name}, s.Position)
 }
 
 // remember notes which things an event is about, also those that are gone. What
@@ -100,7 +100,7 @@ func (s *Snapshot) remember(r event.Recorded) {
 			of.Cluster = o.Cluster
 		}
 	}
-	for _, thing := range []about{{OfHost, string(of.Host)}, {OfCluster, string(of.Cluster)}, {OfOperation, string(of.Operation)}} {
+	for _, thing := range []subject{{OfHost, string(of.Host)}, {OfCluster, string(of.Cluster)}, {OfOperation, string(of.Operation)}} {
 		if thing.name != "" {
 			s.history.note(thing, r.Position)
 		}

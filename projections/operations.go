@@ -22,17 +22,17 @@ func (s *Snapshot) start(r event.Recorded, e event.Start) {
 }
 
 // addOperation adds one that is newer than all others.
-func (s *Snapshot) addOperation(at uint64, o *Operation) {
+func (s *Snapshot) addOperation(pos uint64, o *Operation) {
 	o.place = placesOf(o.Hosts)
-	s.operations.Set(at, o)
-	s.started.Set(o.ID, at)
+	s.operations.Set(pos, o)
+	s.started.Set(o.ID, pos)
 	s.latest.Set(string(o.cluster)+" "+string(o.Kind), o.ID)
 }
 
 // indexOperations finds operations that were read by their ids.
 func (s *Snapshot) indexOperations() {
-	s.operations.Scan(func(at uint64, o *Operation) bool {
-		s.started.Set(o.ID, at)
+	s.operations.Scan(func(pos uint64, o *Operation) bool {
+		s.started.Set(o.ID, pos)
 		return true
 	})
 }
@@ -45,23 +45,23 @@ func placesOf(hosts []Turn) map[domain.HostID]int {
 	return place
 }
 
-func (s *Snapshot) end(id domain.OperationID, at time.Time, status, cause string) {
+func (s *Snapshot) end(id domain.OperationID, now time.Time, status, cause string) {
 	s.changeOperation(id, func(o *Operation) {
-		o.Status, o.State, o.Waiting, o.Cause, o.FinishedAt = status, "ended", nil, cause, &Time{at}
+		o.Status, o.State, o.Waiting, o.Cause, o.FinishedAt = status, "ended", nil, cause, &Time{now}
 	})
 }
 
 func (s *Snapshot) changeOperation(id domain.OperationID, change func(*Operation)) {
-	at, ok := s.started.Get(id)
+	pos, ok := s.started.Get(id)
 	if !ok {
 		return
 	}
-	o, _ := s.operations.Get(at)
-	if o.whole().generation != s.generation {
+	o, _ := s.operations.Get(pos)
+	if o.withTurns().generation != s.generation {
 		copied := *o
 		copied.Hosts, copied.generation = slices.Clone(o.Hosts), s.generation
 		o = &copied
-		s.operations.Set(at, o)
+		s.operations.Set(pos, o)
 	}
 	change(o)
 }
@@ -74,7 +74,7 @@ const asItWas = ""
 
 // applyTurn shows how far a turn is. The host is frozen as it is when that begins,
 // and when it ends.
-func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
+func (s *Snapshot) applyTurn(now time.Time, e event.OperationEvent) {
 	change := func(t event.Turn, state string, f func(*Turn)) {
 		s.changeOperation(t.Operation, func(o *Operation) {
 			i, ok := o.place[t.HostID]
@@ -85,15 +85,15 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 			if state != asItWas {
 				turn.State = state
 			}
-			if h, ok := s.hosts.Get(t.HostID); ok && turn.FinishedAt == nil && (state != "begun" || turn.StartedAt == nil) {
-				turn.frozen = s.record(h)
+			if host, ok := s.hosts.Get(t.HostID); ok && turn.FinishedAt == nil && (state != "begun" || turn.StartedAt == nil) {
+				turn.frozen = s.describe(host)
 			}
 			if state == "begun" && turn.StartedAt == nil {
-				turn.StartedAt, turn.Attempts, turn.claim = &Time{at}, 1, t.Claim
+				turn.StartedAt, turn.Attempts, turn.claim = &Time{now}, 1, t.Claim
 			}
 			turn.Waiting, turn.limit = nil, nil
 			if turn.Doing = ""; state != "begun" && state != "waiting" && turn.FinishedAt == nil {
-				turn.FinishedAt = &Time{at}
+				turn.FinishedAt = &Time{now}
 			}
 			f(turn)
 		})
@@ -119,7 +119,7 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 		change(e.Turn, "begun", func(t *Turn) { t.Doing, t.VersionBefore = "working", e.Version })
 		s.changeOperation(e.Operation, func(o *Operation) {
 			if i, ok := o.place[e.HostID]; ok && o.Kind != domain.Restart {
-				o.Hosts[i].limit = wait("its "+string(o.Kind), at, at.Add(time.Duration(o.Policy.Timeout)*time.Second))
+				o.Hosts[i].limit = wait("its "+string(o.Kind), now, now.Add(time.Duration(o.Policy.Timeout)*time.Second))
 				o.Hosts[i].Waiting = o.Hosts[i].limit
 			}
 		})
@@ -133,7 +133,7 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 		})
 	case event.HostTurnRebootOrdered:
 		change(e.Turn, "begun", func(t *Turn) {
-			t.Doing, t.limit = "rebooting", wait("its reboot", at, e.Until)
+			t.Doing, t.limit = "rebooting", wait("its reboot", now, e.Until)
 			t.Waiting = t.limit
 		})
 	case event.HostTurnWaiting:
@@ -143,7 +143,7 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 				return
 			}
 			if o.Hosts[i].Waiting = o.Hosts[i].limit; e.Why != "" {
-				o.Hosts[i].Waiting = wait(e.Why, at, e.Until)
+				o.Hosts[i].Waiting = wait(e.Why, now, e.Until)
 			}
 		})
 	case event.HostTurnGated:
@@ -152,7 +152,7 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 			if !ok || o.Policy.Health == nil {
 				return
 			}
-			since := at // of the first look
+			since := now // of the first look
 			if o.Hosts[i].Doing == gating && o.Hosts[i].limit != nil {
 				since = o.Hosts[i].limit.Since.Time
 			}
@@ -193,7 +193,7 @@ func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
 			t.Reason = why
 		})
 	case event.OperationWaiting:
-		is(e.Operation, "waiting", wait(e.Why, at, e.Until))
+		is(e.Operation, "waiting", wait(e.Why, now, e.Until))
 	case event.OperationTakenUp:
 	case event.OperationPaused:
 		is(e.Operation, "paused", nil)

@@ -9,28 +9,28 @@ import (
 )
 
 // checked is when a host was last looked at.
-func (s *Snapshot) checked(h *hostState) time.Time {
-	if !h.Missing && !h.Left && !h.Bootstrapped.IsZero() && h.Bootstrapped.Before(s.sweep) && h.Checked.Before(s.sweep) {
+func (s *Snapshot) checked(host *hostState) time.Time {
+	if !host.Missing && !host.Left && !host.Bootstrapped.IsZero() && host.Bootstrapped.Before(s.sweep) && host.Checked.Before(s.sweep) {
 		return s.sweep
 	}
-	return h.Checked
+	return host.Checked
 }
 
-func (s *Snapshot) record(h *hostState) Host {
+func (s *Snapshot) describe(host *hostState) Host {
 	return Host{
-		Address: h.Address, Status: h.status(), OS: h.Facts.OS, CPUs: h.Facts.CPUs,
-		Memory: h.Facts.Memory, Space: h.Facts.Space, LastCheck: Time{s.checked(h)},
+		Address: host.Address, Status: host.status(), OS: host.Facts.OS, CPUs: host.Facts.CPUs,
+		Memory: host.Facts.Memory, Space: host.Facts.Space, LastCheck: Time{s.checked(host)},
 	}
 }
 
-// answer is a host's record in JSON.
-func (s *Snapshot) answer(h *hostState) *Answer {
-	h.shown.mu.Lock()
-	defer h.shown.mu.Unlock()
-	if h.shown.answer == nil || !h.shown.sweep.Equal(s.sweep) {
-		h.shown.answer, h.shown.sweep = NewAnswer(s.record(h)), s.sweep
+// answer is a host in JSON.
+func (s *Snapshot) answer(host *hostState) *Answer {
+	host.rendered.mu.Lock()
+	defer host.rendered.mu.Unlock()
+	if host.rendered.answer == nil || !host.rendered.sweep.Equal(s.sweep) {
+		host.rendered.answer, host.rendered.sweep = NewAnswer(s.describe(host)), s.sweep
 	}
-	return h.shown.answer
+	return host.rendered.answer
 }
 
 func (s *Snapshot) host(address domain.Address) (*hostState, bool) {
@@ -43,44 +43,44 @@ func (s *Snapshot) host(address domain.Address) (*hostState, bool) {
 
 // facts are what is known of a host; the zero Facts where nothing is.
 func (s *Snapshot) facts(id domain.HostID) event.Facts {
-	h, ok := s.hosts.Get(id)
+	host, ok := s.hosts.Get(id)
 	if !ok {
 		return event.Facts{}
 	}
-	return h.Facts
+	return host.Facts
 }
 
 // Host is the host that is known under an address.
 func (s *Snapshot) Host(address domain.Address) (Host, bool) {
-	h, ok := s.host(address)
+	host, ok := s.host(address)
 	if !ok {
 		return Host{}, false
 	}
-	return s.record(h), true
+	return s.describe(host), true
 }
 
 // HostAnswer is Host in JSON.
 func (s *Snapshot) HostAnswer(address domain.Address) (*Answer, bool) {
-	h, ok := s.host(address)
+	host, ok := s.host(address)
 	if !ok {
 		return nil, false
 	}
-	return s.answer(h), true
+	return s.answer(host), true
 }
 
 // Hosts are all hosts in JSON, by address.
 func (s *Snapshot) Hosts() *Answer {
 	all := make([]*hostState, 0, s.hosts.Len())
-	s.hosts.Scan(func(_ domain.HostID, h *hostState) bool {
-		all = append(all, h)
+	s.hosts.Scan(func(_ domain.HostID, host *hostState) bool {
+		all = append(all, host)
 		return true
 	})
-	slices.SortFunc(all, func(a, b *hostState) int { return compare(a.Address, b.Address) })
+	slices.SortFunc(all, func(a, b *hostState) int { return a.Address.Compare(b.Address) })
 	answers := make([]*Answer, len(all))
-	for i, h := range all {
-		answers[i] = s.answer(h)
+	for i, host := range all {
+		answers[i] = s.answer(host)
 	}
-	return listOf(answers)
+	return listAnswer(answers)
 }
 
 // Count is how many hosts there are, and how many operations were started.
@@ -88,11 +88,11 @@ func (s *Snapshot) Count() (hosts, operations int) { return s.hosts.Len(), s.ope
 
 // Managed is the container manager that knows a host as a member; "" when none does.
 func (s *Snapshot) Managed(address domain.Address) domain.ManagerName {
-	h, ok := s.host(address)
+	host, ok := s.host(address)
 	if !ok {
 		return ""
 	}
-	c, ok := s.cluster(h.Cluster)
+	c, ok := s.cluster(host.Cluster)
 	if !ok {
 		return ""
 	}
@@ -116,7 +116,7 @@ func (s *Snapshot) Cluster(name domain.ClusterName) (Cluster, bool) {
 }
 
 // Clusters are the names of all clusters, sorted.
-func (s *Snapshot) Clusters() []domain.ClusterName { return some(s.clusters.Keys()) }
+func (s *Snapshot) Clusters() []domain.ClusterName { return s.clusters.Keys() }
 
 // Members are the addresses of a cluster's members, sorted; false where there is
 // no such cluster.
@@ -127,16 +127,16 @@ func (s *Snapshot) Members(name domain.ClusterName) ([]domain.Address, bool) {
 	}
 	members := []domain.Address{}
 	for _, id := range s.memberIDs(c.ID) {
-		if h, ok := s.hosts.Get(id); ok {
-			members = append(members, h.Address)
+		if host, ok := s.hosts.Get(id); ok {
+			members = append(members, host.Address)
 		}
 	}
-	slices.SortFunc(members, compare)
+	slices.SortFunc(members, domain.Address.Compare)
 	return members, true
 }
 
 // Networks are the names of all networks, sorted.
-func (s *Snapshot) Networks() []string { return some(s.networks.Keys()) }
+func (s *Snapshot) Networks() []string { return s.networks.Keys() }
 
 // Network is the network of that name.
 func (s *Snapshot) Network(name domain.NetworkName) (*Answer, bool) {
@@ -144,52 +144,35 @@ func (s *Snapshot) Network(name domain.NetworkName) (*Answer, bool) {
 }
 
 // Managers are the names of all container managers, sorted.
-func (s *Snapshot) Managers() []string { return some(s.managers.Keys()) }
+func (s *Snapshot) Managers() []string { return s.managers.Keys() }
 
 // Manager is the container manager of that name.
 func (s *Snapshot) Manager(name domain.ManagerName) (*Answer, bool) {
 	return s.managers.Get(string(name))
 }
 
-func some[T any](all []T) []T {
-	if all == nil {
-		return []T{}
-	}
-	return all
-}
-
-func compare(a, b domain.Address) int {
-	switch {
-	case a == b:
-		return 0
-	case a.Less(b):
-		return -1
-	}
-	return 1
-}
-
 // Operation is the operation of that id.
 func (s *Snapshot) Operation(id domain.OperationID) (*Operation, bool) {
-	at, ok := s.started.Get(id)
+	pos, ok := s.started.Get(id)
 	if !ok {
 		return nil, false
 	}
-	o, ok := s.operations.Get(at)
+	o, ok := s.operations.Get(pos)
 	if !ok {
 		return nil, false
 	}
-	return o.whole(), true
+	return o.withTurns(), true
 }
 
 // Operations calls f with every operation that was started before a position (0:
 // all), newest first, until it returns false.
 func (s *Snapshot) Operations(before uint64, f func(uint64, *Operation) bool) {
-	whole := func(at uint64, o *Operation) bool { return f(at, o.whole()) }
+	each := func(pos uint64, o *Operation) bool { return f(pos, o.withTurns()) }
 	if before == 0 {
-		s.operations.Reverse(whole)
+		s.operations.Reverse(each)
 		return
 	}
-	s.operations.Descend(before-1, whole)
+	s.operations.Descend(before-1, each)
 }
 
 // Latest is the record of a cluster's latest operation of a kind; false when it

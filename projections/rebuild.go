@@ -96,7 +96,7 @@ func (v *Views) join(fresh *Views, how Refold) (served, afresh *Snapshot) {
 	fresh.take(*v.tail, how.Folded)
 	served, afresh = v.publish(), fresh.Snapshot()
 	if how.Keep {
-		v.state, v.past = fresh.state, fresh.past
+		v.state, v.retained = fresh.state, fresh.retained
 		v.latest.Store(afresh)
 	}
 	if how.Joined != nil {
@@ -140,10 +140,10 @@ func (r record) text() string {
 // around is what a text has from shortly before the place where another differs.
 func around(text, other string) string {
 	const before, length = 30, 120
-	at := 0
-	for at < min(len(text), len(other)) && text[at] == other[at] {
-		at++
+	i := 0
+	for i < min(len(text), len(other)) && text[i] == other[i] {
+		i++
 	}
-	at = max(0, at-before)
-	return strings.ToValidUTF8(text[at:min(len(text), at+length)], "")
+	i = max(0, i-before)
+	return strings.ToValidUTF8(text[i:min(len(text), i+length)], "")
 }

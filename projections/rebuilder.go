@@ -157,8 +157,8 @@ func (r *Rebuilds) begin(kind, actor string, cancel context.CancelFunc) *rebuild
 func (r *Rebuilds) fold(ctx context.Context, now *rebuilding, how Refold) error {
 	folded, joined := how.Folded, how.Joined
 	how.Joined = func() {
-		at := r.config.Now()
-		now.joined.Store(&at)
+		when := r.config.Now()
+		now.joined.Store(&when)
 		if joined != nil {
 			joined()
 		}

@@ -36,7 +36,7 @@ type Snapshot struct {
 	// generation counts the snapshots that were made before. What bears the
 	// number of the state being folded is in none of them, and may be changed.
 	generation int
-	forked     bool
+	historic   bool // it was copied to look back: what it folds is in the histories already
 }
 
 // views are all views, in the order in which they are written. A view is a field of
@@ -50,7 +50,7 @@ var views = []view{
 	index("members", func(s *Snapshot) *tree[string, domain.HostID] { return &s.members }),
 	table("networks", func(s *Snapshot) *tree[string, *Answer] { return &s.networks }, parseName, encodeAnswer, decodeAnswer),
 	table("containermanagers", func(s *Snapshot) *tree[string, *Answer] { return &s.managers }, parseName, encodeAnswer, decodeAnswer),
-	table("operations", func(s *Snapshot) *tree[uint64, *Operation] { return &s.operations }, parsePosition, (*Operation).head, decodeOperation),
+	table("operations", func(s *Snapshot) *tree[uint64, *Operation] { return &s.operations }, parsePosition, (*Operation).encode, decodeOperation),
 	{name: "turns", index: true, records: (*Snapshot).turnRecords, parse: parseTurns},
 	index("latest", func(s *Snapshot) *tree[string, domain.OperationID] { return &s.latest }),
 	{name: "history", count: (*Snapshot).countHistories, records: (*Snapshot).historyRecords, parse: parseHistory},
@@ -69,7 +69,7 @@ type Leader struct {
 // Leader is who led at the position of the snapshot.
 func (s *Snapshot) Leader() Leader { return s.leader }
 
-// hostState is a host. Its JSON, as that of all that is kept in files, is of no
+// hostState is a host. Its JSON, as that of all that is written to files, is of no
 // concern to clients.
 type hostState struct {
 	ID           domain.HostID    `json:"id"`
@@ -96,12 +96,12 @@ type hostState struct {
 	Uncordon     string            `json:"uncordon,omitzero"`     // why that failed
 	Keys         hostKeys          `json:"keys,omitzero"`
 
-	shown      *shown // how this very state is served
+	rendered   *rendered // this very state in JSON
 	generation int
 }
 
-// shown is a host's record, made when it is asked for and once a sweep.
-type shown struct {
+// rendered is a host in JSON, made when it is asked for and once a sweep.
+type rendered struct {
 	mu     sync.Mutex
 	sweep  time.Time
 	answer *Answer

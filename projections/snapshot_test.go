@@ -171,7 +171,7 @@ func TestViewsFoldedAfreshJoinWhatGoesOn(t *testing.T) {
 		spoilt := ""
 		if views.Snapshot().hosts.Len() > 0 && rapid.Bool().Draw(t, "spoilt") {
 			id, h, _ := views.state.hosts.Min()
-			h = views.state.own(h)
+			h = views.state.writable(h)
 			h.Facts.OS = "plan9"
 			spoilt = "hosts " + string(id)
 			views.current.Store(false)

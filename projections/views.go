@@ -39,11 +39,11 @@ type Views struct {
 	latest  atomic.Pointer[Snapshot]
 	current atomic.Bool // latest has all that was applied
 
-	mu      sync.Mutex
-	state   *Snapshot // being folded
-	waiting map[chan struct{}]event.Position
-	past    *past
-	tail    *[]event.Recorded // applied since a rebuild came near; nil: none did
+	mu       sync.Mutex
+	state    *Snapshot // being folded
+	waiting  map[chan struct{}]event.Position
+	retained *retained
+	tail     *[]event.Recorded // applied since a rebuild came near; nil: none did
 }
 
 // New is the views of an empty log.
@@ -54,7 +54,7 @@ func New() *Views {
 }
 
 func viewsOf(state *Snapshot) *Views {
-	return &Views{waiting: map[chan struct{}]event.Position{}, past: &past{spacing: firstSpacing}, state: state}
+	return &Views{waiting: map[chan struct{}]event.Position{}, retained: &retained{spacing: firstSpacing}, state: state}
 }
 
 // Snapshot is all that was applied before.
@@ -78,8 +78,8 @@ func (v *Views) publish() *Snapshot {
 }
 
 // WaitFor returns when a position was applied, or with ctx's error.
-func (v *Views) WaitFor(ctx context.Context, at uint64) error {
-	position := event.Position(at)
+func (v *Views) WaitFor(ctx context.Context, pos uint64) error {
+	position := event.Position(pos)
 	v.mu.Lock()
 	if v.state.Position >= position {
 		v.mu.Unlock()
@@ -110,7 +110,7 @@ func (v *Views) Apply(r event.Recorded) {
 	}
 	v.current.Store(false)
 	s.apply(r)
-	v.keep()
+	v.retain()
 	if v.tail != nil {
 		*v.tail = append(*v.tail, r)
 	}

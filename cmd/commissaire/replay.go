@@ -101,7 +101,7 @@ func (r *replay) run(cmd *cobra.Command) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := bound.Reached(bound.Position, time.Now()); err != nil {
+		if err := bound.Check(bound.Position, time.Now()); err != nil {
 			return err // a time to come; of a position the log will tell
 		}
 		until = &bound
@@ -142,7 +142,7 @@ func (r *replay) fold(cmd *cobra.Command, until *projections.Bound) error {
 		}
 		for _, e := range batch {
 			if until != nil && until.Before(e) {
-				return until.Reached(e.Position, time.Now())
+				return until.Check(e.Position, time.Now())
 			}
 			r.views.Apply(e)
 		}
@@ -150,7 +150,7 @@ func (r *replay) fold(cmd *cobra.Command, until *projections.Bound) error {
 		count(n)
 	}
 	if until != nil {
-		return until.Reached(r.views.Snapshot().Position, time.Now())
+		return until.Check(r.views.Snapshot().Position, time.Now())
 	}
 	return nil
 }
