@@ -49,7 +49,7 @@ type Config struct {
 	Transparency  Transparency // nil: no checkpoints are signed
 	Authenticator authentication.Plugin
 	OnHost        projections.OnHost
-	Rebuilds      *projections.Rebuilds
+	Rebuilds      *projections.Rebuilder
 	Snapshots     func() (any, error)         // of views, in files
 	Status        func(context.Context) any   // what GET /status says beside the view's position
 	Ready         func(context.Context) error // why the service is not ready to serve

@@ -11,12 +11,11 @@ import (
 	"commissaire/domain/event"
 )
 
-// The states of a rebuild.
+// The states of a rebuild, with Failed.
 const (
 	Folding   = "folding"
 	Done      = "done"
 	Cancelled = "cancelled"
-	Broken    = "failed"
 )
 
 // ErrRebuilding refuses to cancel what has to come to its end.
@@ -43,33 +42,34 @@ const (
 	KindVerify  = "verify"
 )
 
-// RebuildsConfig is what Rebuilds needs.
-type RebuildsConfig struct {
-	Views  *Views
-	Read   Read
-	Kept   func(*Snapshot) // told what is served after a rebuild
-	Now    func() time.Time
-	Logger *slog.Logger
+// RebuilderConfig is what Rebuilder needs.
+type RebuilderConfig struct {
+	Views   *Views
+	Read    Read
+	Rebuilt func(*Snapshot) // called with what is served after a rebuild
+	Now     func() time.Time
+	Logger  *slog.Logger
 }
 
-// Rebuilds folds the log afresh while the views are served, one time after the
-// other. All methods may be called at once from any goroutine.
-type Rebuilds struct {
-	config  RebuildsConfig
-	slot    chan struct{} // held by the one that runs
+// Rebuilder rebuilds views while they are served, one rebuild after the other. All
+// methods may be called at once from any goroutine.
+type Rebuilder struct {
+	config  RebuilderConfig
+	slot    chan struct{} // held by the rebuild that runs
 	running sync.WaitGroup
 
 	mu     sync.Mutex
-	last   *rebuilding // the one that runs, or ran last; nil: none did
+	last   *run // the rebuild that runs, or ran last; nil: none did
 	closed bool
 }
 
-// NewRebuilds is none yet.
-func NewRebuilds(config RebuildsConfig) *Rebuilds {
-	return &Rebuilds{config: config, slot: make(chan struct{}, 1)}
+// NewRebuilder has done no rebuild yet.
+func NewRebuilder(config RebuilderConfig) *Rebuilder {
+	return &Rebuilder{config: config, slot: make(chan struct{}, 1)}
 }
 
-type rebuilding struct {
+// run is a rebuild as it runs.
+type run struct {
 	Rebuild
 	cancel    context.CancelFunc // nil: it has to come to its end
 	cancelled bool
@@ -78,74 +78,74 @@ type rebuilding struct {
 	ended     chan struct{}             // closed when it has
 }
 
-// Last is the one that runs, or ran last; nil where none did since the start.
-func (r *Rebuilds) Last() *Rebuild {
+// Last is the rebuild that runs, or ran last; nil where none did since the start.
+func (r *Rebuilder) Last() *Rebuild {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.show()
+	return r.report()
 }
 
-func (r *Rebuilds) show() *Rebuild {
+func (r *Rebuilder) report() *Rebuild {
 	if r.last == nil {
 		return nil
 	}
-	shown := r.last.Rebuild
-	shown.Events = r.last.folded.Load()
+	report := r.last.Rebuild
+	report.Events = r.last.folded.Load()
 	until := r.config.Now()
-	if shown.FinishedAt != nil {
-		until = shown.FinishedAt.Time
+	if report.FinishedAt != nil {
+		until = report.FinishedAt.Time
 	}
 	if joined := r.last.joined.Load(); joined != nil {
 		until = *joined
 	}
-	if took := until.Sub(shown.StartedAt.Time).Seconds(); took > 0 && shown.Events > 0 {
-		shown.PerSecond = float64(shown.Events) / took
-		if shown.State == Folding && shown.Of > shown.Events {
-			shown.Left = int(float64(shown.Of-shown.Events)/shown.PerSecond) + 1
+	if took := until.Sub(report.StartedAt.Time).Seconds(); took > 0 && report.Events > 0 {
+		report.PerSecond = float64(report.Events) / took
+		if report.State == Folding && report.Of > report.Events {
+			report.Left = int(float64(report.Of-report.Events)/report.PerSecond) + 1
 		}
 	}
-	return &shown
+	return &report
 }
 
-// Start begins one, and returns at once; where one runs it returns that one, and
-// begun is false. After Close none is begun.
-func (r *Rebuilds) Start(kind, actor string) (shown *Rebuild, begun bool) {
+// Start begins a rebuild, and returns at once; where one runs already it returns that
+// one, and begun is false. After Close none is begun.
+func (r *Rebuilder) Start(kind, actor string) (report *Rebuild, begun bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		return r.show(), false
+		return r.report(), false
 	}
 	select {
 	case r.slot <- struct{}{}:
 	default:
-		return r.show(), false
+		return r.report(), false
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	now := r.begin(kind, actor, cancel)
+	run := r.begin(kind, actor, cancel)
 	r.running.Go(func() {
 		defer cancel()
-		_ = r.fold(ctx, now, Refold{Read: r.config.Read, Keep: kind == KindRebuild}) // it is shown, and logged
+		_ = r.fold(ctx, run, RebuildOptions{Read: r.config.Read, Serve: kind == KindRebuild}) // it is reported, and logged
 	})
-	return r.show(), true
+	return r.report(), true
 }
 
-// Run does one that has to come to its end, in the name of the service, and waits
-// for it.
-func (r *Rebuilds) Run(ctx context.Context, folded func([]event.Recorded), joined func()) error {
+// Run does a rebuild that cannot be cancelled, in the name of the service, and waits
+// for its end.
+func (r *Rebuilder) Run(ctx context.Context, folded func([]event.Recorded), joined func()) error {
 	select {
 	case r.slot <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	r.mu.Lock()
-	now := r.begin(KindRebuild, "commissaire", nil)
+	run := r.begin(KindRebuild, "commissaire", nil)
 	r.mu.Unlock()
-	return r.fold(ctx, now, Refold{Read: r.config.Read, Keep: true, Folded: folded, Joined: joined})
+	return r.fold(ctx, run, RebuildOptions{Read: r.config.Read, Serve: true, Folded: folded, Joined: joined})
 }
 
 // begin is called with the lock and the slot.
-func (r *Rebuilds) begin(kind, actor string, cancel context.CancelFunc) *rebuilding {
-	r.last = &rebuilding{
+func (r *Rebuilder) begin(kind, actor string, cancel context.CancelFunc) *run {
+	r.last = &run{
 		Rebuild: Rebuild{State: Folding, Kind: kind, Actor: actor, StartedAt: Time{r.config.Now()}, Of: r.config.Views.Snapshot().Events},
 		cancel:  cancel,
 		ended:   make(chan struct{}),
@@ -154,45 +154,45 @@ func (r *Rebuilds) begin(kind, actor string, cancel context.CancelFunc) *rebuild
 }
 
 // fold is called with the slot, and gives it back.
-func (r *Rebuilds) fold(ctx context.Context, now *rebuilding, how Refold) error {
-	folded, joined := how.Folded, how.Joined
-	how.Joined = func() {
+func (r *Rebuilder) fold(ctx context.Context, run *run, options RebuildOptions) error {
+	folded, joined := options.Folded, options.Joined
+	options.Joined = func() {
 		when := r.config.Now()
-		now.joined.Store(&when)
+		run.joined.Store(&when)
 		if joined != nil {
 			joined()
 		}
 	}
-	how.Folded = func(batch []event.Recorded) {
-		now.folded.Add(uint64(len(batch)))
+	options.Folded = func(batch []event.Recorded) {
+		run.folded.Add(uint64(len(batch)))
 		if folded != nil {
 			folded(batch)
 		}
 	}
-	different, err := r.config.Views.Refold(ctx, how)
-	r.end(ctx, now, different, err)
-	if err == nil && how.Keep {
-		r.config.Kept(r.config.Views.Snapshot())
+	different, err := r.config.Views.Rebuild(ctx, options)
+	r.end(ctx, run, different, err)
+	if err == nil && options.Serve {
+		r.config.Rebuilt(r.config.Views.Snapshot())
 	}
 	return err
 }
 
-func (r *Rebuilds) end(ctx context.Context, now *rebuilding, different string, err error) {
+func (r *Rebuilder) end(ctx context.Context, run *run, different string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	<-r.slot
-	close(now.ended)
-	now.State, now.Different, now.FinishedAt = Done, different, &Time{r.config.Now()}
+	close(run.ended)
+	run.State, run.Different, run.FinishedAt = Done, different, &Time{r.config.Now()}
 	switch {
-	case err != nil && (now.cancelled || ctx.Err() != nil):
-		now.State = Cancelled
+	case err != nil && (run.cancelled || ctx.Err() != nil):
+		run.State = Cancelled
 	case err != nil:
-		now.State, now.Error = Broken, err.Error()
+		run.State, run.Error = Failed, err.Error()
 	}
-	shown := r.show()
-	logger := r.config.Logger.With("kind", shown.Kind, "actor", shown.Actor, "state", shown.State, "events", shown.Events, "took", shown.FinishedAt.Sub(shown.StartedAt.Time))
+	report := r.report()
+	logger := r.config.Logger.With("kind", report.Kind, "actor", report.Actor, "state", report.State, "events", report.Events, "took", report.FinishedAt.Sub(report.StartedAt.Time))
 	switch {
-	case now.State == Broken:
+	case run.State == Failed:
 		logger.Error("folding the log afresh failed; what is served stays", "error", err)
 	case different != "":
 		logger.Error("what was served was not what history says", "different", different)
@@ -201,39 +201,39 @@ func (r *Rebuilds) end(ctx context.Context, now *rebuilding, different string, e
 	}
 }
 
-// Cancel ends the one that runs, waits for its end, and returns it; what is served
-// stays, unless it was too late. Where none runs it does nothing. One that has to
-// come to its end is not cancelled.
-func (r *Rebuilds) Cancel(ctx context.Context) (*Rebuild, error) {
+// Cancel ends the rebuild that runs, waits for its end, and returns it; what is served
+// stays, unless it was too late. Where none runs it does nothing. A rebuild of Run is
+// not cancelled, but refused.
+func (r *Rebuilder) Cancel(ctx context.Context) (*Rebuild, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := r.last
-	if now == nil || now.State != Folding {
-		return r.show(), nil
+	run := r.last
+	if run == nil || run.State != Folding {
+		return r.report(), nil
 	}
-	if now.cancel == nil {
+	if run.cancel == nil {
 		return nil, ErrRebuilding.With("this one belongs to the start of the service, which acts when it has come to its end")
 	}
 	r.stop()
 	r.mu.Unlock()
 	select {
-	case <-now.ended:
+	case <-run.ended:
 	case <-ctx.Done():
 	}
 	r.mu.Lock()
-	return r.show(), nil
+	return r.report(), nil
 }
 
 // stop is called with the lock.
-func (r *Rebuilds) stop() {
+func (r *Rebuilder) stop() {
 	if r.last != nil && r.last.State == Folding && r.last.cancel != nil {
 		r.last.cancelled = true
 		r.last.cancel()
 	}
 }
 
-// Close ends the one that runs, waits for its end, and begins none any more.
-func (r *Rebuilds) Close() {
+// Close ends the rebuild that runs, waits for its end, and begins none any more.
+func (r *Rebuilder) Close() {
 	r.mu.Lock()
 	r.closed = true
 	r.stop()

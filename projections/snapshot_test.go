@@ -196,8 +196,8 @@ func TestViewsFoldedAfreshJoinWhatGoesOn(t *testing.T) {
 		keep := rapid.Bool().Draw(t, "keep")
 		ctx, stop := context.WithCancel(context.Background())
 		defer stop()
-		different, err := views.Refold(ctx, Refold{
-			Read: read, Keep: keep, Joined: func() { joined = true },
+		different, err := views.Rebuild(ctx, RebuildOptions{
+			Read: read, Serve: keep, Joined: func() { joined = true },
 			Folded: func(batch []event.Recorded) { told = append(told, batch...) },
 		})
 		if err != nil || !strings.HasPrefix(different, spoilt) || spoilt == "" && different != "" || !joined {
@@ -251,7 +251,7 @@ func TestWhatIsFoldedAfreshMayBeGivenUp(t *testing.T) {
 			}
 		}
 		joined := func() { t.Error("it joined") }
-		if _, err := l.views.Refold(ctx, Refold{Read: read, Keep: true, Joined: joined}); err == nil {
+		if _, err := l.views.Rebuild(ctx, RebuildOptions{Read: read, Serve: true, Joined: joined}); err == nil {
 			t.Error("what was given up says that it came to its end")
 		}
 		if l.views.tail != nil || !bytes.Equal(written(t, l.views.Snapshot()), before) {

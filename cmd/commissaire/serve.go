@@ -51,7 +51,7 @@ type service struct {
 	outputs   *output.Store
 	sealed    *transparency.Log // nil: no checkpoints are signed
 	snapshots *snapshots.Store  // nil: none are kept
-	rebuilds  *projections.Rebuilds
+	rebuilds  *projections.Rebuilder
 	scratch   string // a directory that goes with the service; "": there is none
 	commands  *commands.Handler
 	views     *projections.Views
@@ -156,8 +156,8 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (_ *service, 
 		close(s.whole)
 		s.due <- struct{}{} // a long log is not folded from its beginning again, whatever comes
 	}
-	s.rebuilds = projections.NewRebuilds(projections.RebuildsConfig{
-		Views: s.views, Read: s.log.Follow, Kept: s.keepSnapshot, Now: time.Now, Logger: logger,
+	s.rebuilds = projections.NewRebuilder(projections.RebuilderConfig{
+		Views: s.views, Read: s.log.Follow, Rebuilt: s.keepSnapshot, Now: time.Now, Logger: logger,
 	})
 	s.age.served, s.age.whole = s.position, time.Now()
 	if name.shared() {
