@@ -209,9 +209,9 @@ func (o *Operation) record() any {
 	done, now := []Host{}, []Host{}
 	for _, t := range o.Hosts {
 		switch t.State {
-		case "begun":
+		case begun:
 			now = append(now, t.frozen)
-		case "succeeded", "skipped":
+		case succeeded, skipped:
 			if t.frozen.Address != "" { // one that was removed before its turn has no record
 				done = append(done, t.frozen)
 			}

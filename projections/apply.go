@@ -27,7 +27,7 @@ func (s *Snapshot) apply(r event.Recorded) {
 			s.changeHost(id, func(host *hostState) { host.apply(r.Meta, e) })
 		}
 	case event.OperationEvent:
-		s.applyTurn(r.Meta.Time, e)
+		s.applyOperation(r.Meta.Time, e)
 	case event.SweepFinished:
 		s.setLeft(e.Left, true) // of the sweep before it is the last check
 		s.sweep = e.Started
@@ -117,15 +117,15 @@ func (s *Snapshot) applyRoster(r event.Recorded, e event.RosterEvent) {
 	case event.ContainerManagerRemoved:
 		s.managers.Delete(string(e.Manager))
 	case event.OperationStarted:
-		s.start(r, e.Start())
+		s.startOperation(r, e.Start())
 	case event.OperationCompleted:
-		s.end(e.Operation, r.Meta.Time, Finished, "")
+		s.endOperation(e.Operation, r.Meta.Time, Finished, "")
 	case event.OperationAborted:
-		s.end(e.Operation, r.Meta.Time, Failed, e.Cause)
+		s.endOperation(e.Operation, r.Meta.Time, Failed, e.Cause)
 	case event.TermBegun:
 		s.leader = Leader{e.Instance, e.Term, Time{r.Meta.Time}, cmp.Or(s.leader.Log, e.Log)}
 	case event.HostTaken:
-		s.taken(e)
+		s.countAttempt(e)
 	case event.HostReleased:
 	}
 }
