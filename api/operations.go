@@ -209,7 +209,7 @@ func (s *Server) getOperations(w http.ResponseWriter, r *http.Request) error {
 		query.Set("host", string(host))
 	}
 	page, last, more := []*projections.Operation{}, uint64(0), false
-	for at, o := range all(snapshot, after) {
+	for pos, o := range snapshot.Operations(projections.Position(after)) {
 		if !wanted(query, o) {
 			continue
 		}
@@ -217,7 +217,7 @@ func (s *Server) getOperations(w http.ResponseWriter, r *http.Request) error {
 			more = true
 			break
 		}
-		page, last = append(page, o), at
+		page, last = append(page, o), uint64(pos)
 	}
 	if more {
 		next(w, r, last)
@@ -243,10 +243,6 @@ func next(w http.ResponseWriter, r *http.Request, last uint64) {
 	query := r.URL.Query()
 	query.Set("after", strconv.FormatUint(last, 10))
 	w.Header().Set("Link", fmt.Sprintf(`<%s?%s>; rel="next"`, r.URL.EscapedPath(), query.Encode()))
-}
-
-func all(snapshot *projections.Snapshot, after uint64) func(func(uint64, *projections.Operation) bool) {
-	return func(yield func(uint64, *projections.Operation) bool) { snapshot.Operations(after, yield) }
 }
 
 func wanted(query url.Values, o *projections.Operation) bool {
@@ -282,5 +278,5 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) waitFor(ctx context.Context, position uint64) bool {
 	ctx, cancel := context.WithTimeout(ctx, viewWait)
 	defer cancel()
-	return s.config.Views.WaitFor(ctx, position) == nil
+	return s.config.Views.WaitFor(ctx, projections.Position(position)) == nil
 }

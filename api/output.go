@@ -213,5 +213,5 @@ func (s *Server) await(ctx context.Context, position uint64, changed <-chan stru
 		case <-ctx.Done():
 		}
 	}()
-	_ = s.config.Views.WaitFor(ctx, position) // its error is that of ctx
+	_ = s.config.Views.WaitFor(ctx, projections.Position(position)) // its error is that of ctx
 }

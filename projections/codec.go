@@ -59,7 +59,7 @@ func parseCut(_ string, text []byte) (put func(*Snapshot), err error) {
 // are most of what there is, and hardly any are asked for.
 func (s *Snapshot) turnRecords() iter.Seq2[string, any] {
 	return func(yield func(string, any) bool) {
-		s.operations.Scan(func(pos uint64, o *Operation) bool { return yield(fmt.Sprint(pos), o.encodeTurns()) })
+		s.operations.Scan(func(pos event.Position, o *Operation) bool { return yield(fmt.Sprint(pos), o.encodeTurns()) })
 	}
 }
 

@@ -17,11 +17,11 @@ func (s *Snapshot) startOperation(r event.Recorded, e event.Start) {
 	for i, m := range e.Hosts {
 		o.Hosts[i] = Turn{Address: m.Host, State: waiting, HostID: m.HostID}
 	}
-	s.addOperation(uint64(r.Position), o)
+	s.addOperation(r.Position, o)
 }
 
 // addOperation adds one that is newer than all others.
-func (s *Snapshot) addOperation(pos uint64, o *Operation) {
+func (s *Snapshot) addOperation(pos event.Position, o *Operation) {
 	o.place = placesOf(o.Hosts)
 	s.operations.Set(pos, o)
 	s.started.Set(o.ID, pos)
@@ -30,7 +30,7 @@ func (s *Snapshot) addOperation(pos uint64, o *Operation) {
 
 // indexOperations finds operations that were read by their ids.
 func (s *Snapshot) indexOperations() {
-	s.operations.Scan(func(pos uint64, o *Operation) bool {
+	s.operations.Scan(func(pos event.Position, o *Operation) bool {
 		s.started.Set(o.ID, pos)
 		return true
 	})

@@ -1,6 +1,7 @@
 package projections
 
 import (
+	"iter"
 	"slices"
 	"time"
 
@@ -164,15 +165,17 @@ func (s *Snapshot) Operation(id domain.OperationID) (*Operation, bool) {
 	return o.withTurns(), true
 }
 
-// Operations calls f with every operation that was started before a position (0:
-// all), newest first, until it returns false.
-func (s *Snapshot) Operations(before uint64, f func(uint64, *Operation) bool) {
-	each := func(pos uint64, o *Operation) bool { return f(pos, o.withTurns()) }
-	if before == 0 {
-		s.operations.Reverse(each)
-		return
+// Operations are those that were started before a position (0: all), newest first,
+// each with the position of its start.
+func (s *Snapshot) Operations(before event.Position) iter.Seq2[event.Position, *Operation] {
+	return func(yield func(event.Position, *Operation) bool) {
+		each := func(pos event.Position, o *Operation) bool { return yield(pos, o.withTurns()) }
+		if before == 0 {
+			s.operations.Reverse(each)
+			return
+		}
+		s.operations.Descend(before-1, each)
 	}
-	s.operations.Descend(before-1, each)
 }
 
 // Latest is the record of a cluster's latest operation of a kind; false when it

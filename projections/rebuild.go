@@ -42,7 +42,7 @@ func (v *Views) Rebuild(ctx context.Context, options RebuildOptions) (different 
 		}
 	}
 	// What is served may be behind the log.
-	if err := v.WaitFor(ctx, uint64(fresh.state.Position)); err != nil {
+	if err := v.WaitFor(ctx, fresh.state.Position); err != nil {
 		return "", fmt.Errorf("fold the log afresh: %w", err)
 	}
 	if err := ctx.Err(); err != nil {

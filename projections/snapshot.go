@@ -26,8 +26,8 @@ type Snapshot struct {
 	members    tree[string, domain.HostID] // cluster id, space, address
 	networks   tree[string, *Answer]
 	managers   tree[string, *Answer]
-	operations tree[uint64, *Operation] // by the position of their start
-	started    tree[domain.OperationID, uint64]
+	operations tree[event.Position, *Operation] // by the position of their start
+	started    tree[domain.OperationID, event.Position]
 	latest     tree[string, domain.OperationID] // cluster id, space, kind
 	history    *histories
 	sweep      time.Time
@@ -50,7 +50,7 @@ var views = []view{
 	index("members", func(s *Snapshot) *tree[string, domain.HostID] { return &s.members }),
 	table("networks", func(s *Snapshot) *tree[string, *Answer] { return &s.networks }, parseName, encodeAnswer, decodeAnswer),
 	table("containermanagers", func(s *Snapshot) *tree[string, *Answer] { return &s.managers }, parseName, encodeAnswer, decodeAnswer),
-	table("operations", func(s *Snapshot) *tree[uint64, *Operation] { return &s.operations }, parsePosition, (*Operation).encode, decodeOperation),
+	table("operations", func(s *Snapshot) *tree[event.Position, *Operation] { return &s.operations }, parsePosition, (*Operation).encode, decodeOperation),
 	{name: "turns", index: true, records: (*Snapshot).turnRecords, parse: parseTurns},
 	index("latest", func(s *Snapshot) *tree[string, domain.OperationID] { return &s.latest }),
 	{name: "history", count: (*Snapshot).countHistories, records: (*Snapshot).historyRecords, parse: parseHistory},
@@ -120,7 +120,7 @@ type clusterState struct {
 
 // newSnapshot is a snapshot without records.
 func newSnapshot() *Snapshot {
-	s := &Snapshot{started: &btree.Map[domain.OperationID, uint64]{}, history: newHistories()}
+	s := &Snapshot{started: &btree.Map[domain.OperationID, event.Position]{}, history: newHistories()}
 	s.unshare()
 	return s
 }

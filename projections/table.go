@@ -6,6 +6,8 @@ import (
 	"iter"
 	"strconv"
 
+	"commissaire/domain/event"
+
 	"github.com/tidwall/btree"
 )
 
@@ -65,4 +67,7 @@ func index[K, V ~string](name string, of func(*Snapshot) *tree[K, V]) view {
 
 func parseName[K ~string](text string) (K, error) { return K(text), nil }
 
-func parsePosition(text string) (uint64, error) { return strconv.ParseUint(text, 10, 64) }
+func parsePosition(text string) (event.Position, error) {
+	pos, err := strconv.ParseUint(text, 10, 64)
+	return event.Position(pos), err
+}

@@ -78,15 +78,14 @@ func (v *Views) publish() *Snapshot {
 }
 
 // WaitFor returns when a position was applied, or with ctx's error.
-func (v *Views) WaitFor(ctx context.Context, pos uint64) error {
-	position := event.Position(pos)
+func (v *Views) WaitFor(ctx context.Context, pos event.Position) error {
 	v.mu.Lock()
-	if v.state.Position >= position {
+	if v.state.Position >= pos {
 		v.mu.Unlock()
 		return nil
 	}
 	reached := make(chan struct{})
-	v.waiting[reached] = position
+	v.waiting[reached] = pos
 	v.mu.Unlock()
 	select {
 	case <-reached:
@@ -114,8 +113,8 @@ func (v *Views) Apply(r event.Recorded) {
 	if v.tail != nil {
 		*v.tail = append(*v.tail, r)
 	}
-	for reached, position := range v.waiting {
-		if position <= s.Position {
+	for reached, pos := range v.waiting {
+		if pos <= s.Position {
 			close(reached)
 			delete(v.waiting, reached)
 		}
