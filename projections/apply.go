@@ -10,6 +10,8 @@ import (
 	"github.com/tidwall/btree"
 )
 
+// apply folds an event. Every event goes through here, whether the snapshot is the
+// present or a copy to look back.
 func (s *Snapshot) apply(r event.Recorded) {
 	s.Position, s.ID, s.Time = r.Position, r.ID, r.Meta.Time
 	s.Events++
@@ -29,19 +31,19 @@ func (s *Snapshot) apply(r event.Recorded) {
 	case event.OperationEvent:
 		s.applyOperation(r.Meta.Time, e)
 	case event.SweepFinished:
-		s.setLeft(e.Left, true) // of the sweep before it is the last check
-		s.sweep = e.Started
-		s.setLeft(e.Looked, false)
-		for _, id := range e.Missed {
-			s.setMissing(id, true)
-		}
-		for _, id := range e.Answered {
-			s.setMissing(id, false)
-		}
+		s.applySweep(e)
 	}
 }
 
-// setLeft keeps what was the last check of hosts that a sweep leaves alone.
+func (s *Snapshot) applySweep(e event.SweepFinished) {
+	s.setLeft(e.Left, true) // their last check was in the sweep before
+	s.sweep = e.Started
+	s.setLeft(e.Looked, false)
+	s.setMissing(e.Missed, true)
+	s.setMissing(e.Answered, false)
+}
+
+// setLeft keeps when hosts that a sweep leaves alone were last checked.
 func (s *Snapshot) setLeft(ids []domain.HostID, left bool) {
 	for _, id := range ids {
 		if host, ok := s.hosts.Get(id); ok && left != host.Left {
@@ -52,10 +54,13 @@ func (s *Snapshot) setLeft(ids []domain.HostID, left bool) {
 	}
 }
 
-// setMissing keeps what was the last check of a host before it went missing.
-func (s *Snapshot) setMissing(id domain.HostID, missing bool) {
-	if host, ok := s.hosts.Get(id); ok && missing != host.Missing {
-		s.writable(host).Missing = missing
+// setMissing says of hosts whether they answer sweeps: when one that does not was
+// last checked stays as it was.
+func (s *Snapshot) setMissing(ids []domain.HostID, missing bool) {
+	for _, id := range ids {
+		if host, ok := s.hosts.Get(id); ok && missing != host.Missing {
+			s.writable(host).Missing = missing
+		}
 	}
 }
 

@@ -191,14 +191,14 @@ func TestViewsFoldedAfreshJoinWhatGoesOn(t *testing.T) {
 				}
 			}
 		}
-		var told []event.Recorded
+		var folded []event.Recorded
 		joined := false
 		keep := rapid.Bool().Draw(t, "keep")
 		ctx, stop := context.WithCancel(context.Background())
 		defer stop()
 		different, err := views.Rebuild(ctx, RebuildOptions{
 			Read: read, Serve: keep, Joined: func() { joined = true },
-			Folded: func(batch []event.Recorded) { told = append(told, batch...) },
+			Folded: func(batch []event.Recorded) { folded = append(folded, batch...) },
 		})
 		if err != nil || !strings.HasPrefix(different, spoilt) || spoilt == "" && different != "" || !joined {
 			t.Fatalf("%q, %v; should name %q; joined: %t", different, err, spoilt, joined)
@@ -206,13 +206,13 @@ func TestViewsFoldedAfreshJoinWhatGoesOn(t *testing.T) {
 		if !bytes.Equal(written(t, begun), before) {
 			t.Fatal("a snapshot that somebody held has changed")
 		}
-		for i, r := range told {
+		for i, r := range folded {
 			if r.Position != event.Position(3*(i+1)) {
 				t.Fatalf("event %d that was folded is at %d", i, r.Position)
 			}
 		}
-		if len(told) != len(log.events) {
-			t.Fatalf("it was told of %d of %d events", len(told), len(log.events))
+		if len(folded) != len(log.events) {
+			t.Fatalf("it was called with %d of %d events", len(folded), len(log.events))
 		}
 		if spoilt != "" && !keep {
 			return

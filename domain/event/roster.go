@@ -213,12 +213,13 @@ type OperationAborted struct {
 	Cause     string             `json:"cause"`
 }
 
-func (e HostAdded) rosterEvent() Subjects             { return Subjects{Host: e.Host} }
-func (e HostRemoved) rosterEvent() Subjects           { return Subjects{Host: e.Host} }
-func (e ClusterCreated) rosterEvent() Subjects        { return Subjects{Cluster: e.Cluster} }
-func (e ClusterReconfigured) rosterEvent() Subjects   { return Subjects{Cluster: e.Cluster} }
-func (e ClusterDeleted) rosterEvent() Subjects        { return Subjects{Cluster: e.Cluster} }
-func (e HostJoined) rosterEvent() Subjects            { return Subjects{Host: e.Host, Cluster: e.Cluster} }
+func (e HostAdded) rosterEvent() Subjects           { return Subjects{Host: e.Host} }
+func (e HostRemoved) rosterEvent() Subjects         { return Subjects{Host: e.Host} }
+func (e ClusterCreated) rosterEvent() Subjects      { return Subjects{Cluster: e.Cluster} }
+func (e ClusterReconfigured) rosterEvent() Subjects { return Subjects{Cluster: e.Cluster} }
+func (e ClusterDeleted) rosterEvent() Subjects      { return Subjects{Cluster: e.Cluster} }
+func (e HostJoined) rosterEvent() Subjects          { return Subjects{Host: e.Host, Cluster: e.Cluster} }
+
 func (e HostLeft) rosterEvent() Subjects              { return Subjects{Host: e.Host, Cluster: e.Cluster} }
 func (NetworkDefined) rosterEvent() Subjects          { return Subjects{} }
 func (NetworkRemoved) rosterEvent() Subjects          { return Subjects{} }
@@ -228,9 +229,11 @@ func (e HostTaken) rosterEvent() Subjects             { return Subjects{Host: e.
 func (e HostReleased) rosterEvent() Subjects          { return Subjects{Host: e.Host} }
 func (TermBegun) rosterEvent() Subjects               { return Subjects{} }
 func (e Started) rosterEvent() Subjects               { return Subjects{Cluster: e.Cluster, Operation: e.Operation} }
+
 func (e OperationCompleted) rosterEvent() Subjects {
 	return Subjects{Cluster: e.Cluster, Operation: e.Operation}
 }
+
 func (e OperationAborted) rosterEvent() Subjects {
 	return Subjects{Cluster: e.Cluster, Operation: e.Operation}
 }
