@@ -11,12 +11,12 @@ import (
 	"github.com/tidwall/btree"
 )
 
-// view is a part of a snapshot: records by key. Whatever is done with all views
-// (to share them with the next snapshot, write them down, read and compare them)
-// goes by Snapshot.views.
+// view is a part of a snapshot: records by key. Whatever is done with all views (they
+// are shared with the next snapshot, written, read, compared and listed) is done with
+// each that is in the list views.
 type view struct {
 	name    string
-	index   bool // it leads to records of other views, and is not listed
+	index   bool // it leads to records of other views, and is not listed to clients
 	count   func(*Snapshot) int
 	unshare func(*Snapshot)                        // gives it a tree of its own with the same records; nil: there is no tree
 	records func(*Snapshot) iter.Seq2[string, any] // by key, in order, each as the value to encode

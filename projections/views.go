@@ -1,8 +1,12 @@
 // Package projections holds what GET serves: views folded from the log, in
 // memory, all in one group, so that every answer is made from one cut through
-// history. A published Snapshot never changes; its maps share all that did not
+// history. A published Snapshot never changes; its trees share all that did not
 // change with the one before. DESIGN.md says why, and how views are rebuilt and
 // written to files.
+//
+// All views are in one list, and a table says once how its records are keyed and
+// encoded: a view is a field of Snapshot, an entry in that list, and what apply does
+// to it.
 package projections
 
 import (

@@ -6,6 +6,10 @@
 //
 // No secret is ever part of an event: credentials are named by id and
 // fingerprint.
+//
+// An event that starts an operation is an OperationStarted, whatever its kind. That
+// is an interface, and not a function that tells whether an event is one, so that a
+// fold has one case for the three and the linter still sees whether it has all.
 package event
 
 import (
@@ -31,9 +35,9 @@ type Subjects struct {
 	Operation domain.OperationID
 }
 
-// SubjectsOf is what an event says that it is about: what is found by looking
-// elsewhere, such as the cluster that an operation is on, is not among it. Each
-// family asks it of its members, so that no event can leave it out.
+// SubjectsOf is what an event names as its subjects; the cluster of an operation is
+// not among them where only the operation is named. Each family requires it of its
+// members, so that no event can leave it out.
 func SubjectsOf(e Event) Subjects {
 	switch e := e.(type) {
 	case RosterEvent:
