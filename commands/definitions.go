@@ -12,9 +12,6 @@ import (
 	"commissaire/domain/roster"
 )
 
-// Masked stands for a token wherever one is shown.
-const Masked = "********"
-
 // PutNetwork asks for a network.
 type PutNetwork struct {
 	Name    domain.NetworkName
@@ -39,7 +36,7 @@ type DefinitionReceipt struct {
 
 // PutNetwork defines a network. It may be repeated.
 func (h *Handler) PutNetwork(ctx context.Context, who Who, cmd PutNetwork) (DefinitionReceipt, error) {
-	defined := event.NetworkDefined{Network: cmd.Name, Type: or(cmd.Type, roster.FlannelEtcd), Options: object(cmd.Options)}
+	defined := event.NetworkDefined{Network: cmd.Name, Type: or(cmd.Type, domain.FlannelEtcd), Options: object(cmd.Options)}
 	receipt, err := h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) { return r.DefineNetwork(defined) })
 	return DefinitionReceipt{receipt, defined.Type, defined.Options}, err
 }
@@ -64,11 +61,11 @@ func (h *Handler) PutManager(ctx context.Context, who Who, cmd PutManager) (Defi
 		return fail(domain.ErrInvalid.At("options", "every option of a container manager is a string"))
 	}
 	token, hasToken := options["token"]
-	if token == Masked {
+	if token == domain.Mask {
 		return fail(domain.ErrInvalid.At("options", "token is the mask under which tokens are shown; send the token itself"))
 	}
 	delete(options, "token")
-	for _, key := range []string{"certificate_path", "certificate_key_path", "ca_path"} {
+	for _, key := range domain.ManagerFiles() {
 		if path, ok := options[key]; ok && !h.mayHold(path) {
 			return fail(domain.ErrInvalid.At("options", "%s must be a path under the configured container-managers.certificate-dir", key))
 		}
@@ -79,13 +76,13 @@ func (h *Handler) PutManager(ctx context.Context, who Who, cmd PutManager) (Defi
 	}
 	shown := rest
 	if hasToken {
-		options["token"] = Masked
+		options["token"] = domain.Mask
 		if shown, err = json.Marshal(options); err != nil {
 			return fail(fmt.Errorf("write the options of container manager %s: %w", cmd.Name, err))
 		}
 	}
 	defined := event.ContainerManagerDefined{
-		ManagerID: newID[domain.ManagerID](h), Manager: cmd.Name, Type: or(cmd.Type, roster.OpenShift), Options: rest,
+		ManagerID: newID[domain.ManagerID](h), Manager: cmd.Name, Type: or(cmd.Type, domain.OpenShift), Options: rest,
 	}
 	if hasToken {
 		defined.Credential = newID[domain.CredentialID](h)

@@ -148,7 +148,7 @@ func maskToken(e event.ContainerManagerDefined) json.RawMessage {
 	if json.Unmarshal(e.Options, &options) != nil {
 		return e.Options
 	}
-	options["token"] = json.RawMessage(`"********"`)
+	options["token"] = json.RawMessage(`"` + domain.Mask + `"`)
 	masked, err := json.Marshal(options)
 	if err != nil {
 		return e.Options

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"commissaire/domain"
 	"commissaire/domain/event"
 )
 
@@ -53,7 +54,7 @@ type Views struct {
 // New is the views of an empty log.
 func New() *Views {
 	v := viewsOf(newSnapshot())
-	v.state.define(v.state.networks, "default", "flannel_etcd", json.RawMessage("{}"))
+	v.state.define(v.state.networks, string(domain.DefaultNetwork), domain.FlannelEtcd, json.RawMessage("{}"))
 	return v
 }
 

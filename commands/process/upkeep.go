@@ -229,7 +229,7 @@ func (u *upkeep) bootstrap(ctx context.Context) error {
 	var b Bootstrap
 	b.Facts, _ = state.Facts()
 	u.p.mu.Lock()
-	name := roster.DefaultNetwork
+	name := domain.DefaultNetwork
 	if h, ok := u.p.world.roster.Host(u.host.HostID); ok {
 		if c, ok := u.p.world.roster.Cluster(h.Cluster); ok {
 			name = c.Network

@@ -27,12 +27,12 @@ func (r *Roster) PutCluster(id domain.ClusterID, name domain.ClusterName, networ
 	exists := err == nil
 	wanted := old
 	if !exists {
-		wanted.Network = DefaultNetwork
+		wanted.Network = domain.DefaultNetwork
 	}
 	if network != nil {
 		wanted.Network = domain.NetworkName(*network)
 		if _, ok := r.networks.Get(wanted.Network); !ok {
-			wanted.Network = DefaultNetwork
+			wanted.Network = domain.DefaultNetwork
 		}
 	}
 	if manager != nil {

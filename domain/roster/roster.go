@@ -16,9 +16,6 @@ import (
 	"github.com/tidwall/btree"
 )
 
-// DefaultNetwork exists from the start.
-const DefaultNetwork domain.NetworkName = "default"
-
 // Roster is what the roster's events come to. Clone it before events are tried
 // on it that may not be recorded.
 type Roster struct {
@@ -80,7 +77,7 @@ type Operation struct {
 // New is the roster before its first event.
 func New() *Roster {
 	r := &Roster{}
-	r.networks.Set(DefaultNetwork, Network{Type: FlannelEtcd, Options: json.RawMessage("{}")})
+	r.networks.Set(domain.DefaultNetwork, Network{Type: domain.FlannelEtcd, Options: json.RawMessage("{}")})
 	return r
 }
 

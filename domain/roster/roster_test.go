@@ -172,9 +172,9 @@ func TestAnOperationTakesMembersOnly(t *testing.T) {
 }
 
 func TestWhatIsInUseStays(t *testing.T) {
-	manager := event.ContainerManagerDefined{ManagerID: "M", Manager: "m", Type: Trivial, Options: json.RawMessage("{}")}
+	manager := event.ContainerManagerDefined{ManagerID: "M", Manager: "m", Type: domain.Trivial, Options: json.RawMessage("{}")}
 	managed := event.ClusterCreated{ClusterID: "C", Cluster: "c", Network: "n", ManagerID: "M", Manager: "m"}
-	network := event.NetworkDefined{Network: "n", Type: FlannelEtcd, Options: json.RawMessage("{}")}
+	network := event.NetworkDefined{Network: "n", Type: domain.FlannelEtcd, Options: json.RawMessage("{}")}
 	given(t, manager, network, managed).When(func(r *Roster) ([]event.RosterEvent, error) { return r.RemoveManager("m") }).ThenRefused(ErrInUse)
 	given(t, manager, network, managed).When(func(r *Roster) ([]event.RosterEvent, error) { return r.RemoveNetwork("n") }).ThenRefused(ErrInUse)
 	given(t).When(func(r *Roster) ([]event.RosterEvent, error) { return r.RemoveNetwork("default") }).ThenRefused(ErrInUse)
@@ -190,7 +190,7 @@ func TestTheServerOfAContainerManagerHasNoPassword(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = New().DefineManager(event.ContainerManagerDefined{Manager: "m", Type: Kubernetes, Options: options})
+			_, err = New().DefineManager(event.ContainerManagerDefined{Manager: "m", Type: domain.Kubernetes, Options: options})
 			if (err == nil) != allowed || err != nil && (!errors.Is(err, domain.ErrInvalid) || strings.Contains(err.Error(), "cret")) {
 				t.Errorf("%s %q: %v", key, server, err)
 			}
