@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,8 +19,6 @@ var (
 	errNoOperation = domain.Refuse(domain.NotFound, "no-such-operation")
 	errNoHistory   = domain.Refuse(domain.NotFound, "no-history")
 )
-
-var versionForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:+~-]{0,127}$`)
 
 func (s *Server) getLatest(kind domain.OperationKind) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) error {
@@ -66,8 +63,8 @@ func (s *Server) putOperation(kind domain.OperationKind) endpoint {
 			if cmd.Version, err = b.text("version"); err != nil {
 				return err
 			}
-			if !versionForm.MatchString(cmd.Version) {
-				return domain.ErrInvalid.At("version", "is required: a letter or digit, then up to 127 of A-Z a-z 0-9 . _ : + ~ -")
+			if cmd.Version, err = domain.ParseVersion(cmd.Version); err != nil {
+				return err
 			}
 		}
 		if cmd.Policy, err = commands.ParsePolicy(kind, b); err != nil {

@@ -191,8 +191,9 @@ func (s *Session) within() string {
 	return strconv.FormatInt(max(1, int64(s.remote.config.Answer*3/4/time.Second)), 10)
 }
 
-// versionForm is what rpm-ostree takes for a version, with room to spare.
-var versionForm = regexp.MustCompile(`^[^\x00-\x1f\x7f]{1,256}$`)
+// oneLine is what can be handed to rpm-ostree safely, whatever the log holds. Which
+// versions a client may ask for, domain.ParseVersion says.
+var oneLine = regexp.MustCompile(`^[^\x00-\x1f\x7f]{1,256}$`)
 
 // Reboot makes the host reboot, once an id, when nothing else of this service's is
 // done to it. Where its boot id no longer is bootID it has rebooted already: that

@@ -203,16 +203,6 @@ func (r *Roster) Operation(id domain.OperationID) (o Operation, running, ok bool
 	return o, ok && c.Running == id, ok
 }
 
-// Running calls f with every operation that has not ended.
-func (r *Roster) Running(f func(Operation)) {
-	r.clusters.Scan(func(_ domain.ClusterID, c Cluster) bool {
-		if o, ok := r.operations.Get(c.Running); ok {
-			f(o)
-		}
-		return true
-	})
-}
-
 // Members are the hosts of a cluster.
 func (r *Roster) Members(id domain.ClusterID) []event.Member {
 	var all []event.Member
