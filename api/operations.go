@@ -12,6 +12,7 @@ import (
 	"commissaire/api/authentication"
 	"commissaire/commands"
 	"commissaire/domain"
+	"commissaire/domain/policy"
 	"commissaire/projections"
 )
 
@@ -67,7 +68,7 @@ func (s *Server) putOperation(kind domain.OperationKind) endpoint {
 				return err
 			}
 		}
-		if cmd.Policy, err = commands.ParsePolicy(kind, b); err != nil {
+		if cmd.Policy, err = parsePolicy(kind, b); err != nil {
 			return err
 		}
 		if err := b.into("seed", &cmd.Seed, "must be a whole number: the seed of a random order"); err != nil {
@@ -99,7 +100,7 @@ func (s *Server) putOperation(kind domain.OperationKind) endpoint {
 
 // operationFields are those that the body of a PUT that starts one may have.
 func operationFields(kind domain.OperationKind) []string {
-	fields := append(commands.PolicyFields(kind), "dry_run", "seed")
+	fields := append(policy.Fields(kind), "dry_run", "seed")
 	if kind == domain.Deploy {
 		fields = append(fields, "version")
 	}

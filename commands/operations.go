@@ -3,7 +3,6 @@ package commands
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"time"
 
 	"commissaire/domain"
@@ -62,15 +61,6 @@ func (h *Handler) StartOperation(ctx context.Context, who Who, cmd StartOperatio
 	}
 	return receipt, nil
 }
-
-// ParsePolicy reads the policy in the body of a request, and names every field
-// of it that is wrong. Keys that are no fields of a policy are not looked at.
-func ParsePolicy(kind domain.OperationKind, body map[string]json.RawMessage) (event.Policy, error) {
-	return operation.ParsePolicy(kind, body)
-}
-
-// PolicyFields are the fields that a policy of that kind of operation has.
-func PolicyFields(kind domain.OperationKind) []string { return operation.PolicyFields(kind) }
 
 // Plan is what would be started, and in which batches; none where it does not go
 // in batches.

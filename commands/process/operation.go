@@ -23,6 +23,9 @@ func (p *Process) advance(ctx context.Context, o *operation.Operation) time.Dura
 		p.progress(ctx, o, takeUp)
 		return time.Hour
 	}
+	if w := o.Policy.Window; w != nil && o.Zone == nil {
+		o.Zone, _ = time.LoadLocation(w.Zone) // one that is not known here never opens
+	}
 	now := p.config.Now()
 	next := o.Next(now, func(m event.Member) operation.Situation { return p.situation(o, m) })
 	held := p.startTurns(ctx, o, next)

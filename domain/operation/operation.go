@@ -15,6 +15,7 @@ import (
 
 	"commissaire/domain"
 	"commissaire/domain/event"
+	"commissaire/domain/policy"
 )
 
 // Operation is an operation with its progress.
@@ -22,6 +23,7 @@ type Operation struct {
 	event.Started
 	Kind    domain.OperationKind
 	Version string
+	Zone    *time.Location // of its window; nil: it has none, or its zone is not known
 	Progress
 }
 
@@ -145,7 +147,7 @@ func (o *Operation) Next(now time.Time, situation func(event.Member) Situation) 
 	if len(waiting) == len(next.Skip) {
 		return next
 	}
-	open, opens := opening(o.Policy.Window, now)
+	open, opens := policy.Opening(o.Policy.Window, o.Zone, now)
 	switch {
 	case o.Paused:
 		next.Stage, next.Wait = nil, "it is paused"
