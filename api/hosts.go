@@ -13,8 +13,6 @@ import (
 	"commissaire/projections"
 )
 
-var errNoHost = domain.Refuse(domain.NotFound, "no-such-host")
-
 // managerWait bounds how long a container manager may take to describe a host.
 const managerWait = 5 * time.Second
 
@@ -37,7 +35,7 @@ func (s *Server) getHost(w http.ResponseWriter, r *http.Request) error {
 	}
 	h, ok := snapshot.HostAnswer(at)
 	if !ok {
-		return errNoHost.With("there is no host %s", at)
+		return domain.ErrNoHost.With("there is no host %s", at)
 	}
 	return s.answer(w, r, http.StatusOK, h)
 }
@@ -54,7 +52,7 @@ func (s *Server) getInventory(w http.ResponseWriter, r *http.Request) error {
 	}
 	found, ok := snapshot.Inventory(host)
 	if !ok {
-		return errNoHost.With("there is no host %s", host)
+		return domain.ErrNoHost.With("there is no host %s", host)
 	}
 	return s.answer(w, r, http.StatusOK, found)
 }
@@ -203,7 +201,7 @@ func (s *Server) getHostStatus(w http.ResponseWriter, r *http.Request) error {
 	}
 	h, ok := snapshot.Host(host)
 	if !ok {
-		return errNoHost.With("there is no host %s", host)
+		return domain.ErrNoHost.With("there is no host %s", host)
 	}
 	type status struct {
 		LastCheck projections.Time `json:"last_check"`

@@ -16,10 +16,7 @@ import (
 	"commissaire/projections"
 )
 
-var (
-	errNoOperation = domain.Refuse(domain.NotFound, "no-such-operation")
-	errNoHistory   = domain.Refuse(domain.NotFound, "no-history")
-)
+var errNoHistory = domain.Refuse(domain.NotFound, "no-history")
 
 func (s *Server) getLatest(kind domain.OperationKind) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) error {
@@ -33,7 +30,7 @@ func (s *Server) getLatest(kind domain.OperationKind) endpoint {
 		}
 		record, ok := snapshot.Latest(name, kind)
 		if !ok {
-			return errNoOperation.With("there is no %s of a cluster %q", kind, name)
+			return domain.ErrNoOperation.With("there is no %s of a cluster %q", kind, name)
 		}
 		return s.answer(w, r, http.StatusOK, record)
 	}
@@ -174,7 +171,7 @@ func (s *Server) getOperation(w http.ResponseWriter, r *http.Request) error {
 	}
 	o, ok := snapshot.Operation(id)
 	if !ok {
-		return errNoOperation.With("there is no operation %s", id)
+		return domain.ErrNoOperation.With("there is no operation %s", id)
 	}
 	if _, then := at(r); !then && identity(r).May(authentication.ReadOutput) {
 		if o, err = s.withOutput(o); err != nil {

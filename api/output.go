@@ -73,7 +73,7 @@ func (s *Server) withOutput(o *projections.Operation) (*projections.Operation, e
 func (s *Server) turn(snapshot *projections.Snapshot, id domain.OperationID, host domain.Address) (turn projections.Turn, ended bool, err error) {
 	o, ok := snapshot.Operation(id)
 	if !ok {
-		return turn, false, errNoOperation.With("there is no operation %s", id)
+		return turn, false, domain.ErrNoOperation.With("there is no operation %s", id)
 	}
 	i := slices.IndexFunc(o.Hosts, func(t projections.Turn) bool { return t.Address == host })
 	if i < 0 {

@@ -35,7 +35,7 @@ type OperationReceipt struct {
 var ErrEnded = domain.Refuse(domain.Conflict, "operation-ended")
 
 // ErrNoOperation refuses to steer what is no operation.
-var ErrNoOperation = domain.Refuse(domain.NotFound, "no-such-operation")
+var ErrNoOperation = domain.ErrNoOperation
 
 // StartOperation starts an operation. Asking again with the same key, or for
 // the same while it runs, names the same operation and changes nothing.

@@ -2,7 +2,9 @@ package domain
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 )
 
 // Kind says what sort of no a Refusal is. It decides how the caller is
@@ -53,8 +55,22 @@ func sentence(format string, args []any) string {
 	return clip(fmt.Sprintf(format, bounded...), longestSentence)
 }
 
-// Refuse declares a rule that can say no.
-func Refuse(kind Kind, code string) *Refusal { return &Refusal{Kind: kind, Code: code, Detail: code} }
+// declared has the code of every rule of this program.
+var declared = map[string]struct{}{}
+
+// Refuse declares a rule that can say no, for a variable of a package. Its code is
+// public and names one condition, whoever finds that it holds: another rule of the
+// same code panics.
+func Refuse(kind Kind, code string) *Refusal {
+	if _, twice := declared[code]; twice {
+		panic("two rules refuse as " + code)
+	}
+	declared[code] = struct{}{}
+	return &Refusal{Kind: kind, Code: code, Detail: code}
+}
+
+// Codes are those of all rules of this program, sorted.
+func Codes() []string { return slices.Sorted(maps.Keys(declared)) }
 
 // With is the refusal in the case at hand. Text of a client may be given as it is:
 // the sentence is bounded.
@@ -84,3 +100,12 @@ func (r *Refusal) Is(target error) bool {
 
 // ErrInvalid refuses a request that cannot be meant.
 var ErrInvalid = Refuse(Invalid, "invalid")
+
+// What refuses a name or an id that nothing has, to who reads and to who changes.
+var (
+	ErrNoCluster   = Refuse(NotFound, "no-such-cluster")
+	ErrNoHost      = Refuse(NotFound, "no-such-host")
+	ErrNoManager   = Refuse(NotFound, "no-such-container-manager")
+	ErrNoNetwork   = Refuse(NotFound, "no-such-network")
+	ErrNoOperation = Refuse(NotFound, "no-such-operation")
+)

@@ -11,7 +11,7 @@ import (
 
 // The rules about clusters and their members.
 var (
-	ErrNoCluster      = domain.Refuse(domain.NotFound, "no-such-cluster")
+	ErrNoCluster      = domain.ErrNoCluster
 	ErrUnknownCluster = domain.Refuse(domain.Conflict, "unknown-cluster")
 	ErrUnknownManager = domain.Refuse(domain.Conflict, "unknown-container-manager")
 	ErrRunning        = domain.Refuse(domain.Conflict, "operation-running")

@@ -15,8 +15,8 @@ import (
 
 // The rules about networks and container managers.
 var (
-	ErrNoNetwork = domain.Refuse(domain.NotFound, "no-such-network")
-	ErrNoManager = domain.Refuse(domain.NotFound, "no-such-container-manager")
+	ErrNoNetwork = domain.ErrNoNetwork
+	ErrNoManager = domain.ErrNoManager
 	ErrDiffers   = domain.Refuse(domain.Conflict, "already-defined")
 	ErrInUse     = domain.Refuse(domain.Conflict, "in-use")
 )

@@ -10,7 +10,7 @@ import (
 
 // The rules about hosts.
 var (
-	ErrNoHost   = domain.Refuse(domain.NotFound, "no-such-host")
+	ErrNoHost   = domain.ErrNoHost
 	ErrOtherKey = domain.Refuse(domain.Conflict, "host-has-another-key")
 	// ErrKnownOtherwise refuses what is given of a host that is known otherwise.
 	ErrKnownOtherwise = domain.Refuse(domain.Conflict, "host-known-otherwise")
