@@ -155,7 +155,9 @@ func (s *Server) abandon(w http.ResponseWriter, r *http.Request) error {
 				return commands.Receipt{}, domain.ErrInvalid.At("reason", "longer than 1024 bytes")
 			}
 		}
-		who.Reason = strings.TrimSpace(who.Reason)
+		if who.Reason = strings.TrimSpace(who.Reason); who.Reason == "" {
+			return commands.Receipt{}, domain.ErrInvalid.At("reason", "is required: say why the operation is given up, here or in X-Commissaire-Reason")
+		}
 		return s.config.Commands.AbandonOperation(ctx, who, id)
 	})
 }

@@ -57,6 +57,7 @@ func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 	var wait time.Duration
 	switch {
 	case errors.As(err, &refusal):
+		refusal = hinted(refusal)
 		p.Code, p.Detail, p.Errors = refusal.Code, refusal.Detail, refusal.Fields
 		switch refusal.Kind {
 		case domain.Invalid:

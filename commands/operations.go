@@ -133,7 +133,7 @@ func (h *Handler) CancelOperation(ctx context.Context, who Who, id domain.Operat
 // there. It is the last resort, and needs a reason. It may be repeated.
 func (h *Handler) AbandonOperation(ctx context.Context, who Who, id domain.OperationID) (Receipt, error) {
 	if who.Reason == "" {
-		return Receipt{}, domain.ErrInvalid.At("reason", "is required: say why the operation is given up, here or in X-Commissaire-Reason")
+		return Receipt{}, domain.ErrInvalid.At("reason", "is required: say why the operation is given up")
 	}
 	found, err := h.findOperation(ctx, id)
 	if err != nil {

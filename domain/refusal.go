@@ -13,17 +13,22 @@ type Kind int
 
 // The kinds of refusal.
 const (
-	Invalid  Kind = iota + 1 // the request cannot be meant: 400
-	NotFound                 // what it names does not exist: 404
-	NotReady                 // what it names is in no state for it: 405
-	Conflict                 // it contradicts what is: 409
+	Invalid  Kind = iota + 1 // the request cannot be meant
+	NotFound                 // what it names does not exist
+	NotReady                 // what it names is in no state for it
+	Conflict                 // it contradicts what is
 )
 
-// Refusal is a rule saying no. Nothing was recorded because of it.
+// Refusal is a rule saying no. Nothing was recorded because of it. How a client
+// may go on, who serves the client knows, and adds that by Code and About.
 type Refusal struct {
 	Kind   Kind
 	Code   string // stable and public, e.g. "operation-running"
-	Detail string // a sentence for a person: what is wrong and what to do
+	Detail string // a sentence for a person: what is wrong
+
+	// About names what the case at hand is about: a host by its address, an operation
+	// by its id, a cluster or a manager by its name. It may lack any of them.
+	About map[string]string
 
 	// Fields names what is wrong in the request, where the request is at fault.
 	Fields []FieldError
@@ -87,6 +92,18 @@ func (r *Refusal) At(field, format string, args ...any) *Refusal {
 	said.Detail = field + ": " + reason
 	said.Fields = []FieldError{{Field: field, Reason: reason}}
 	return &said
+}
+
+// Naming is the refusal which says that the case at hand is about what has that
+// name, in About, under a key such as "host".
+func (r *Refusal) Naming(key, name string) *Refusal {
+	naming := *r
+	naming.About = maps.Clone(r.About)
+	if naming.About == nil {
+		naming.About = map[string]string{}
+	}
+	naming.About[key] = clip(name, longestWord)
+	return &naming
 }
 
 // Error is the sentence for a person.

@@ -3,7 +3,6 @@ package process
 import (
 	"context"
 	"errors"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -52,7 +51,8 @@ func TestAnOperationIsAbandonedInTheMiddleOfATurn(t *testing.T) {
 		}
 		goOn()
 		h, _ := r.world.roster.Host("1")
-		if _, err := r.config.Commands.DeleteHost(t.Context(), ann, h.Host); !errors.Is(err, roster.ErrHostInHand) || !strings.Contains(err.Error(), "/operation/o/abandon") {
+		_, err := r.config.Commands.DeleteHost(t.Context(), ann, h.Host)
+		if refusal, ok := errors.AsType[*domain.Refusal](err); !ok || !errors.Is(err, roster.ErrHostInHand) || refusal.About["operation"] != "o" {
 			t.Errorf("a host in hand is removed: %v", err)
 		}
 		for range 2 {

@@ -265,7 +265,7 @@ func (h *Host) AcceptKey(address domain.Address, fingerprint string) ([]event.Ho
 			return []event.HostEvent{event.HostKeyAccepted{Host: address, Type: key.Type, Fingerprint: fingerprint}}, nil
 		}
 	}
-	return nil, ErrKeyNotShown.With("host %s did not show the key %.64q; GET /host/%s/history says which it showed", address, fingerprint, address)
+	return nil, ErrKeyNotShown.With("host %s did not show the key %.64q", address, fingerprint).Naming("host", string(address))
 }
 
 // OrderTakeover orders that the host be taken over from another installation. For

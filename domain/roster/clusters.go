@@ -40,7 +40,7 @@ func (r *Roster) PutCluster(id domain.ClusterID, name domain.ClusterName, networ
 		if *manager != "" {
 			m, ok := r.managers.Get(wanted.Manager)
 			if !ok {
-				return nil, ErrUnknownManager.With("there is no container manager %q; PUT /containermanager/%s first", *manager, *manager)
+				return nil, ErrUnknownManager.With("there is no container manager %q", *manager).Naming("manager", *manager)
 			}
 			wanted.ManagerID = m.ManagerID
 		}
@@ -84,14 +84,13 @@ func (r *Roster) PutMembers(name domain.ClusterName, old, wanted []domain.Addres
 	}
 	present := r.Members(c.ID)
 	if !slices.Equal(set(old), set(hostsOf(present))) {
-		return nil, ErrMembersChanged.With("the members of cluster %s are not those given as old; GET /cluster/%s/hosts and try again: there are %s",
-			name, name, some(present))
+		return nil, ErrMembersChanged.With("the members of cluster %s are not those given as old, but %s", name, some(present)).Naming("cluster", string(name))
 	}
 	var joining []Host
 	for _, address := range set(wanted) {
 		h, ok := r.HostAt(address)
 		if !ok {
-			return nil, ErrNoHost.With("there is no host %s; PUT /host/%s first", address, address)
+			return nil, ErrNoHost.With("there is no host %s", address).Naming("host", string(address))
 		}
 		if h.Cluster != c.ID {
 			joining = append(joining, h)
@@ -134,7 +133,7 @@ func (r *Roster) Join(name domain.ClusterName, address domain.Address, known Kno
 	h, ok := r.HostAt(address)
 	switch {
 	case !ok:
-		return nil, ErrNoHost.With("there is no host %s; PUT /host/%s first", address, address)
+		return nil, ErrNoHost.With("there is no host %s", address).Naming("host", string(address))
 	case h.Cluster == c.ID:
 		return nil, nil
 	case h.Cluster != "":
@@ -171,7 +170,7 @@ func (r *Roster) elsewhere(h Host) error {
 }
 
 func notReady(h Host) error {
-	return ErrHostNotReady.With("host %s is neither active nor disassociated yet; GET /host/%s says how far it is", h.Host, h.Host)
+	return ErrHostNotReady.With("host %s is neither active nor disassociated yet", h.Host).Naming("host", string(h.Host))
 }
 
 func running(c Cluster) error {

@@ -45,7 +45,7 @@ func (r *Roster) DefineNetwork(n event.NetworkDefined) ([]event.RosterEvent, err
 		if old.Type == n.Type && sameJSON(old.Options, n.Options) {
 			return nil, nil
 		}
-		return nil, ErrDiffers.With("network %s is defined otherwise; DELETE it before defining it anew", n.Network)
+		return nil, ErrDiffers.With("network %s is defined otherwise", n.Network)
 	}
 	return []event.RosterEvent{n}, nil
 }
@@ -103,7 +103,7 @@ func (r *Roster) DefineManager(m event.ContainerManagerDefined) ([]event.RosterE
 		if old.Type == m.Type && sameJSON(old.Options, m.Options) && old.TokenDigest == m.TokenDigest {
 			return nil, nil
 		}
-		return nil, ErrDiffers.With("container manager %s is defined otherwise; DELETE it before defining it anew", m.Manager)
+		return nil, ErrDiffers.With("container manager %s is defined otherwise", m.Manager)
 	}
 	return []event.RosterEvent{m}, nil
 }

@@ -35,9 +35,10 @@ func (r *Roster) AddHost(host event.HostAdded, cluster *domain.ClusterName, know
 	if old, ok := r.HostAt(host.Host); ok {
 		switch {
 		case host.Fingerprint != "" && old.Fingerprint != host.Fingerprint:
-			return nil, ErrOtherKey.With("host %s is known with another key; DELETE it first to add it with a new one", host.Host)
+			return nil, ErrOtherKey.With("host %s is known with another key", host.Host)
 		case cluster != nil && old.Cluster != c.ID:
-			return nil, ErrOtherMember.With("host %s is known and not a member of cluster %s; use /cluster/%s/hosts/%s", host.Host, c.Name, c.Name, host.Host)
+			return nil, ErrOtherMember.With("host %s is known and not a member of cluster %s", host.Host, c.Name).
+				Naming("cluster", string(c.Name)).Naming("host", string(host.Host))
 		}
 		return nil, old.contradicted(host, known)
 	}
@@ -57,11 +58,11 @@ func (r *Roster) AddHost(host event.HostAdded, cluster *domain.ClusterName, know
 // contradicted refuses what is given of a host and is not as it is known.
 func (h Host) contradicted(given event.HostAdded, known Known) error {
 	differs := func(field string, known, given any) error {
-		return ErrKnownOtherwise.At(field, "host %s is known with %v, not with %v, and stays so; DELETE it first to add it with that", h.Host, known, given)
+		return ErrKnownOtherwise.At(field, "host %s is known with %v, not with %v, and stays so", h.Host, known, given)
 	}
 	switch {
 	case given.TakeOver && !h.TakeOver:
-		return ErrKnownOtherwise.At("take_over", "host %s is known; PUT /host/%s/takeover takes it over", h.Host, h.Host)
+		return ErrKnownOtherwise.At("take_over", "host %s is known", h.Host).Naming("host", string(h.Host))
 	case given.Port != 0 && given.Port != cmp.Or(h.Port, sshPort):
 		return differs("ssh_port", cmp.Or(h.Port, sshPort), given.Port)
 	case given.RemoteUser != "" && given.RemoteUser != cmp.Or(h.RemoteUser, domain.Root):
@@ -76,12 +77,11 @@ func (h Host) contradicted(given event.HostAdded, known Known) error {
 		case "":
 			return differs("ssh_host_key", "none", given.HostKey)
 		default:
-			return ErrKnownOtherwise.At("ssh_host_key", "the key of host %s is %s, not %s; PUT /host/%s/hostkey accepts another one that it shows",
-				h.Host, key, given.HostKey, h.Host)
+			return ErrKnownOtherwise.At("ssh_host_key", "the key of host %s is %s, not %s", h.Host, key, given.HostKey).Naming("host", string(h.Host))
 		}
 	}
 	if given.Certificate != "" && !sameCertificate(given.Certificate, h.Certificate) {
-		return ErrKnownOtherwise.At("ssh_certificate", "host %s is known with another one, or without; DELETE it first to add it with this one", h.Host)
+		return ErrKnownOtherwise.At("ssh_certificate", "host %s is known with another one, or without", h.Host)
 	}
 	return nil
 }
@@ -175,5 +175,5 @@ func (r *Roster) leave(h Host) []event.RosterEvent {
 }
 
 func inHand(h Host) error {
-	return ErrHostInHand.With("operation %s has host %s in hand; wait until its turn ends, or, as a last resort, PUT /operation/%s/abandon", h.By, h.Host, h.By)
+	return ErrHostInHand.With("operation %s has host %s in hand; wait until its turn ends", h.By, h.Host).Naming("operation", string(h.By))
 }
