@@ -25,7 +25,7 @@ func (s *Server) getHosts(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) getHost(w http.ResponseWriter, r *http.Request) error {
-	at, err := address(r)
+	addr, err := address(r)
 	if err != nil {
 		return err
 	}
@@ -33,16 +33,16 @@ func (s *Server) getHost(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	h, ok := snapshot.HostAnswer(at)
+	host, ok := snapshot.HostAnswer(addr)
 	if !ok {
-		return domain.ErrNoHost.With("there is no host %s", at)
+		return domain.ErrNoHost.With("there is no host %s", addr)
 	}
-	return s.answer(w, r, http.StatusOK, h)
+	return s.answer(w, r, http.StatusOK, host)
 }
 
 // getInventory answers with what there is to know of a host.
 func (s *Server) getInventory(w http.ResponseWriter, r *http.Request) error {
-	host, err := address(r)
+	addr, err := address(r)
 	if err != nil {
 		return err
 	}
@@ -50,19 +50,19 @@ func (s *Server) getInventory(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	found, ok := snapshot.Inventory(host)
+	found, ok := snapshot.Inventory(addr)
 	if !ok {
-		return domain.ErrNoHost.With("there is no host %s", host)
+		return domain.ErrNoHost.With("there is no host %s", addr)
 	}
 	return s.answer(w, r, http.StatusOK, found)
 }
 
 func (s *Server) putHost(w http.ResponseWriter, r *http.Request) error {
-	at, err := address(r)
+	addr, err := address(r)
 	if err != nil {
 		return err
 	}
-	return s.addHost(w, r, at)
+	return s.addHost(w, r, addr)
 }
 
 // putSelf adds the host that the connection comes from.
@@ -71,19 +71,19 @@ func (s *Server) putSelf(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return domain.ErrInvalid.With("the address of the connection is not known; use PUT /host/{address}")
 	}
-	at, err := domain.ParseAddress(ip)
+	addr, err := domain.ParseAddress(ip)
 	if err != nil {
 		return err
 	}
-	return s.addHost(w, r, at)
+	return s.addHost(w, r, addr)
 }
 
-func (s *Server) addHost(w http.ResponseWriter, r *http.Request, at domain.Address) error {
+func (s *Server) addHost(w http.ResponseWriter, r *http.Request, addr domain.Address) error {
 	who, b, err := s.change(r)
 	if err != nil {
 		return err
 	}
-	cmd, err := s.hostCommand(b, at)
+	cmd, err := s.hostCommand(b, addr)
 	if err != nil {
 		return err
 	}
@@ -91,23 +91,23 @@ func (s *Server) addHost(w http.ResponseWriter, r *http.Request, at domain.Addre
 	if err != nil {
 		return err
 	}
-	h, ok := s.settle(w, r, receipt).Host(at)
+	host, ok := s.settle(w, r, receipt).Host(addr)
 	if !ok { // the view is late: this is what it will say
-		h = projections.Host{Address: at, Status: projections.Investigating}
+		host = projections.Host{Address: addr, Status: projections.Investigating}
 	}
-	return s.answer(w, r, http.StatusCreated, h)
+	return s.answer(w, r, http.StatusCreated, host)
 }
 
-func (s *Server) hostCommand(b body, at domain.Address) (commands.PutHost, error) {
-	cmd := commands.PutHost{Address: at}
+func (s *Server) hostCommand(b body, addr domain.Address) (commands.PutHost, error) {
+	cmd := commands.PutHost{Address: addr}
 	fail := func(err error) (commands.PutHost, error) { return commands.PutHost{}, err }
 	given, err := b.str("address")
 	if err != nil {
 		return fail(err)
 	}
 	if given != nil {
-		if same, err := domain.ParseAddress(*given); err != nil || same != at {
-			return fail(domain.ErrInvalid.At("address", "contradicts the path, which says %s", at))
+		if same, err := domain.ParseAddress(*given); err != nil || same != addr {
+			return fail(domain.ErrInvalid.At("address", "contradicts the path, which says %s", addr))
 		}
 	}
 	key, err := b.str("ssh_priv_key")
@@ -157,17 +157,17 @@ func (s *Server) hostCommand(b body, at domain.Address) (commands.PutHost, error
 }
 
 func (s *Server) deleteHost(w http.ResponseWriter, r *http.Request) error {
-	at, err := address(r)
+	addr, err := address(r)
 	if err != nil {
 		return err
 	}
 	return s.delete(w, r, func(ctx context.Context, who commands.Who) (commands.Receipt, error) {
-		return s.config.Commands.DeleteHost(ctx, who, at)
+		return s.config.Commands.DeleteHost(ctx, who, addr)
 	})
 }
 
 func (s *Server) getCredentials(w http.ResponseWriter, r *http.Request) error {
-	at, err := address(r)
+	addr, err := address(r)
 	if err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func (s *Server) getCredentials(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	found, receipt, err := s.config.Commands.ReadCredentials(r.Context(), who, at)
+	found, receipt, err := s.config.Commands.ReadCredentials(r.Context(), who, addr)
 	if err != nil {
 		return err
 	}
@@ -191,7 +191,7 @@ func (s *Server) getCredentials(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) getHostStatus(w http.ResponseWriter, r *http.Request) error {
-	host, err := address(r)
+	addr, err := address(r)
 	if err != nil {
 		return err
 	}
@@ -199,34 +199,34 @@ func (s *Server) getHostStatus(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	h, ok := snapshot.Host(host)
+	host, ok := snapshot.Host(addr)
 	if !ok {
-		return domain.ErrNoHost.With("there is no host %s", host)
+		return domain.ErrNoHost.With("there is no host %s", addr)
 	}
 	type status struct {
 		LastCheck projections.Time `json:"last_check"`
 		Status    string           `json:"status"`
 	}
 	node := json.RawMessage("{}")
-	_, then := at(r)
-	if manager := snapshot.Managed(h.Address); manager != "" && !then {
+	_, past := asOfQuery(r)
+	if manager := snapshot.Managed(host.Address); manager != "" && !past {
 		ctx, cancel := context.WithTimeout(r.Context(), managerWait)
 		defer cancel()
-		if live, err := s.config.NodeStatus(ctx, manager, h.Address); err == nil {
+		if live, err := s.config.NodeStatus(ctx, manager, host.Address); err == nil {
 			node = live
 		} else {
-			s.config.Logger.Warn("container manager did not describe a host", "host", h.Address, "error", err)
+			s.config.Logger.Warn("container manager did not describe a host", "host", host.Address, "error", err)
 		}
 	}
 	return s.answer(w, r, http.StatusOK, struct {
 		Type    string          `json:"type"`
 		Host    status          `json:"host"`
 		Manager json.RawMessage `json:"container_manager"`
-	}{"host_only", status{h.LastCheck, h.Status}, node})
+	}{"host_only", status{host.LastCheck, host.Status}, node})
 }
 
 func (s *Server) putHostKey(w http.ResponseWriter, r *http.Request) error {
-	at, err := address(r)
+	addr, err := address(r)
 	if err != nil {
 		return err
 	}
@@ -241,19 +241,19 @@ func (s *Server) putHostKey(w http.ResponseWriter, r *http.Request) error {
 	if fingerprint, err = domain.ParseFingerprint(fingerprint); err != nil {
 		return domain.ErrInvalid.At("fingerprint", "%v", err)
 	}
-	receipt, err := s.config.Commands.AcceptHostKey(r.Context(), who, at, fingerprint)
+	receipt, err := s.config.Commands.AcceptHostKey(r.Context(), who, addr, fingerprint)
 	if err != nil {
 		return err
 	}
-	h, ok := s.settle(w, r, receipt).Host(at)
+	host, ok := s.settle(w, r, receipt).Host(addr)
 	if !ok { // the view is late, or the host was removed since: the key was accepted
-		h = projections.Host{Address: at, Status: projections.Investigating}
+		host = projections.Host{Address: addr, Status: projections.Investigating}
 	}
-	return s.answer(w, r, http.StatusCreated, h)
+	return s.answer(w, r, http.StatusCreated, host)
 }
 
 func (s *Server) putTakeover(w http.ResponseWriter, r *http.Request) error {
-	at, err := address(r)
+	addr, err := address(r)
 	if err != nil {
 		return err
 	}
@@ -261,13 +261,13 @@ func (s *Server) putTakeover(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	receipt, err := s.config.Commands.TakeHostOver(r.Context(), who, at)
+	receipt, err := s.config.Commands.TakeHostOver(r.Context(), who, addr)
 	if err != nil {
 		return err
 	}
-	h, ok := s.settle(w, r, receipt).Host(at)
+	host, ok := s.settle(w, r, receipt).Host(addr)
 	if !ok { // the view is late, or the host was removed since: it was ordered
-		h = projections.Host{Address: at, Status: projections.Investigating}
+		host = projections.Host{Address: addr, Status: projections.Investigating}
 	}
-	return s.answer(w, r, http.StatusOK, h)
+	return s.answer(w, r, http.StatusOK, host)
 }

@@ -175,7 +175,7 @@ func (s *Server) getOperation(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		return domain.ErrNoOperation.With("there is no operation %s", id)
 	}
-	if _, then := at(r); !then && identity(r).May(authentication.ReadOutput) {
+	if _, past := asOfQuery(r); !past && identity(r).May(authentication.ReadOutput) {
 		if o, err = s.withOutput(o); err != nil {
 			return err
 		}

@@ -40,7 +40,7 @@ type Config struct {
 	Commands      *commands.Handler
 	Views         *projections.Views
 	Follow        projections.Read
-	Entries       func(ctx context.Context, at []projections.Position) ([]HistoryEntry, error)
+	Entries       func(ctx context.Context, positions []projections.Position) ([]HistoryEntry, error)
 	EntriesAfter  func(ctx context.Context, after projections.Position) ([]HistoryEntry, error) // the next of the log, not necessarily all
 	Events        *Events
 	EventTypes    []string
@@ -396,8 +396,8 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) (*projections.
 
 // cut is the present, or what was at the bound that ?at= gives.
 func (s *Server) cut(r *http.Request) (*projections.Snapshot, error) {
-	text, then := at(r)
-	if !then {
+	text, past := asOfQuery(r)
+	if !past {
 		return s.config.Views.Snapshot(), nil
 	}
 	return s.asOf(r, "at", text)
@@ -414,14 +414,15 @@ func (s *Server) asOf(r *http.Request, key, text string) (*projections.Snapshot,
 
 // presentOnly refuses ?at= where what is answered is not a function of the log.
 func presentOnly(r *http.Request) error {
-	if _, then := at(r); then {
+	if _, past := asOfQuery(r); past {
 		return domain.ErrInvalid.At("at", "this is answered as of now only")
 	}
 	return nil
 }
 
-// at is what a request says that its answer is to be made of; false: the present.
-func at(r *http.Request) (string, bool) {
+// asOfQuery is what ?at= of a request says that it is to be answered as of; false: the
+// present.
+func asOfQuery(r *http.Request) (string, bool) {
 	if r.URL.RawQuery == "" { // most have none
 		return "", false
 	}
