@@ -91,69 +91,92 @@ func (s *Server) addHost(w http.ResponseWriter, r *http.Request, addr domain.Add
 	if err != nil {
 		return err
 	}
-	host, ok := s.settle(w, r, receipt).Host(addr)
-	if !ok { // the view is late: this is what it will say
-		host = projections.Host{Address: addr, Status: projections.Investigating}
-	}
-	return s.answer(w, r, http.StatusCreated, host)
+	return s.answer(w, r, http.StatusCreated, s.changedHost(w, r, addr, receipt))
 }
 
+// changedHost is a host after a command about it.
+func (s *Server) changedHost(w http.ResponseWriter, r *http.Request, addr domain.Address, receipt commands.Receipt) projections.Host {
+	host, ok := s.settle(w, r, receipt).Host(addr)
+	if !ok { // the view is late, and this is what it will say; or the host was removed since
+		host = projections.Host{Address: addr, Status: projections.Investigating}
+	}
+	return host
+}
+
+// hostCommand is what a body asks for about the host of an address.
 func (s *Server) hostCommand(b body, addr domain.Address) (commands.PutHost, error) {
 	cmd := commands.PutHost{Address: addr}
-	fail := func(err error) (commands.PutHost, error) { return commands.PutHost{}, err }
-	given, err := b.str("address")
-	if err != nil {
-		return fail(err)
-	}
-	if given != nil {
-		if same, err := domain.ParseAddress(*given); err != nil || same != addr {
-			return fail(domain.ErrInvalid.At("address", "contradicts the path, which says %s", addr))
+	for _, read := range []func(body, *commands.PutHost) error{
+		sameAddress, s.readLogin, readCluster, readPort, readHostKey,
+	} {
+		if err := read(b, &cmd); err != nil {
+			return commands.PutHost{}, err
 		}
 	}
+	var err error
+	if cmd.Certificate, err = b.text("ssh_certificate"); err != nil {
+		return commands.PutHost{}, err
+	}
+	return cmd, b.into("take_over", &cmd.TakeOver, "must be true or false")
+}
+
+func sameAddress(b body, cmd *commands.PutHost) error {
+	given, err := b.str("address")
+	if err != nil || given == nil {
+		return err
+	}
+	if same, err := domain.ParseAddress(*given); err != nil || same != cmd.Address {
+		return domain.ErrInvalid.At("address", "contradicts the path, which says %s", cmd.Address)
+	}
+	return nil
+}
+
+func (s *Server) readLogin(b body, cmd *commands.PutHost) error {
 	key, err := b.str("ssh_priv_key")
 	if err != nil {
-		return fail(err)
+		return err
 	}
 	if key != nil {
 		cmd.PrivateKey, cmd.KeyProblem = readKey(*key, s.config.Commands.CheckKey)
 	}
 	user, err := b.text("remote_user")
+	if err != nil || user == "" { // it is the default, or that of the known host
+		return err
+	}
+	cmd.RemoteUser, err = domain.ParseRemoteUser(user)
+	return err
+}
+
+func readCluster(b body, cmd *commands.PutHost) error {
+	cluster, err := b.text("cluster")
+	if err != nil || cluster == "" {
+		return err
+	}
+	name, err := domain.ParseName[domain.ClusterName](cluster)
 	if err != nil {
-		return fail(err)
+		return domain.ErrInvalid.At("cluster", "%v", err)
 	}
-	if user != "" { // else it is the default, or that of the known host
-		if cmd.RemoteUser, err = domain.ParseRemoteUser(user); err != nil {
-			return fail(err)
-		}
+	cmd.Cluster = &name
+	return nil
+}
+
+func readPort(b body, cmd *commands.PutHost) error {
+	raw, ok := b["ssh_port"]
+	if ok && (json.Unmarshal(raw, &cmd.Port) != nil || cmd.Port < 1 || cmd.Port > 65535) {
+		return domain.ErrInvalid.At("ssh_port", "must be a port from 1 to 65535")
 	}
-	cluster, err := b.str("cluster")
-	if err != nil {
-		return fail(err)
+	return nil
+}
+
+func readHostKey(b body, cmd *commands.PutHost) error {
+	key, err := b.text("ssh_host_key")
+	if err != nil || key == "" {
+		return err
 	}
-	if cluster != nil && *cluster != "" {
-		name, err := domain.ParseName[domain.ClusterName](*cluster)
-		if err != nil {
-			return fail(domain.ErrInvalid.At("cluster", "%v", err))
-		}
-		cmd.Cluster = &name
+	if cmd.HostKey, err = domain.ParseFingerprint(key); err != nil {
+		return domain.ErrInvalid.At("ssh_host_key", "%v", err)
 	}
-	if raw, ok := b["ssh_port"]; ok {
-		if json.Unmarshal(raw, &cmd.Port) != nil || cmd.Port < 1 || cmd.Port > 65535 {
-			return fail(domain.ErrInvalid.At("ssh_port", "must be a port from 1 to 65535"))
-		}
-	}
-	if cmd.HostKey, err = b.text("ssh_host_key"); err != nil {
-		return fail(err)
-	}
-	if cmd.HostKey != "" {
-		if cmd.HostKey, err = domain.ParseFingerprint(cmd.HostKey); err != nil {
-			return fail(domain.ErrInvalid.At("ssh_host_key", "%v", err))
-		}
-	}
-	if cmd.Certificate, err = b.text("ssh_certificate"); err != nil {
-		return fail(err)
-	}
-	return cmd, b.into("take_over", &cmd.TakeOver, "must be true or false")
+	return nil
 }
 
 func (s *Server) deleteHost(w http.ResponseWriter, r *http.Request) error {
@@ -245,11 +268,7 @@ func (s *Server) putHostKey(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	host, ok := s.settle(w, r, receipt).Host(addr)
-	if !ok { // the view is late, or the host was removed since: the key was accepted
-		host = projections.Host{Address: addr, Status: projections.Investigating}
-	}
-	return s.answer(w, r, http.StatusCreated, host)
+	return s.answer(w, r, http.StatusCreated, s.changedHost(w, r, addr, receipt))
 }
 
 func (s *Server) putTakeover(w http.ResponseWriter, r *http.Request) error {
@@ -265,9 +284,5 @@ func (s *Server) putTakeover(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	host, ok := s.settle(w, r, receipt).Host(addr)
-	if !ok { // the view is late, or the host was removed since: it was ordered
-		host = projections.Host{Address: addr, Status: projections.Investigating}
-	}
-	return s.answer(w, r, http.StatusOK, host)
+	return s.answer(w, r, http.StatusOK, s.changedHost(w, r, addr, receipt))
 }
