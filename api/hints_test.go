@@ -28,11 +28,13 @@ func known() *roster.Roster {
 	for _, e := range []event.RosterEvent{
 		event.ClusterCreated{ClusterID: "C", Cluster: "c", Network: "default"},
 		event.ClusterCreated{ClusterID: "D", Cluster: "d", Network: "default"},
-		web1, event.HostAdded{HostID: "2", Host: "10.0.0.2", Fingerprint: "g"},
+		web1,
+		event.HostAdded{HostID: "2", Host: "10.0.0.2", Fingerprint: "g"},
 		event.HostJoined{HostID: "1", Host: "10.0.0.1", ClusterID: "C", Cluster: "c"},
 		event.NetworkDefined{Network: "n", Type: domain.FlannelServer, Options: []byte("{}")},
 		event.ContainerManagerDefined{ManagerID: "M", Manager: "m", Type: domain.Trivial, Options: []byte("{}")},
-		event.UpgradeStarted{Started: started}, event.HostTaken{HostID: "1", Host: "10.0.0.1", Claim: "x", Operation: "o"},
+		event.UpgradeStarted{Started: started},
+		event.HostTaken{HostID: "1", Host: "10.0.0.1", Claim: "x", Operation: "o"},
 	} {
 		r.Evolve(e)
 	}

@@ -26,6 +26,7 @@ var rules = []struct {
 }{
 	{"domain", []string{"context", "log", "log/slog", "os", "net/http", "database/sql", module + "/commands", module + "/projections", module + "/adapters", module + "/api"}, "a decision waits for nothing and does no I/O"},
 	{"domain/event", []string{module + "/domain/roster", module + "/domain/host", module + "/domain/operation"}, "a fact does not know who decided it"},
+	{"domain/policy", []string{module + "/domain/roster", module + "/domain/host", module + "/domain/operation"}, "what may be asked for does not depend on who carries it out"},
 	{"domain/roster", []string{module + "/domain/host", module + "/domain/operation"}, "those who decide meet through facts"},
 	{"domain/host", []string{module + "/domain/roster", module + "/domain/operation"}, "those who decide meet through facts"},
 	{"domain/operation", []string{module + "/domain/roster", module + "/domain/host"}, "those who decide meet through facts"},
