@@ -48,11 +48,11 @@ func TestARefusalSaysHowToGoOn(t *testing.T) {
 		if len(clusters) > 0 {
 			cluster = &clusters[0]
 		}
-		_, err := known().AddHost(given, cluster, func(domain.HostID) string { return pinned })
+		_, err := known().AddHost(given, cluster, roster.Known{Hosts: map[domain.HostID]roster.KnownHost{"1": {Pinned: pinned}}})
 		return err
 	}
 	refused := func(_ []event.RosterEvent, err error) error { return err }
-	notReady := func(domain.HostID) bool { return false }
+	notReady := roster.Known{Hosts: map[domain.HostID]roster.KnownHost{"1": {}, "2": {}}}
 	manager := "k"
 	for _, c := range []struct {
 		err    error
