@@ -200,7 +200,7 @@ func (h *Handler) leaveCordoned(ctx context.Context, who Who, members []event.Me
 			continue
 		}
 		if _, err := h.onHost(ctx, who, m.HostID, func(state *host.Host) ([]event.HostEvent, error) {
-			return state.UncordonFailed(m.Host, c.ManagerID, c.Manager, cause), nil
+			return state.RecordUncordonFailure(m.Host, c.ManagerID, c.Manager, cause), nil
 		}); err != nil {
 			return err
 		}

@@ -118,9 +118,9 @@ func (p *Process) recordKey(ctx context.Context, h roster.Host, key HostKey) err
 	_, err := p.config.Commands.RecordHost(ctx, h.HostID, func(state *host.Host) []event.HostEvent {
 		shown := host.Key{Type: key.Type, Fingerprint: key.Fingerprint}
 		if key.Authority != "" {
-			return state.KeyVouched(h.Host, shown, key.Authority, addedBy)
+			return state.RecordVouchedKey(h.Host, shown, key.Authority, addedBy)
 		}
-		return state.KeyShown(h.Host, shown, addedBy)
+		return state.RecordKey(h.Host, shown, addedBy)
 	})
 	return err
 }
@@ -133,7 +133,7 @@ func (p *Process) recordKeyChange(ctx context.Context, h roster.Host, shown Host
 				event.HostKeyChanged{Host: h.Host, Type: shown.Type, Fingerprint: shown.Fingerprint},
 			}
 		}
-		return state.KeyShown(h.Host, host.Key{Type: shown.Type, Fingerprint: shown.Fingerprint}, "")
+		return state.RecordKey(h.Host, host.Key{Type: shown.Type, Fingerprint: shown.Fingerprint}, "")
 	})
 	return err
 }

@@ -153,9 +153,9 @@ func (t *turn) uncordoned(ctx context.Context, outcome event.OperationEvent) (ev
 	if _, err := t.p.config.Commands.RecordHost(ctx, t.host.HostID, func(state *host.Host) []event.HostEvent {
 		of := t.node.definition
 		if refused == nil {
-			return state.Uncordoned(t.host.Host, of.ManagerID, of.Manager)
+			return state.RecordUncordon(t.host.Host, of.ManagerID, of.Manager)
 		}
-		return state.UncordonFailed(t.host.Host, of.ManagerID, of.Manager, reason(refused.err))
+		return state.RecordUncordonFailure(t.host.Host, of.ManagerID, of.Manager, reason(refused.err))
 	}); err != nil {
 		return nil, err
 	}

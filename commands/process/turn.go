@@ -202,7 +202,7 @@ func (t *turn) failed(ctx context.Context, err error) (event.OperationEvent, err
 
 func (t *turn) recordFacts(ctx context.Context, facts event.Facts) error {
 	_, err := t.p.config.Commands.RecordHost(ctx, t.host.HostID, func(state *host.Host) []event.HostEvent {
-		return state.Investigated(t.host.Host, facts)
+		return state.RecordFacts(t.host.Host, facts)
 	})
 	return err
 }
@@ -214,7 +214,7 @@ func (t *turn) recordOwner(ctx context.Context, why error) error {
 		return err
 	}
 	_, err := t.p.config.Commands.RecordHost(ctx, t.host.HostID, func(state *host.Host) []event.HostEvent {
-		return state.InvestigationFailed(t.host.Host, reason(why))
+		return state.RecordInvestigationFailure(t.host.Host, reason(why))
 	})
 	return err
 }

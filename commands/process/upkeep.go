@@ -193,7 +193,7 @@ func (u *upkeep) connect(ctx context.Context) (err error) {
 
 func (u *upkeep) investigate(ctx context.Context) error {
 	address := u.host.Host
-	failed := func(state *host.Host, why string) []event.HostEvent { return state.InvestigationFailed(address, why) }
+	failed := func(state *host.Host, why string) []event.HostEvent { return state.RecordInvestigationFailure(address, why) }
 	if err := u.connect(ctx); err != nil {
 		return u.fail(ctx, err, failed)
 	}
@@ -213,12 +213,12 @@ func (u *upkeep) investigate(ctx context.Context) error {
 	if err != nil {
 		return u.fail(ctx, err, failed)
 	}
-	return u.record(ctx, func(state *host.Host) []event.HostEvent { return state.Investigated(address, facts) })
+	return u.record(ctx, func(state *host.Host) []event.HostEvent { return state.RecordFacts(address, facts) })
 }
 
 func (u *upkeep) bootstrap(ctx context.Context) error {
 	address := u.host.Host
-	failed := func(state *host.Host, why string) []event.HostEvent { return state.BootstrapFailed(address, why) }
+	failed := func(state *host.Host, why string) []event.HostEvent { return state.RecordBootstrapFailure(address, why) }
 	if err := u.connect(ctx); err != nil {
 		return u.fail(ctx, err, failed)
 	}
@@ -241,7 +241,7 @@ func (u *upkeep) bootstrap(ctx context.Context) error {
 	if err := u.session.Bootstrap(ctx, WorkID(u.claim), b); err != nil {
 		return u.fail(ctx, err, failed)
 	}
-	return u.record(ctx, func(state *host.Host) []event.HostEvent { return state.Bootstrapped(address, u.p.config.Profile) })
+	return u.record(ctx, func(state *host.Host) []event.HostEvent { return state.RecordBootstrap(address, u.p.config.Profile) })
 }
 
 // register goes on to its end when the host is removed meanwhile: only when it is
@@ -253,7 +253,7 @@ func (u *upkeep) register(ctx context.Context) error {
 	definition := u.p.world.managers[u.p.world.wanted(h)]
 	u.p.mu.Unlock()
 	return u.tell(ctx, definition, Manager.Register, u.registrationFailed(definition), func(state *host.Host) []event.HostEvent {
-		return state.RegisteredWith(u.host.Host, definition.ManagerID, definition.Manager)
+		return state.RecordRegistration(u.host.Host, definition.ManagerID, definition.Manager)
 	})
 }
 
@@ -267,7 +267,7 @@ func (u *upkeep) unregister(ctx context.Context) error {
 	definition := u.p.world.managers[id]
 	u.p.mu.Unlock()
 	unregistered := func(state *host.Host) []event.HostEvent {
-		return state.UnregisteredFrom(u.host.Host, definition.ManagerID, definition.Manager)
+		return state.RecordUnregistration(u.host.Host, definition.ManagerID, definition.Manager)
 	}
 	again, err := u.addedAgain(ctx, definition.ManagerID)
 	switch {
@@ -298,7 +298,7 @@ func (u *upkeep) addedAgain(ctx context.Context, manager domain.ManagerID) (agai
 
 func (u *upkeep) registrationFailed(definition event.ContainerManagerDefined) failure {
 	return func(state *host.Host, why string) []event.HostEvent {
-		return state.RegistrationFailed(u.host.Host, definition.ManagerID, definition.Manager, why)
+		return state.RecordRegistrationFailure(u.host.Host, definition.ManagerID, definition.Manager, why)
 	}
 }
 
@@ -312,9 +312,9 @@ func (u *upkeep) uncordon(ctx context.Context) error {
 	definition := u.p.world.managers[id]
 	u.p.mu.Unlock()
 	return u.tell(ctx, definition, Manager.Uncordon, func(state *host.Host, why string) []event.HostEvent {
-		return state.UncordonFailed(u.host.Host, id, definition.Manager, why)
+		return state.RecordUncordonFailure(u.host.Host, id, definition.Manager, why)
 	}, func(state *host.Host) []event.HostEvent {
-		return state.Uncordoned(u.host.Host, id, definition.Manager)
+		return state.RecordUncordon(u.host.Host, id, definition.Manager)
 	})
 }
 

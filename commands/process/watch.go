@@ -196,7 +196,7 @@ func (p *Process) look(ctx context.Context, h roster.Host) (looked, answers bool
 	p.mu.Unlock()
 	if facts, _ := state.Facts(); state.Silent() || bootID != facts.BootID {
 		_, err := p.config.Commands.RecordHost(ctx, h.HostID, func(state *host.Host) []event.HostEvent {
-			return state.Seen(h.Host, bootID)
+			return state.RecordContact(h.Host, bootID)
 		})
 		p.report(ctx, "recording a sign of life failed", err, "host", h.Host)
 	}
@@ -221,7 +221,7 @@ func (p *Process) missed(ctx context.Context, h roster.Host, silent bool, why er
 		return
 	}
 	_, err := p.config.Commands.RecordHost(ctx, h.HostID, func(state *host.Host) []event.HostEvent {
-		return state.WentSilent(h.Host, reason(why))
+		return state.RecordSilence(h.Host, reason(why))
 	})
 	p.report(ctx, "recording a silent host failed", err, "host", h.Host)
 }
