@@ -10,10 +10,7 @@ import (
 	"commissaire/projections"
 )
 
-var (
-	errNoCluster = domain.Refuse(domain.NotFound, "no-such-cluster")
-	errNoMember  = domain.Refuse(domain.NotFound, "not-a-member")
-)
+var errNoMember = domain.Refuse(domain.NotFound, "not-a-member")
 
 // empty is the body of every DELETE's answer.
 var empty = []string{}
@@ -43,7 +40,7 @@ func (s *Server) getCluster(w http.ResponseWriter, r *http.Request) error {
 }
 
 func noCluster(name domain.ClusterName) error {
-	return errNoCluster.With("there is no cluster %q", name)
+	return domain.ErrNoCluster.With("there is no cluster %q", name)
 }
 
 // changedCluster is a cluster as PUT answers it: without its counts.

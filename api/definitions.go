@@ -10,8 +10,6 @@ import (
 	"commissaire/projections"
 )
 
-var errNoDefinition = domain.Refuse(domain.NotFound, "not-defined")
-
 func (s *Server) getNetworks(w http.ResponseWriter, r *http.Request) error {
 	snapshot, err := s.snapshot(w, r)
 	if err != nil {
@@ -31,16 +29,19 @@ func (s *Server) getManagers(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) getNetwork(w http.ResponseWriter, r *http.Request) error {
 	return s.getDefinition(w, r, func(snapshot *projections.Snapshot, name string) (*projections.Answer, bool) {
 		return snapshot.Network(domain.NetworkName(name))
-	})
+	}, domain.ErrNoNetwork, "network")
 }
 
 func (s *Server) getManager(w http.ResponseWriter, r *http.Request) error {
 	return s.getDefinition(w, r, func(snapshot *projections.Snapshot, name string) (*projections.Answer, bool) {
 		return snapshot.Manager(domain.ManagerName(name))
-	})
+	}, domain.ErrNoManager, "container manager")
 }
 
-func (s *Server) getDefinition(w http.ResponseWriter, r *http.Request, find func(*projections.Snapshot, string) (*projections.Answer, bool)) error {
+func (s *Server) getDefinition(
+	w http.ResponseWriter, r *http.Request,
+	find func(*projections.Snapshot, string) (*projections.Answer, bool), missing *domain.Refusal, what string,
+) error {
 	name, err := domain.ParseName[string](param(r, "name"))
 	if err != nil {
 		return err
@@ -51,7 +52,7 @@ func (s *Server) getDefinition(w http.ResponseWriter, r *http.Request, find func
 	}
 	found, ok := find(snapshot, name)
 	if !ok {
-		return errNoDefinition.With("there is none named %q", name)
+		return missing.With("there is no %s %q", what, name)
 	}
 	return s.answer(w, r, http.StatusOK, found)
 }

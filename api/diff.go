@@ -101,22 +101,22 @@ func between(positions []projections.Position, from, to projections.Position) []
 
 // record is a thing as GET serves it, a cluster with its members; nil where it is
 // not there.
-func record(at *projections.Snapshot, of, name string) any {
+func record(snapshot *projections.Snapshot, of, name string) any {
 	switch of {
 	case projections.OfCluster:
-		if c, ok := at.Cluster(domain.ClusterName(name)); ok {
-			members, _ := at.Members(c.Name)
+		if c, ok := snapshot.Cluster(domain.ClusterName(name)); ok {
+			members, _ := snapshot.Members(c.Name)
 			return struct {
 				projections.Cluster
 				Members []domain.Address `json:"members"`
 			}{c, members}
 		}
 	case projections.OfHost:
-		if h, ok := at.Host(domain.Address(name)); ok {
-			return h
+		if host, ok := snapshot.Host(domain.Address(name)); ok {
+			return host
 		}
 	case projections.OfOperation:
-		if o, ok := at.Operation(domain.OperationID(name)); ok {
+		if o, ok := snapshot.Operation(domain.OperationID(name)); ok {
 			return o
 		}
 	}

@@ -113,15 +113,15 @@ func newMessage(entry HistoryEntry) message {
 
 // since is the next of what comes after a position, and what is closed when there
 // is more than that; false where that is in the window no longer.
-func (e *Events) since(at projections.Position) (next []message, grown <-chan struct{}, kept bool) {
+func (e *Events) since(pos projections.Position) (next []message, grown <-chan struct{}, kept bool) {
 	w := e.window.Load()
-	if at < w.from {
+	if pos < w.from {
 		return nil, nil, false
 	}
-	if at >= w.last {
+	if pos >= w.last {
 		return nil, w.grown, true
 	}
-	first, _ := slices.BinarySearchFunc(w.messages, at+1, func(m message, at projections.Position) int { return cmp.Compare(m.position, at) })
+	first, _ := slices.BinarySearchFunc(w.messages, pos+1, func(m message, pos projections.Position) int { return cmp.Compare(m.position, pos) })
 	end, size := first, 0
 	for ; end < len(w.messages) && size < atOnce; end++ {
 		size += len(w.messages[end].text)
@@ -156,11 +156,11 @@ func (s *Server) selection(query url.Values) (selection, error) {
 		}
 		name := query.Get(of)
 		if of == projections.OfHost {
-			at, err := domain.ParseAddress(name)
+			addr, err := domain.ParseAddress(name)
 			if err != nil {
 				return selection{}, domain.ErrInvalid.At(of, "%v", err)
 			}
-			name = string(at)
+			name = string(addr)
 		} else if _, err := domain.ParseName[string](name); err != nil {
 			return selection{}, domain.ErrInvalid.At(of, "%v", err)
 		}
@@ -185,12 +185,12 @@ func (s *Server) types(query url.Values) (types []string, err error) {
 }
 
 // has tells whether an event is selected. The snapshot must have it.
-func (c selection) has(snapshot *projections.Snapshot, at projections.Position, kind string) bool {
+func (c selection) has(snapshot *projections.Snapshot, pos projections.Position, kind string) bool {
 	if len(c.types) > 0 && !slices.Contains(c.types, kind) {
 		return false
 	}
 	for of, name := range c.about {
-		if _, found := slices.BinarySearch(snapshot.History(of, name), at); !found {
+		if _, found := slices.BinarySearch(snapshot.History(of, name), pos); !found {
 			return false
 		}
 	}
@@ -238,9 +238,9 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer leave()
-	at := snapshot.Position
+	pos := snapshot.Position
 	if resumes {
-		at = projections.Position(after)
+		pos = projections.Position(after)
 	}
 	header := w.Header()
 	header.Set("Content-Type", "text/event-stream")
@@ -248,7 +248,7 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) error {
 	header.Set("X-Accel-Buffering", "no")
 	header.Set("Connection", "close") // deadlines stay behind on it
 	header.Set(gzhttp.HeaderNoCompression, "1")
-	stream := &eventStream{Server: s, events: s.config.Events, selected: selected, w: w, out: http.NewResponseController(w), at: at}
+	stream := &eventStream{Server: s, events: s.config.Events, selected: selected, w: w, out: http.NewResponseController(w), pos: pos}
 	stream.run(r)
 	return nil
 }
@@ -261,7 +261,7 @@ type eventStream struct {
 	w        http.ResponseWriter
 	out      *http.ResponseController
 
-	at   projections.Position // all that is selected up to it was written
+	pos  projections.Position // all that is selected up to it was written
 	live bool                 // it was in the window
 }
 
@@ -289,11 +289,11 @@ func (s *eventStream) run(r *http.Request) {
 	}()
 	heartbeat := time.NewTicker(s.events.config.Heartbeat)
 	defer heartbeat.Stop()
-	err := s.write(fmt.Appendf(nil, "retry: %d\nid: %d\n\n", reconnect.Milliseconds(), s.at))
+	err := s.write(fmt.Appendf(nil, "retry: %d\nid: %d\n\n", reconnect.Milliseconds(), s.pos))
 	for err == nil {
 		var page chan<- struct{}
 		var more <-chan struct{}
-		switch next, grown, kept := s.events.since(s.at); {
+		switch next, grown, kept := s.events.since(s.pos); {
 		case kept && len(next) == 0:
 			s.live, more = true, grown
 		case kept:
@@ -316,7 +316,7 @@ func (s *eventStream) run(r *http.Request) {
 			if denied != nil || !who.May(authentication.ReadAudit) {
 				return
 			}
-			err = errors.Join(err, s.write(fmt.Appendf(nil, ":\nid: %d\n\n", s.at)))
+			err = errors.Join(err, s.write(fmt.Appendf(nil, ":\nid: %d\n\n", s.pos)))
 		case <-ctx.Done():
 			return
 		}
@@ -325,7 +325,7 @@ func (s *eventStream) run(r *http.Request) {
 
 // dropped is the last message to a reader that is too slow.
 func (s *eventStream) dropped() []byte {
-	return fmt.Appendf(nil, "id: %d\nevent: dropped\ndata: {\"position\":%d,\"reason\":\"you read too slowly; connect again with Last-Event-ID: %d, or ?after=%d, and nothing is missed\"}\n\n", s.at, s.at, s.at, s.at)
+	return fmt.Appendf(nil, "id: %d\nevent: dropped\ndata: {\"position\":%d,\"reason\":\"you read too slowly; connect again with Last-Event-ID: %d, or ?after=%d, and nothing is missed\"}\n\n", s.pos, s.pos, s.pos, s.pos)
 }
 
 // send writes what is selected of messages. The views have them, so whether one is
@@ -342,7 +342,7 @@ func (s *eventStream) send(messages []message) error {
 		}
 	}
 	s.limit(takes)
-	s.at = messages[len(messages)-1].position
+	s.pos = messages[len(messages)-1].position
 	return s.put(texts)
 }
 
@@ -352,7 +352,7 @@ func (s *eventStream) catchUp(ctx context.Context) error {
 	entries, upTo, err := s.page(ctx, snapshot)
 	if err != nil {
 		if ctx.Err() == nil {
-			s.config.Logger.Error("a stream of events ends: the log cannot be read", "after", s.at, "error", err)
+			s.config.Logger.Error("a stream of events ends: the log cannot be read", "after", s.pos, "error", err)
 		}
 		return err
 	}
@@ -373,7 +373,7 @@ func (s *eventStream) catchUp(ctx context.Context) error {
 			texts, size = texts[:0], 0
 		}
 	}
-	s.at = upTo
+	s.pos = upTo
 	return s.put(texts)
 }
 
@@ -383,11 +383,11 @@ func (s *eventStream) catchUp(ctx context.Context) error {
 func (s *eventStream) page(ctx context.Context, snapshot *projections.Snapshot) (entries []HistoryEntry, upTo projections.Position, err error) {
 	upTo = snapshot.Position
 	if len(s.selected.about) == 0 {
-		if entries, err = s.config.EntriesAfter(ctx, s.at); err != nil || len(entries) == 0 {
+		if entries, err = s.config.EntriesAfter(ctx, s.pos); err != nil || len(entries) == 0 {
 			return nil, upTo, err
 		}
-		end, _ := slices.BinarySearchFunc(entries, upTo+1, func(e HistoryEntry, at projections.Position) int {
-			return cmp.Compare(projections.Position(e.Position), at)
+		end, _ := slices.BinarySearchFunc(entries, upTo+1, func(e HistoryEntry, pos projections.Position) int {
+			return cmp.Compare(projections.Position(e.Position), pos)
 		})
 		if end == len(entries) {
 			upTo = projections.Position(entries[end-1].Position)
@@ -400,7 +400,7 @@ func (s *eventStream) page(ctx context.Context, snapshot *projections.Snapshot) 
 			positions = history
 		}
 	}
-	first, _ := slices.BinarySearch(positions, s.at+1)
+	first, _ := slices.BinarySearch(positions, s.pos+1)
 	positions = positions[first:]
 	if len(positions) > indexed {
 		positions = positions[:indexed]

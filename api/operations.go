@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,15 +12,11 @@ import (
 	"commissaire/api/authentication"
 	"commissaire/commands"
 	"commissaire/domain"
+	"commissaire/domain/policy"
 	"commissaire/projections"
 )
 
-var (
-	errNoOperation = domain.Refuse(domain.NotFound, "no-such-operation")
-	errNoHistory   = domain.Refuse(domain.NotFound, "no-history")
-)
-
-var versionForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:+~-]{0,127}$`)
+var errNoHistory = domain.Refuse(domain.NotFound, "no-history")
 
 func (s *Server) getLatest(kind domain.OperationKind) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) error {
@@ -35,7 +30,7 @@ func (s *Server) getLatest(kind domain.OperationKind) endpoint {
 		}
 		record, ok := snapshot.Latest(name, kind)
 		if !ok {
-			return errNoOperation.With("there is no %s of a cluster %q", kind, name)
+			return domain.ErrNoOperation.With("there is no %s of a cluster %q", kind, name)
 		}
 		return s.answer(w, r, http.StatusOK, record)
 	}
@@ -66,11 +61,11 @@ func (s *Server) putOperation(kind domain.OperationKind) endpoint {
 			if cmd.Version, err = b.text("version"); err != nil {
 				return err
 			}
-			if !versionForm.MatchString(cmd.Version) {
-				return domain.ErrInvalid.At("version", "is required: a letter or digit, then up to 127 of A-Z a-z 0-9 . _ : + ~ -")
+			if cmd.Version, err = domain.ParseVersion(cmd.Version); err != nil {
+				return err
 			}
 		}
-		if cmd.Policy, err = commands.ParsePolicy(kind, b); err != nil {
+		if cmd.Policy, err = parsePolicy(kind, b); err != nil {
 			return err
 		}
 		if err := b.into("seed", &cmd.Seed, "must be a whole number: the seed of a random order"); err != nil {
@@ -102,7 +97,7 @@ func (s *Server) putOperation(kind domain.OperationKind) endpoint {
 
 // operationFields are those that the body of a PUT that starts one may have.
 func operationFields(kind domain.OperationKind) []string {
-	fields := append(commands.PolicyFields(kind), "dry_run", "seed")
+	fields := append(policy.Fields(kind), "dry_run", "seed")
 	if kind == domain.Deploy {
 		fields = append(fields, "version")
 	}
@@ -160,7 +155,9 @@ func (s *Server) abandon(w http.ResponseWriter, r *http.Request) error {
 				return commands.Receipt{}, domain.ErrInvalid.At("reason", "longer than 1024 bytes")
 			}
 		}
-		who.Reason = strings.TrimSpace(who.Reason)
+		if who.Reason = strings.TrimSpace(who.Reason); who.Reason == "" {
+			return commands.Receipt{}, domain.ErrInvalid.At("reason", "is required: say why the operation is given up, here or in X-Commissaire-Reason")
+		}
 		return s.config.Commands.AbandonOperation(ctx, who, id)
 	})
 }
@@ -176,9 +173,9 @@ func (s *Server) getOperation(w http.ResponseWriter, r *http.Request) error {
 	}
 	o, ok := snapshot.Operation(id)
 	if !ok {
-		return errNoOperation.With("there is no operation %s", id)
+		return domain.ErrNoOperation.With("there is no operation %s", id)
 	}
-	if _, then := at(r); !then && identity(r).May(authentication.ReadOutput) {
+	if _, past := asOfQuery(r); !past && identity(r).May(authentication.ReadOutput) {
 		if o, err = s.withOutput(o); err != nil {
 			return err
 		}
@@ -209,7 +206,7 @@ func (s *Server) getOperations(w http.ResponseWriter, r *http.Request) error {
 		query.Set("host", string(host))
 	}
 	page, last, more := []*projections.Operation{}, uint64(0), false
-	for at, o := range all(snapshot, after) {
+	for pos, o := range snapshot.Operations(projections.Position(after)) {
 		if !wanted(query, o) {
 			continue
 		}
@@ -217,7 +214,7 @@ func (s *Server) getOperations(w http.ResponseWriter, r *http.Request) error {
 			more = true
 			break
 		}
-		page, last = append(page, o), at
+		page, last = append(page, o), uint64(pos)
 	}
 	if more {
 		next(w, r, last)
@@ -245,10 +242,6 @@ func next(w http.ResponseWriter, r *http.Request, last uint64) {
 	w.Header().Set("Link", fmt.Sprintf(`<%s?%s>; rel="next"`, r.URL.EscapedPath(), query.Encode()))
 }
 
-func all(snapshot *projections.Snapshot, after uint64) func(func(uint64, *projections.Operation) bool) {
-	return func(yield func(uint64, *projections.Operation) bool) { snapshot.Operations(after, yield) }
-}
-
 func wanted(query url.Values, o *projections.Operation) bool {
 	is := func(key, value string) bool { return !query.Has(key) || query.Get(key) == value }
 	return is("cluster", string(o.Cluster)) && is("kind", string(o.Kind)) && is("status", o.Status) &&
@@ -272,5 +265,5 @@ func number(query url.Values, key string, otherwise uint64) (uint64, error) {
 func (s *Server) waitFor(ctx context.Context, position uint64) bool {
 	ctx, cancel := context.WithTimeout(ctx, viewWait)
 	defer cancel()
-	return s.config.Views.WaitFor(ctx, position) == nil
+	return s.config.Views.WaitFor(ctx, projections.Position(position)) == nil
 }

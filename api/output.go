@@ -73,7 +73,7 @@ func (s *Server) withOutput(o *projections.Operation) (*projections.Operation, e
 func (s *Server) turn(snapshot *projections.Snapshot, id domain.OperationID, host domain.Address) (turn projections.Turn, ended bool, err error) {
 	o, ok := snapshot.Operation(id)
 	if !ok {
-		return turn, false, errNoOperation.With("there is no operation %s", id)
+		return turn, false, domain.ErrNoOperation.With("there is no operation %s", id)
 	}
 	i := slices.IndexFunc(o.Hosts, func(t projections.Turn) bool { return t.Address == host })
 	if i < 0 {
@@ -96,11 +96,9 @@ func (s *Server) getOutput(w http.ResponseWriter, r *http.Request) error {
 	if err := presentOnly(r); err != nil {
 		return err
 	}
-	follow := false
-	if query := r.URL.Query(); query.Has("follow") {
-		if follow, err = strconv.ParseBool(query.Get("follow")); err != nil {
-			return domain.ErrInvalid.At("follow", "must be 1 or 0")
-		}
+	follow, err := following(r)
+	if err != nil {
+		return err
 	}
 	snapshot, err := s.snapshot(w, r)
 	if err != nil {
@@ -116,33 +114,55 @@ func (s *Server) getOutput(w http.ResponseWriter, r *http.Request) error {
 	switch {
 	case err != nil:
 		return err
-	case something, follow && !ended:
-	case !ended:
-		return errNoOutput.With("host %s has printed nothing yet in operation %s", host, id)
-	case turn.Printed > 0:
-		return errNoOutput.With("what host %s printed in operation %s, %d bytes, is not kept any more", host, id, turn.Printed)
-	default:
-		return errNoOutput.With("host %s printed nothing in operation %s", host, id)
-	}
-	if follow {
+	case !something && (!follow || ended):
+		return noOutput(id, turn, ended)
+	case follow:
 		return s.follow(w, r, printed, func() bool {
 			_, ended, err := s.turn(s.config.Views.Snapshot(), id, host)
 			return ended || err != nil
 		})
 	}
 	var all []byte
-	for {
-		text, err := printed.Next()
-		if err != nil {
-			return err
-		}
-		if len(text) == 0 {
-			break
-		}
-		all = append(all, text...)
+	if err := rest(printed, func(text []byte) { all = append(all, text...) }); err != nil {
+		return err
 	}
 	sum := sha256.Sum256(all)
 	return s.send(w, r, http.StatusOK, textPlain, all, `"`+hex.EncodeToString(sum[:16])+`"`)
+}
+
+// following tells whether a client asks for what is still to come, too.
+func following(r *http.Request) (bool, error) {
+	query := r.URL.Query()
+	if !query.Has("follow") {
+		return false, nil
+	}
+	follow, err := strconv.ParseBool(query.Get("follow"))
+	if err != nil {
+		return false, domain.ErrInvalid.At("follow", "must be 1 or 0")
+	}
+	return follow, nil
+}
+
+// noOutput says why there is nothing to read.
+func noOutput(id domain.OperationID, turn projections.Turn, ended bool) error {
+	switch {
+	case !ended:
+		return errNoOutput.With("host %s has printed nothing yet in operation %s", turn.Address, id)
+	case turn.Printed > 0:
+		return errNoOutput.With("what host %s printed in operation %s, %d bytes, is not kept any more", turn.Address, id, turn.Printed)
+	}
+	return errNoOutput.With("host %s printed nothing in operation %s", turn.Address, id)
+}
+
+// rest gives f what was printed and not read yet.
+func rest(printed Printed, f func([]byte)) error {
+	for {
+		text, err := printed.Next()
+		if err != nil || len(text) == 0 {
+			return err
+		}
+		f(text)
+	}
 }
 
 const textPlain = "text/plain; charset=utf-8"
@@ -179,16 +199,9 @@ func (s *Server) follow(w http.ResponseWriter, r *http.Request, printed Printed,
 	for {
 		// What a host printed is there before the end of its turn is in the view.
 		position, over, changed := s.config.Views.Snapshot().Position, ended(), printed.Changed()
-		for {
-			text, err := printed.Next()
-			if err != nil {
-				s.config.Logger.Error("request failed", "method", r.Method, "path", r.URL.Path, "request_id", requestOf(r).id, "error", err)
-				panic(http.ErrAbortHandler)
-			}
-			if len(text) == 0 {
-				break
-			}
-			send(text)
+		if err := rest(printed, send); err != nil {
+			s.config.Logger.Error("request failed", "method", r.Method, "path", r.URL.Path, "request_id", requestOf(r).id, "error", err)
+			panic(http.ErrAbortHandler)
 		}
 		if over {
 			return nil
@@ -213,5 +226,5 @@ func (s *Server) await(ctx context.Context, position uint64, changed <-chan stru
 		case <-ctx.Done():
 		}
 	}()
-	_ = s.config.Views.WaitFor(ctx, position) // its error is that of ctx
+	_ = s.config.Views.WaitFor(ctx, projections.Position(position)) // its error is that of ctx
 }

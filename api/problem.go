@@ -48,58 +48,19 @@ type problem struct {
 
 const retryAfter = 2 * time.Second
 
+// unknown is the outcome of a change that may have been recorded.
+const unknown = "unknown"
+
 // problem turns an error into an answer, and logs those that are our own fault.
 func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
-	p := problem{Instance: instance(r), RequestID: requestOf(r).id, Detail: err.Error()}
-	var refusal *domain.Refusal
-	var delayed *authentication.Delayed
-	var notReady *unready
+	var p problem
 	var wait time.Duration
-	switch {
-	case errors.As(err, &refusal):
-		p.Code, p.Detail, p.Errors = refusal.Code, refusal.Detail, refusal.Fields
-		switch refusal.Kind {
-		case domain.Invalid:
-			p.Status = http.StatusBadRequest
-		case domain.NotFound:
-			p.Status = http.StatusNotFound
-		case domain.NotReady:
-			p.Status = http.StatusMethodNotAllowed
-			w.Header().Set("Allow", s.allowed(r))
-		case domain.Conflict:
-			p.Status = http.StatusConflict
-		}
-	case errors.Is(err, authentication.ErrDenied), errors.Is(err, errForbidden):
-		p.Status = http.StatusForbidden
-	case errors.As(err, &delayed):
-		p.Status, wait = http.StatusForbidden, delayed.RetryAfter
-	case errors.Is(err, errNoPath):
-		p.Status = http.StatusNotFound
-	case errors.Is(err, errNoMethod):
-		p.Status = http.StatusMethodNotAllowed
-	case errors.Is(err, errTooLarge):
-		p.Status = http.StatusRequestEntityTooLarge
-	case errors.Is(err, errCrowded):
-		p.Status, wait = http.StatusTooManyRequests, 10*retryAfter
-	case errors.Is(err, errLate), errors.Is(err, errBehind), errors.As(err, &notReady):
-		p.Status, wait = http.StatusServiceUnavailable, retryAfter
-		if errors.Is(err, errLate) && r.Method != http.MethodGet { // it was recorded
-			p.Outcome = "unknown"
-		}
-	case errors.Is(err, commands.ErrOutcomeUnknown):
-		p.Status, wait, p.Outcome = http.StatusServiceUnavailable, retryAfter, "unknown"
-		p.Detail = "it is not known whether the change was recorded; repeating the request is safe"
-	case errors.Is(err, commands.ErrUnavailable):
-		p.Status, wait, p.Detail = http.StatusServiceUnavailable, retryAfter, "changes cannot be recorded at the moment; nothing was changed"
-		if r.Method == http.MethodGet {
-			p.Detail = "what this is read from, or recorded in, is not available at the moment"
-		}
-	default:
-		p.Status, p.Detail = http.StatusInternalServerError, ""
-		if r.Method != http.MethodGet {
-			p.Outcome = "unknown"
-		}
+	if refusal := (*domain.Refusal)(nil); errors.As(err, &refusal) {
+		p = s.refusal(w, r, hinted(refusal))
+	} else {
+		p, wait = failure(r.Method, err)
 	}
+	p.Instance, p.RequestID = instance(r), requestOf(r).id
 	if p.Status >= http.StatusInternalServerError {
 		attributes := []any{"method", r.Method, "path", r.URL.Path, "request_id", p.RequestID, "error", err}
 		if panicked := (*panicError)(nil); errors.As(err, &panicked) {
@@ -108,6 +69,75 @@ func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 		s.config.Logger.Error("request failed", attributes...)
 	}
 	p.write(w, wait)
+}
+
+// refusal is the problem of a request that a rule refuses.
+func (s *Server) refusal(w http.ResponseWriter, r *http.Request, refusal *domain.Refusal) problem {
+	p := problem{Code: refusal.Code, Detail: refusal.Detail, Errors: refusal.Fields}
+	switch refusal.Kind {
+	case domain.Invalid:
+		p.Status = http.StatusBadRequest
+	case domain.NotFound:
+		p.Status = http.StatusNotFound
+	case domain.NotReady:
+		p.Status = http.StatusMethodNotAllowed
+		w.Header().Set("Allow", s.allowed(r))
+	case domain.Conflict:
+		p.Status = http.StatusConflict
+	}
+	return p
+}
+
+// failures are the errors that have a status of their own, and how long a client is
+// to wait before it tries again; 0: it is not said.
+var failures = []struct {
+	err    error
+	status int
+	wait   time.Duration
+}{
+	{authentication.ErrDenied, http.StatusForbidden, 0},
+	{errForbidden, http.StatusForbidden, 0},
+	{errNoPath, http.StatusNotFound, 0},
+	{errNoMethod, http.StatusMethodNotAllowed, 0},
+	{errTooLarge, http.StatusRequestEntityTooLarge, 0},
+	{errCrowded, http.StatusTooManyRequests, 10 * retryAfter},
+	{errLate, http.StatusServiceUnavailable, retryAfter},
+	{errBehind, http.StatusServiceUnavailable, retryAfter},
+}
+
+// failure is the problem of a request that failed otherwise than by a rule, and how
+// long the client is to wait.
+func failure(method string, err error) (problem, time.Duration) {
+	reads := method == http.MethodGet
+	for _, f := range failures {
+		if !errors.Is(err, f.err) {
+			continue
+		}
+		p := problem{Status: f.status, Detail: err.Error()}
+		if errors.Is(err, errLate) && !reads { // it was recorded
+			p.Outcome = unknown
+		}
+		return p, f.wait
+	}
+	var delayed *authentication.Delayed
+	var notReady *unready
+	switch {
+	case errors.As(err, &delayed):
+		return problem{Status: http.StatusForbidden, Detail: err.Error()}, delayed.RetryAfter
+	case errors.As(err, &notReady):
+		return problem{Status: http.StatusServiceUnavailable, Detail: err.Error()}, retryAfter
+	case errors.Is(err, commands.ErrOutcomeUnknown):
+		return problem{Status: http.StatusServiceUnavailable, Outcome: unknown, Detail: "it is not known whether the change was recorded; repeating the request is safe"}, retryAfter
+	case errors.Is(err, commands.ErrUnavailable) && reads:
+		return problem{Status: http.StatusServiceUnavailable, Detail: "what this is read from, or recorded in, is not available at the moment"}, retryAfter
+	case errors.Is(err, commands.ErrUnavailable):
+		return problem{Status: http.StatusServiceUnavailable, Detail: "changes cannot be recorded at the moment; nothing was changed"}, retryAfter
+	}
+	p := problem{Status: http.StatusInternalServerError}
+	if !reads {
+		p.Outcome = unknown
+	}
+	return p, 0
 }
 
 // longestInstance bounds what is repeated of a path.

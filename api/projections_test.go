@@ -38,8 +38,8 @@ func TestViewsAreRebuiltOnRequest(t *testing.T) {
 		}
 		var going chan struct{} // the log says nothing until it is closed
 		kept := 0
-		rebuilds := projections.NewRebuilds(projections.RebuildsConfig{
-			Views: views, Now: time.Now, Logger: slog.New(slog.DiscardHandler), Kept: func(*projections.Snapshot) { kept++ },
+		rebuilds := projections.NewRebuilder(projections.RebuilderConfig{
+			Views: views, Now: time.Now, Logger: slog.New(slog.DiscardHandler), Rebuilt: func(*projections.Snapshot) { kept++ },
 			Read: func(ctx context.Context, after event.Position) iter.Seq2[[]event.Recorded, error] {
 				return func(yield func([]event.Recorded, error) bool) {
 					select {

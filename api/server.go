@@ -4,11 +4,14 @@
 //
 // The order of checks is the contract's: who asks (403, also for unknown
 // paths), where to (404, 405), whether they may (403), what they send.
+//
+// openapi.yaml is the document of the interface; README.md explains what needs
+// more than a line there.
 package api
 
 import (
 	"context"
-	_ "embed"
+	_ "embed" // the API document
 	"encoding/json"
 	"log/slog"
 	"net/http"
@@ -19,7 +22,7 @@ import (
 	"time"
 
 	"commissaire/api/authentication"
-	"commissaire/commands" // the API document
+	"commissaire/commands"
 	"commissaire/domain"
 	"commissaire/projections"
 
@@ -37,7 +40,7 @@ type Config struct {
 	Commands      *commands.Handler
 	Views         *projections.Views
 	Follow        projections.Read
-	Entries       func(ctx context.Context, at []projections.Position) ([]HistoryEntry, error)
+	Entries       func(ctx context.Context, positions []projections.Position) ([]HistoryEntry, error)
 	EntriesAfter  func(ctx context.Context, after projections.Position) ([]HistoryEntry, error) // the next of the log, not necessarily all
 	Events        *Events
 	EventTypes    []string
@@ -46,7 +49,7 @@ type Config struct {
 	Transparency  Transparency // nil: no checkpoints are signed
 	Authenticator authentication.Plugin
 	OnHost        projections.OnHost
-	Rebuilds      *projections.Rebuilds
+	Rebuilds      *projections.Rebuilder
 	Snapshots     func() (any, error) // of views, in files
 	Status        func(context.Context) Status
 	Ready         func(context.Context) error // why the service is not ready to serve
@@ -129,7 +132,7 @@ func (s *Server) Close() { s.close() }
 type endpoint func(w http.ResponseWriter, r *http.Request) error
 
 // records are the GETs of what the log alone tells.
-func (s *Server) records(get func(path string, p authentication.Permission, f endpoint)) {
+func (s *Server) records(get register) {
 	const read, audit = authentication.Read, authentication.ReadAudit
 	get("/clusters", read, s.getClusters)
 	get("/cluster/{name}", read, s.getCluster)
@@ -158,69 +161,20 @@ func (s *Server) records(get func(path string, p authentication.Permission, f en
 
 var kinds = []domain.OperationKind{domain.Deploy, domain.Upgrade, domain.Restart}
 
+// register takes a route of a method: its path below base, who may ask, and what
+// answers.
+type register func(path string, p authentication.Permission, f endpoint)
+
 func (s *Server) routes() {
-	const (
-		read, audit, operate  = authentication.Read, authentication.ReadAudit, authentication.Operate
-		administer, addItself = authentication.Administer, authentication.AddSelf
-	)
-	route := func(method, path string, p authentication.Permission, f endpoint) {
-		s.router.MethodFunc(method, path, func(w http.ResponseWriter, r *http.Request) {
-			if !identity(r).May(p) {
-				s.problem(w, r, errForbidden)
-				return
-			}
-			if err := f(w, r); err != nil {
-				s.problem(w, r, err)
-			}
-		})
+	below := func(method string) register {
+		return func(path string, p authentication.Permission, f endpoint) { s.route(method, base+path, p, f) }
 	}
-	get := func(path string, p authentication.Permission, f endpoint) { route(http.MethodGet, base+path, p, f) }
-	put := func(path string, p authentication.Permission, f endpoint) { route(http.MethodPut, base+path, p, f) }
-	del := func(path string, p authentication.Permission, f endpoint) { route(http.MethodDelete, base+path, p, f) }
-
+	get, put, del := below(http.MethodGet), below(http.MethodPut), below(http.MethodDelete)
 	s.records(get)
-	put("/cluster/{name}", administer, s.putCluster)
-	del("/cluster/{name}", administer, s.deleteCluster)
-	put("/cluster/{name}/hosts", operate, s.putMembers)
-	put("/cluster/{name}/hosts/{host}", operate, s.putMember)
-	del("/cluster/{name}/hosts/{host}", operate, s.deleteMember)
-	for _, kind := range kinds {
-		put("/cluster/{name}/"+string(kind), operate, s.putOperation(kind))
-	}
-	put("/containermanager/{name}", administer, s.putManager)
-	del("/containermanager/{name}", administer, s.deleteManager)
-	put("/host", addItself, s.putSelf)
-	put("/host/{host}", administer, s.putHost)
-	del("/host/{host}", administer, s.deleteHost)
-	get("/host/{host}/creds", administer, s.getCredentials)
-	put("/host/{host}/hostkey", administer, s.putHostKey)
-	put("/host/{host}/takeover", administer, s.putTakeover)
-	put("/network/{name}", administer, s.putNetwork)
-	del("/network/{name}", administer, s.deleteNetwork)
-	get("/operation/{id}/host/{host}/log", authentication.ReadOutput, s.getOutput)
-	put("/operation/{id}/pause", operate, s.steer(s.config.Commands.PauseOperation))
-	put("/operation/{id}/resume", operate, s.steer(s.config.Commands.ResumeOperation))
-	put("/operation/{id}/cancel", operate, s.steer(s.config.Commands.CancelOperation))
-	put("/operation/{id}/abandon", administer, s.abandon)
-	get("/events", audit, s.getEvents)
-	get("/log/checkpoint", authentication.ReadLog, s.getCheckpoint)
-	get("/log/proof", authentication.ReadLog, s.getProof)
-	get("/projections", read, s.getProjections)
-	put("/projections/{name}/rebuild", administer, s.putRebuild(projections.KindRebuild))
-	del("/projections/{name}/rebuild", administer, s.deleteRebuild)
-	put("/projections/{name}/verify", authentication.ReadLog, s.putRebuild(projections.KindVerify))
-	get("/status", read, s.getStatus)
-
-	metrics := promhttp.HandlerFor(s.config.Metrics, promhttp.HandlerOpts{DisableCompression: true})
-	route(http.MethodGet, "/metrics", read, func(w http.ResponseWriter, r *http.Request) error {
-		metrics.ServeHTTP(w, r)
-		return nil
-	})
-	route(http.MethodGet, "/openapi.yaml", read, func(w http.ResponseWriter, _ *http.Request) error {
-		w.Header().Set("Content-Type", "application/yaml")
-		_, err := w.Write(document)
-		return ignore(err)
-	})
+	s.definitions(put, del)
+	s.hosts(get, put, del)
+	s.operations(get, put)
+	s.service(get, put, del)
 	s.router.NotFound(func(w http.ResponseWriter, r *http.Request) { s.problem(w, r, errNoPath) })
 	s.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		allowed := s.allowed(r)
@@ -230,6 +184,81 @@ func (s *Server) routes() {
 		}
 		w.Header().Set("Allow", allowed)
 		s.problem(w, r, errNoMethod)
+	})
+}
+
+// route has requests answered by f, of those who may.
+func (s *Server) route(method, path string, p authentication.Permission, f endpoint) {
+	s.router.MethodFunc(method, path, func(w http.ResponseWriter, r *http.Request) {
+		if !identity(r).May(p) {
+			s.problem(w, r, errForbidden)
+			return
+		}
+		if err := f(w, r); err != nil {
+			s.problem(w, r, err)
+		}
+	})
+}
+
+// definitions are the changes of clusters, networks and container managers.
+func (s *Server) definitions(put, del register) {
+	const operate, administer = authentication.Operate, authentication.Administer
+	put("/cluster/{name}", administer, s.putCluster)
+	del("/cluster/{name}", administer, s.deleteCluster)
+	put("/cluster/{name}/hosts", operate, s.putMembers)
+	put("/cluster/{name}/hosts/{host}", operate, s.putMember)
+	del("/cluster/{name}/hosts/{host}", operate, s.deleteMember)
+	put("/containermanager/{name}", administer, s.putManager)
+	del("/containermanager/{name}", administer, s.deleteManager)
+	put("/network/{name}", administer, s.putNetwork)
+	del("/network/{name}", administer, s.deleteNetwork)
+}
+
+// hosts are the changes of hosts, and their credentials.
+func (s *Server) hosts(get, put, del register) {
+	const administer = authentication.Administer
+	put("/host", authentication.AddSelf, s.putSelf)
+	put("/host/{host}", administer, s.putHost)
+	del("/host/{host}", administer, s.deleteHost)
+	get("/host/{host}/creds", administer, s.getCredentials)
+	put("/host/{host}/hostkey", administer, s.putHostKey)
+	put("/host/{host}/takeover", administer, s.putTakeover)
+}
+
+// operations are the changes of operations, and what their hosts print.
+func (s *Server) operations(get, put register) {
+	const operate = authentication.Operate
+	for _, kind := range kinds {
+		put("/cluster/{name}/"+string(kind), operate, s.putOperation(kind))
+	}
+	get("/operation/{id}/host/{host}/log", authentication.ReadOutput, s.getOutput)
+	put("/operation/{id}/pause", operate, s.steer(s.config.Commands.PauseOperation))
+	put("/operation/{id}/resume", operate, s.steer(s.config.Commands.ResumeOperation))
+	put("/operation/{id}/cancel", operate, s.steer(s.config.Commands.CancelOperation))
+	put("/operation/{id}/abandon", authentication.Administer, s.abandon)
+}
+
+// service are the requests about the service itself: its log, its views, how it is.
+func (s *Server) service(get, put, del register) {
+	const read, readLog, administer = authentication.Read, authentication.ReadLog, authentication.Administer
+	get("/events", authentication.ReadAudit, s.getEvents)
+	get("/log/checkpoint", readLog, s.getCheckpoint)
+	get("/log/proof", readLog, s.getProof)
+	get("/projections", read, s.getProjections)
+	put("/projections/{name}/rebuild", administer, s.putRebuild(projections.KindRebuild))
+	del("/projections/{name}/rebuild", administer, s.deleteRebuild)
+	put("/projections/{name}/verify", readLog, s.putRebuild(projections.KindVerify))
+	get("/status", read, s.getStatus)
+
+	metrics := promhttp.HandlerFor(s.config.Metrics, promhttp.HandlerOpts{DisableCompression: true})
+	s.route(http.MethodGet, "/metrics", read, func(w http.ResponseWriter, r *http.Request) error {
+		metrics.ServeHTTP(w, r)
+		return nil
+	})
+	s.route(http.MethodGet, "/openapi.yaml", read, func(w http.ResponseWriter, _ *http.Request) error {
+		w.Header().Set("Content-Type", "application/yaml")
+		_, err := w.Write(document)
+		return ignore(err)
 	})
 }
 
@@ -367,8 +396,8 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) (*projections.
 
 // cut is the present, or what was at the bound that ?at= gives.
 func (s *Server) cut(r *http.Request) (*projections.Snapshot, error) {
-	text, then := at(r)
-	if !then {
+	text, past := asOfQuery(r)
+	if !past {
 		return s.config.Views.Snapshot(), nil
 	}
 	return s.asOf(r, "at", text)
@@ -385,14 +414,15 @@ func (s *Server) asOf(r *http.Request, key, text string) (*projections.Snapshot,
 
 // presentOnly refuses ?at= where what is answered is not a function of the log.
 func presentOnly(r *http.Request) error {
-	if _, then := at(r); then {
+	if _, past := asOfQuery(r); past {
 		return domain.ErrInvalid.At("at", "this is answered as of now only")
 	}
 	return nil
 }
 
-// at is what a request says that its answer is to be made of; false: the present.
-func at(r *http.Request) (string, bool) {
+// asOfQuery is what ?at= of a request says that it is to be answered as of; false: the
+// present.
+func asOfQuery(r *http.Request) (string, bool) {
 	if r.URL.RawQuery == "" { // most have none
 		return "", false
 	}

@@ -69,8 +69,8 @@ func (s *service) Append(ctx context.Context, stream event.Stream, expected even
 			s.then(e)
 		}
 	}
-	for batch, err := range s.Read(ctx, s.views.Snapshot().Position) {
-		if err != nil || len(batch) == 0 {
+	for batch, err := range eventlog.UpToHead(ctx, s.Read(ctx, s.views.Snapshot().Position)) {
+		if err != nil {
 			return at, err
 		}
 		for _, r := range batch {

@@ -38,25 +38,25 @@ func (h *Handler) PutCluster(ctx context.Context, who Who, cmd PutCluster) (Clus
 
 // PutMembers replaces the members of a cluster, all or nothing.
 func (h *Handler) PutMembers(ctx context.Context, who Who, cmd PutMembers) (ClusterReceipt, error) {
-	return h.changeCluster(ctx, who, cmd.Cluster, func(r *roster.Roster) ([]event.RosterEvent, error) {
-		var failed error
-		events, err := r.PutMembers(cmd.Cluster, cmd.Old, cmd.New, h.ready(ctx, &failed))
-		if failed != nil {
-			return nil, failed
-		}
-		return events, err
+	var receipt ClusterReceipt
+	err := h.knowing(ctx, func(known roster.Known) (err error) {
+		receipt, err = h.changeCluster(ctx, who, cmd.Cluster, func(r *roster.Roster) ([]event.RosterEvent, error) {
+			return r.PutMembers(cmd.Cluster, cmd.Old, cmd.New, known)
+		})
+		return err
 	})
+	return receipt, err
 }
 
-func (h *Handler) changeCluster(ctx context.Context, who Who, name domain.ClusterName, decide func(*roster.Roster) ([]event.RosterEvent, error)) (ClusterReceipt, error) {
-	var c roster.Cluster
-	at, err := h.roster.transactThen(ctx, recordBy[event.RosterEvent](h, who), decide, func(r *roster.Roster) {
-		c, _ = r.ClusterNamed(name) // it is there: the decision says so
+func (h *Handler) changeCluster(ctx context.Context, who Who, name domain.ClusterName, f func(*roster.Roster) ([]event.RosterEvent, error)) (ClusterReceipt, error) {
+	c, position, err := decide(ctx, h.roster, recordBy[event.RosterEvent](h, who), f, func(r *roster.Roster, _ []event.Decided) roster.Cluster {
+		c, _ := r.ClusterNamed(name) // it is there: the decision says so
+		return c
 	})
 	if err != nil {
 		return ClusterReceipt{}, err
 	}
-	return ClusterReceipt{Receipt{at}, c.Network, c.Manager}, nil
+	return ClusterReceipt{Receipt{position}, c.Network, c.Manager}, nil
 }
 
 // DeleteCluster deletes a cluster; its members are let go.
@@ -66,14 +66,12 @@ func (h *Handler) DeleteCluster(ctx context.Context, who Who, name domain.Cluste
 
 // JoinHost makes a host a member. It may be repeated.
 func (h *Handler) JoinHost(ctx context.Context, who Who, name domain.ClusterName, address domain.Address) (Receipt, error) {
-	return h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) {
-		var failed error
-		events, err := r.Join(name, address, h.ready(ctx, &failed))
-		if failed != nil {
-			return nil, failed
-		}
-		return events, err
+	var receipt Receipt
+	err := h.knowing(ctx, func(known roster.Known) (err error) {
+		receipt, err = h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) { return r.Join(name, address, known) })
+		return err
 	})
+	return receipt, err
 }
 
 // LeaveHost ends a host's membership. It may be repeated.

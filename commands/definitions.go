@@ -12,9 +12,6 @@ import (
 	"commissaire/domain/roster"
 )
 
-// Masked stands for a token wherever one is shown.
-const Masked = "********"
-
 // PutNetwork asks for a network.
 type PutNetwork struct {
 	Name    domain.NetworkName
@@ -39,7 +36,7 @@ type DefinitionReceipt struct {
 
 // PutNetwork defines a network. It may be repeated.
 func (h *Handler) PutNetwork(ctx context.Context, who Who, cmd PutNetwork) (DefinitionReceipt, error) {
-	defined := event.NetworkDefined{Network: cmd.Name, Type: or(cmd.Type, roster.FlannelEtcd), Options: object(cmd.Options)}
+	defined := event.NetworkDefined{Network: cmd.Name, Type: or(cmd.Type, domain.FlannelEtcd), Options: object(cmd.Options)}
 	receipt, err := h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) { return r.DefineNetwork(defined) })
 	return DefinitionReceipt{receipt, defined.Type, defined.Options}, err
 }
@@ -49,8 +46,7 @@ func (h *Handler) DeleteNetwork(ctx context.Context, who Who, name domain.Networ
 	return h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) { return r.RemoveNetwork(name) })
 }
 
-// PutManager defines a container manager. Its token is sealed and kept before
-// the definition is recorded. It may be repeated.
+// PutManager defines a container manager. It may be repeated.
 func (h *Handler) PutManager(ctx context.Context, who Who, cmd PutManager) (DefinitionReceipt, error) {
 	fail := func(err error) (DefinitionReceipt, error) { return DefinitionReceipt{}, err }
 	var given map[string]*string
@@ -65,11 +61,11 @@ func (h *Handler) PutManager(ctx context.Context, who Who, cmd PutManager) (Defi
 		return fail(domain.ErrInvalid.At("options", "every option of a container manager is a string"))
 	}
 	token, hasToken := options["token"]
-	if token == Masked {
+	if token == domain.Mask {
 		return fail(domain.ErrInvalid.At("options", "token is the mask under which tokens are shown; send the token itself"))
 	}
 	delete(options, "token")
-	for _, key := range []string{"certificate_path", "certificate_key_path", "ca_path"} {
+	for _, key := range domain.ManagerFiles() {
 		if path, ok := options[key]; ok && !h.mayHold(path) {
 			return fail(domain.ErrInvalid.At("options", "%s must be a path under the configured container-managers.certificate-dir", key))
 		}
@@ -80,13 +76,13 @@ func (h *Handler) PutManager(ctx context.Context, who Who, cmd PutManager) (Defi
 	}
 	shown := rest
 	if hasToken {
-		options["token"] = Masked
+		options["token"] = domain.Mask
 		if shown, err = json.Marshal(options); err != nil {
 			return fail(fmt.Errorf("write the options of container manager %s: %w", cmd.Name, err))
 		}
 	}
 	defined := event.ContainerManagerDefined{
-		ManagerID: newID[domain.ManagerID](h), Manager: cmd.Name, Type: or(cmd.Type, roster.OpenShift), Options: rest,
+		ManagerID: newID[domain.ManagerID](h), Manager: cmd.Name, Type: or(cmd.Type, domain.OpenShift), Options: rest,
 	}
 	if hasToken {
 		defined.Credential = newID[domain.CredentialID](h)
@@ -97,32 +93,12 @@ func (h *Handler) PutManager(ctx context.Context, who Who, cmd PutManager) (Defi
 }
 
 func (h *Handler) defineManager(ctx context.Context, who Who, defined event.ContainerManagerDefined, token Secret) (Receipt, error) {
-	isNew := false
-	decide := func(r *roster.Roster) ([]event.RosterEvent, error) {
-		events, err := r.DefineManager(defined)
-		isNew = len(events) > 0
-		return events, err
-	}
+	f := func(r *roster.Roster) ([]event.RosterEvent, error) { return r.DefineManager(defined) }
 	if defined.Credential == "" {
-		return h.onRoster(ctx, who, decide)
+		return h.onRoster(ctx, who, f)
 	}
-	receipt, err := h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) {
-		_, err := decide(r)
-		return nil, err
-	})
-	if err != nil || !isNew {
-		return receipt, err
-	}
-	if err := h.config.Credentials.Store(ctx, defined.Credential, token); err != nil {
-		return Receipt{}, fmt.Errorf("keep the token of container manager %s: %w: %w", defined.Manager, ErrUnavailable, err)
-	}
-	receipt, err = h.onRoster(ctx, who, decide)
-	if unrecorded(err) || err == nil && !isNew {
-		if destroyErr := h.config.Credentials.Destroy(ctx, defined.Credential); destroyErr != nil && err == nil {
-			err = fmt.Errorf("forget the unused token of container manager %s: %w", defined.Manager, destroyErr)
-		}
-	}
-	return receipt, err
+	secret := newSecret{id: defined.Credential, text: token, what: "the token of container manager " + string(defined.Manager)}
+	return h.recordSecret(ctx, who, secret, func() error { return nil }, f)
 }
 
 // DeleteManager removes a container manager that no cluster uses.

@@ -2,13 +2,13 @@
 // domain decide on it and records what was decided. A command's answer is the
 // position of what it recorded; nothing is answered before that is durable.
 //
-// Decisions are made on streams, never on views, which may lag.
+// Decisions are made on streams, never on views, which may lag. DESIGN.md says
+// why, which stream holds what, and what was dismissed.
 package commands
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
@@ -115,68 +115,44 @@ func recordBy[E event.Event](h *Handler, who Who) func(E) event.Decided {
 	}
 }
 
-func (h *Handler) onRoster(ctx context.Context, who Who, decide func(*roster.Roster) ([]event.RosterEvent, error)) (Receipt, error) {
-	at, err := h.roster.transact(ctx, recordBy[event.RosterEvent](h, who), decide)
-	return Receipt{at}, err
+func (h *Handler) onRoster(ctx context.Context, who Who, f func(*roster.Roster) ([]event.RosterEvent, error)) (Receipt, error) {
+	return record(ctx, h.roster, recordBy[event.RosterEvent](h, who), f)
 }
 
-func (h *Handler) onHost(ctx context.Context, who Who, id domain.HostID, decide func(*host.Host) ([]event.HostEvent, error)) (Receipt, error) {
-	at, err := h.hosts.of(event.HostStream(id)).transact(ctx, recordBy[event.HostEvent](h, who), decide)
-	return Receipt{at}, err
+func (h *Handler) onHost(ctx context.Context, who Who, id domain.HostID, f func(*host.Host) ([]event.HostEvent, error)) (Receipt, error) {
+	return record(ctx, h.host(id), recordBy[event.HostEvent](h, who), f)
 }
+
+func (h *Handler) onOperation(ctx context.Context, who Who, id domain.OperationID, f func(*operation.Progress) ([]event.OperationEvent, error)) (Receipt, error) {
+	return record(ctx, h.operation(id), recordBy[event.OperationEvent](h, who), f)
+}
+
+// record is decide for who wants to know no more than where it was recorded.
+func record[S any, E event.Event](ctx context.Context, h *history[S, E], by func(E) event.Decided, f func(S) ([]E, error)) (Receipt, error) {
+	_, position, err := decide(ctx, h, by, f, anyRecorded)
+	return Receipt{position}, err
+}
+
+// anyRecorded tells whether a decision recorded anything.
+func anyRecorded[S any](_ S, recorded []event.Decided) bool { return len(recorded) > 0 }
 
 // hostAt finds the host that is known under an address.
 func (h *Handler) hostAt(ctx context.Context, address domain.Address) (roster.Host, error) {
-	var found roster.Host
-	_, err := h.onRoster(ctx, Who{}, func(r *roster.Roster) ([]event.RosterEvent, error) {
-		var ok bool
-		if found, ok = r.HostAt(address); !ok {
-			return nil, roster.ErrNoHost.With("there is no host %s", address)
-		}
-		return nil, nil
+	found, _, err := query(ctx, h.roster, func(r *roster.Roster) roster.Host {
+		found, _ := r.HostAt(address)
+		return found
 	})
-	if err != nil {
-		return roster.Host{}, err
+	if err == nil && found.HostID == "" {
+		err = roster.ErrNoHost.With("there is no host %s", address)
 	}
-	return found, nil
-}
-
-// ready asks a host's own history whether it may join a cluster.
-func (h *Handler) ready(ctx context.Context, failed *error) roster.Ready {
-	return asked(ctx, h, failed, (*host.Host).Ready)
-}
-
-// pinned asks a host's own history which host key it has.
-func (h *Handler) pinned(ctx context.Context, failed *error) roster.Pinned {
-	return asked(ctx, h, failed, func(one *host.Host) string {
-		key, _ := one.Pinned()
-		return key.Fingerprint
-	})
-}
-
-// asked is what hosts' own histories say. Where one could not be read that is the
-// zero value, and failed says why.
-func asked[T any](ctx context.Context, h *Handler, failed *error, ask func(*host.Host) T) func(domain.HostID) T {
-	return func(id domain.HostID) T {
-		var answer, unknown T
-		_, err := h.onHost(ctx, Who{}, id, func(one *host.Host) ([]event.HostEvent, error) {
-			answer = ask(one)
-			return nil, nil
-		})
-		if err != nil {
-			if *failed == nil {
-				*failed = fmt.Errorf("read the host's history: %w", err)
-			}
-			return unknown
-		}
-		return answer
-	}
+	return found, err
 }
 
 // unrecorded tells whether an error says that nothing was recorded, for certain.
 func unrecorded(err error) bool {
 	_, refused := errors.AsType[*domain.Refusal](err)
-	return refused || errors.Is(err, ErrUnavailable)
+	_, undecided := errors.AsType[*roster.Unknown](err)
+	return refused || undecided || errors.Is(err, ErrUnavailable)
 }
 
 func newID[I ~string](h *Handler) I { return I(h.config.NewID().String()) }

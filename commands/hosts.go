@@ -2,10 +2,7 @@ package commands
 
 import (
 	"context"
-	"encoding/base64"
-	"errors"
 	"fmt"
-	"strings"
 
 	"commissaire/domain"
 	"commissaire/domain/event"
@@ -16,8 +13,8 @@ import (
 // PutHost asks for a host to be known.
 type PutHost struct {
 	Address    domain.Address
-	PrivateKey string              // base64 of an unencrypted private key; secret
-	HasKey     bool                // false: the key of a known host is not compared
+	PrivateKey Secret              // text of an unencrypted private key; nil: the key of a known host is not compared
+	KeyProblem error               // why what was given cannot be a private key; PrivateKey is not looked at then
 	RemoteUser domain.RemoteUser   // "": root; the user of a known host is not compared
 	Cluster    *domain.ClusterName // nil: none
 	Port       int                 // 0: 22
@@ -34,102 +31,61 @@ type PutHost struct {
 
 // HostCredentials are how a host is logged in to.
 type HostCredentials struct {
-	PrivateKey string // base64; secret
+	PrivateKey Secret
 	RemoteUser domain.RemoteUser
 }
 
+// unreadable is in place of the fingerprint of what is no key: no key has it.
+const unreadable = "unreadable"
+
 // PutHost makes a host known, and a member where a cluster is named. For a
 // known host it checks that what is given is the same, and changes nothing.
-// The key is sealed and kept before the host is recorded.
 func (h *Handler) PutHost(ctx context.Context, who Who, cmd PutHost) (Receipt, error) {
-	var key []byte
-	var fingerprint string
-	var keyErr error
-	if cmd.HasKey {
-		key, fingerprint, keyErr = h.readKey(cmd.PrivateKey)
+	fingerprint, problem := "", cmd.KeyProblem
+	if cmd.PrivateKey != nil && problem == nil {
+		fingerprint, problem = h.config.KeyFingerprint(cmd.PrivateKey)
 	}
-	added := event.HostAdded{
-		HostID: newID[domain.HostID](h), Host: cmd.Address, RemoteUser: cmd.RemoteUser,
-		Credential: newID[domain.CredentialID](h), Port: cmd.Port, HostKey: cmd.HostKey, Fingerprint: fingerprint, TakeOver: cmd.TakeOver,
+	if problem != nil {
+		fingerprint = unreadable
 	}
-	if keyErr != nil {
-		added.Fingerprint = "unreadable" // no key has this fingerprint
-	}
-	decide := func(r *roster.Roster) ([]event.RosterEvent, error) {
-		compared := added
-		if compared.Certificate == "" {
-			compared.Certificate = cmd.Certificate // as it was sent: that of a known host may have expired
+	var receipt Receipt
+	err := h.knowing(ctx, func(known roster.Known) (err error) {
+		added := event.HostAdded{
+			HostID: newID[domain.HostID](h), Host: cmd.Address, RemoteUser: cmd.RemoteUser,
+			Credential: newID[domain.CredentialID](h), Port: cmd.Port, HostKey: cmd.HostKey, Fingerprint: fingerprint, TakeOver: cmd.TakeOver,
+			Certificate: cmd.Certificate, // that of a known host may have expired, so it is checked for a new one only
 		}
-		var failed error
-		events, err := r.AddHost(compared, cmd.Cluster, h.pinned(ctx, &failed))
-		if failed != nil {
-			return nil, failed
+		check := func() (err error) {
+			added.Certificate, err = h.checkHost(cmd, added.Fingerprint, problem)
+			return err
 		}
-		return events, err
-	}
-
-	isNew := false
-	receipt, err := h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) {
-		events, err := decide(r)
-		isNew = len(events) > 0
-		return nil, err
+		secret := newSecret{id: added.Credential, text: cmd.PrivateKey, what: "the key of host " + string(cmd.Address)}
+		receipt, err = h.recordSecret(ctx, who, secret, check, func(r *roster.Roster) ([]event.RosterEvent, error) {
+			return r.AddHost(added, cmd.Cluster, known)
+		})
+		return err
 	})
-	if err != nil || !isNew {
-		return receipt, err
-	}
-	if keyErr != nil {
-		return Receipt{}, domain.ErrInvalid.At("ssh_priv_key", "not the base64 of an unencrypted OpenSSH or PEM private key: %v", keyErr)
-	}
-	if cmd.Certificate != "" {
-		if added.Certificate, err = h.config.Certificate(cmd.Certificate, added.Fingerprint, h.config.Now()); err != nil {
-			return Receipt{}, domain.ErrInvalid.At("ssh_certificate", "%v", err)
-		}
-	}
-	if err := h.config.Denied(cmd.Address); err != nil {
-		return Receipt{}, err
-	}
-	if err := h.config.Credentials.Store(ctx, added.Credential, key); err != nil {
-		return Receipt{}, fmt.Errorf("keep the key of host %s: %w: %w", cmd.Address, ErrUnavailable, err)
-	}
-	used := false
-	receipt, err = h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) {
-		events, err := decide(r)
-		used = len(events) > 0
-		return events, err
-	})
-	// Where the outcome is unknown the sweep decides, once the log says more.
-	if unrecorded(err) || err == nil && !used {
-		if destroyErr := h.config.Credentials.Destroy(ctx, added.Credential); destroyErr != nil && err == nil {
-			err = fmt.Errorf("forget the unused key of host %s: %w", cmd.Address, destroyErr)
-		}
-	}
 	return receipt, err
 }
 
-// readKey reads a private key as clients send it, or says what is wrong, without any
-// of it.
-func (h *Handler) readKey(text string) (key []byte, fingerprint string, err error) {
-	if key, err = base64.StdEncoding.DecodeString(text); err == nil {
-		fingerprint, err = h.config.KeyFingerprint(key)
-		return key, fingerprint, err
+// checkHost refuses what is wrong with a new host, and gives its certificate in the
+// form in which it is recorded.
+func (h *Handler) checkHost(cmd PutHost, fingerprint string, problem error) (certificate string, err error) {
+	if problem != nil {
+		return "", domain.ErrInvalid.At("ssh_priv_key", "not the base64 of an unencrypted OpenSSH or PEM private key: %v", problem)
 	}
-	_, plain := h.config.KeyFingerprint([]byte(text))
-	standard := strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(text, "=\r\n"))
-	_, unpadded := base64.RawStdEncoding.DecodeString(standard)
-	foreign := strings.Trim(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\r\n")
-	switch {
-	case plain == nil:
-		return nil, "", errors.New("this is the private key itself; give its base64 (base64 -w0 FILE)")
-	case unpadded == nil && strings.ContainsAny(text, "-_"):
-		return nil, "", errors.New("this is base64 for URLs, with - and _; give it with + and / (base64 -w0 FILE)")
-	case unpadded == nil:
-		return nil, "", errors.New("this is base64 without the right number of = at its end (base64 -w0 FILE writes it)")
-	case foreign == "":
-		return nil, "", errors.New("this is base64 of which a part is missing, or that goes on after its end")
-	case strings.TrimSpace(foreign) == "" || strings.Trim(foreign, " \t") != foreign:
-		return nil, "", fmt.Errorf("there are blanks in it, which base64 does not have; as it is, %w", plain)
+	if cmd.Certificate != "" {
+		if certificate, err = h.config.Certificate(cmd.Certificate, fingerprint, h.config.Now()); err != nil {
+			return "", domain.ErrInvalid.At("ssh_certificate", "%v", err)
+		}
 	}
-	return nil, "", fmt.Errorf("there are characters in it that base64 does not have; as it is, %w", plain)
+	return certificate, h.config.Denied(cmd.Address)
+}
+
+// CheckKey says what is wrong with the text of a private key, without any of it.
+func (h *Handler) CheckKey(key Secret) error {
+	_, err := h.config.KeyFingerprint(key)
+	return err
 }
 
 // DeleteHost makes a host unknown. Its credentials are destroyed in response.
@@ -153,7 +109,7 @@ func (h *Handler) ReadCredentials(ctx context.Context, who Who, address domain.A
 	if err != nil {
 		return HostCredentials{}, receipt, fmt.Errorf("read the credentials of host %s: %w", address, err)
 	}
-	return HostCredentials{PrivateKey: base64.StdEncoding.EncodeToString(key), RemoteUser: found.RemoteUser}, receipt, nil
+	return HostCredentials{PrivateKey: key, RemoteUser: found.RemoteUser}, receipt, nil
 }
 
 // AcceptHostKey accepts the changed key that a host showed. It may be repeated.
@@ -162,8 +118,8 @@ func (h *Handler) AcceptHostKey(ctx context.Context, who Who, address domain.Add
 	if err != nil {
 		return Receipt{}, err
 	}
-	return h.onHost(ctx, who, found.HostID, func(one *host.Host) ([]event.HostEvent, error) {
-		return one.AcceptKey(address, fingerprint)
+	return h.onHost(ctx, who, found.HostID, func(state *host.Host) ([]event.HostEvent, error) {
+		return state.AcceptKey(address, fingerprint)
 	})
 }
 
@@ -174,15 +130,21 @@ func (h *Handler) TakeHostOver(ctx context.Context, who Who, address domain.Addr
 	if err != nil {
 		return Receipt{}, err
 	}
-	return h.onHost(ctx, who, found.HostID, func(one *host.Host) ([]event.HostEvent, error) {
-		return one.OrderTakeover(address), nil
+	return h.onHost(ctx, who, found.HostID, func(state *host.Host) ([]event.HostEvent, error) {
+		return state.OrderTakeover(address), nil
 	})
+}
+
+// Host is what a host's own history comes to; a copy.
+func (h *Handler) Host(ctx context.Context, id domain.HostID) (host.Host, error) {
+	state, _, err := query(ctx, h.host(id), func(state *host.Host) host.Host { return *state })
+	return state, err
 }
 
 // RecordHost records on a host's history what f decides on it; for the process
 // that works on the host.
 func (h *Handler) RecordHost(ctx context.Context, id domain.HostID, f func(*host.Host) []event.HostEvent) (Receipt, error) {
-	return h.onHost(ctx, Who{Actor: Service}, id, func(one *host.Host) ([]event.HostEvent, error) { return f(one), nil })
+	return h.onHost(ctx, Who{Actor: Service}, id, func(state *host.Host) ([]event.HostEvent, error) { return f(state), nil })
 }
 
 // BeginTerm begins the term of a leader; a later one must not have begun. It may
@@ -211,8 +173,7 @@ func (h *Handler) ReleaseHost(ctx context.Context, id domain.HostID, claim domai
 
 // FinishSweep records that all hosts were looked at.
 func (h *Handler) FinishSweep(ctx context.Context, sweep event.SweepFinished) (Receipt, error) {
-	at, err := h.watch.transact(ctx, recordBy[event.WatchEvent](h, Who{Actor: Service}), func(struct{}) ([]event.WatchEvent, error) {
+	return record(ctx, h.watch, recordBy[event.WatchEvent](h, Who{Actor: Service}), func(struct{}) ([]event.WatchEvent, error) {
 		return []event.WatchEvent{sweep}, nil
 	})
-	return Receipt{at}, err
 }

@@ -96,12 +96,12 @@ func onTwoInstances(t *testing.T, shared bool, faults ...esdb.Fault) *linear.His
 		id := domain.HostID(address)
 		added = append(added, event.Decided{ID: uuid.New(), Event: event.HostAdded{HostID: id, Host: address, RemoteUser: "root"}})
 		if _, err := instances[0].RecordHost(t.Context(), id, func(one *host.Host) []event.HostEvent {
-			return one.Investigated(address, event.Facts{OS: "fedora"})
+			return one.RecordFacts(address, event.Facts{OS: "fedora"})
 		}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := instances[0].RecordHost(t.Context(), id, func(one *host.Host) []event.HostEvent {
-			return one.Bootstrapped(address, "none")
+			return one.RecordBootstrap(address, "none")
 		}); err != nil {
 			t.Fatal(err)
 		}

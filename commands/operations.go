@@ -1,8 +1,8 @@
 package commands
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"time"
 
 	"commissaire/domain"
@@ -35,38 +35,32 @@ type OperationReceipt struct {
 var ErrEnded = domain.Refuse(domain.Conflict, "operation-ended")
 
 // ErrNoOperation refuses to steer what is no operation.
-var ErrNoOperation = domain.Refuse(domain.NotFound, "no-such-operation")
+var ErrNoOperation = domain.ErrNoOperation
 
 // StartOperation starts an operation. Asking again with the same key, or for
 // the same while it runs, names the same operation and changes nothing.
 func (h *Handler) StartOperation(ctx context.Context, who Who, cmd StartOperation) (OperationReceipt, error) {
-	var answer OperationReceipt
-	request, recorded := h.request(ctx, cmd), recordBy[event.RosterEvent](h, who)
-	record := func(e event.RosterEvent) event.Decided {
-		decided := recorded(e)
-		answer.StartedAt = decided.Meta.Time
-		return decided
-	}
-	at, err := h.roster.transact(ctx, record, func(r *roster.Roster) ([]event.RosterEvent, error) {
-		meant, events, err := r.Start(request)
-		answer = OperationReceipt{ID: meant, New: len(events) > 0, StartedAt: h.config.Now().UTC()}
-		return events, err
+	var receipt OperationReceipt
+	request, now := h.request(cmd), h.config.Now().UTC()
+	err := h.knowing(ctx, func(known roster.Known) error {
+		started, position, err := decide(ctx, h.roster, recordBy[event.RosterEvent](h, who),
+			func(r *roster.Roster) ([]event.RosterEvent, error) { return r.Start(request, known) },
+			func(r *roster.Roster, recorded []event.Decided) OperationReceipt {
+				started := OperationReceipt{ID: r.Meant(request), New: len(recorded) > 0, StartedAt: now}
+				if started.New {
+					started.StartedAt = recorded[0].Meta.Time
+				}
+				return started
+			})
+		receipt = started
+		receipt.Position = position
+		return err
 	})
 	if err != nil {
 		return OperationReceipt{}, err
 	}
-	answer.Receipt = Receipt{at}
-	return answer, nil
+	return receipt, nil
 }
-
-// ParsePolicy reads the policy in the body of a request, and names every field
-// of it that is wrong. Keys that are no fields of a policy are not looked at.
-func ParsePolicy(kind domain.OperationKind, body map[string]json.RawMessage) (event.Policy, error) {
-	return operation.ParsePolicy(kind, body)
-}
-
-// PolicyFields are the fields that a policy of that kind of operation has.
-func PolicyFields(kind domain.OperationKind) []string { return operation.PolicyFields(kind) }
 
 // Plan is what would be started, and in which batches; none where it does not go
 // in batches.
@@ -79,22 +73,30 @@ type Plan struct {
 // PlanOperation is what StartOperation would start. It changes nothing, and is
 // answered also while an operation runs.
 func (h *Handler) PlanOperation(ctx context.Context, cmd StartOperation) (Plan, error) {
-	request := h.request(ctx, cmd)
-	var o operation.Operation
-	receipt, err := h.onRoster(ctx, Who{}, func(r *roster.Roster) (_ []event.RosterEvent, err error) {
-		o.Started, err = r.Plan(request)
-		return nil, err
-	})
-	if err != nil {
-		return Plan{}, err
+	type planned struct {
+		started event.Started
+		err     error
 	}
-	return Plan{receipt, o.Started, o.Batches()}, nil
+	var plan Plan
+	request := h.request(cmd)
+	err := h.knowing(ctx, func(known roster.Known) error {
+		would, position, err := query(ctx, h.roster, func(r *roster.Roster) planned {
+			started, err := r.Plan(request, known)
+			return planned{started, err}
+		})
+		if err = cmp.Or(err, would.err); err != nil {
+			return err
+		}
+		o := operation.Operation{Started: would.started}
+		plan = Plan{Receipt{position}, o.Started, o.Batches()}
+		return nil
+	})
+	return plan, err
 }
 
-func (h *Handler) request(ctx context.Context, cmd StartOperation) roster.Request {
+func (h *Handler) request(cmd StartOperation) roster.Request {
 	q := roster.Request{
 		ID: newID[domain.OperationID](h), Kind: cmd.Kind, Cluster: cmd.Cluster, Version: cmd.Version, Policy: cmd.Policy, Seed: cmd.Seed,
-		Done: func(id domain.OperationID) (map[domain.HostID]bool, error) { return h.done(ctx, id) },
 	}
 	if cmd.Key != "" {
 		q.ID = operationNamed(cmd.Cluster, cmd.Key)
@@ -103,19 +105,6 @@ func (h *Handler) request(ctx context.Context, cmd StartOperation) roster.Reques
 		q.Seed = h.config.Random()
 	}
 	return q
-}
-
-// done asks an operation's own history which hosts have what it wanted.
-func (h *Handler) done(ctx context.Context, id domain.OperationID) (map[domain.HostID]bool, error) {
-	var done map[domain.HostID]bool
-	_, err := h.onOperation(ctx, Who{}, id, func(p *operation.Progress) ([]event.OperationEvent, error) {
-		done = p.Done()
-		return nil, nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return done, nil
 }
 
 // PauseOperation keeps further hosts from being begun; those in hand are
@@ -144,14 +133,14 @@ func (h *Handler) CancelOperation(ctx context.Context, who Who, id domain.Operat
 // there. It is the last resort, and needs a reason. It may be repeated.
 func (h *Handler) AbandonOperation(ctx context.Context, who Who, id domain.OperationID) (Receipt, error) {
 	if who.Reason == "" {
-		return Receipt{}, domain.ErrInvalid.At("reason", "is required: say why the operation is given up, here or in X-Commissaire-Reason")
+		return Receipt{}, domain.ErrInvalid.At("reason", "is required: say why the operation is given up")
 	}
-	o, ended, err := h.operation(ctx, id)
+	found, err := h.findOperation(ctx, id)
 	if err != nil {
 		return Receipt{}, err
 	}
 	cause := "abandoned by " + who.Actor + ": " + who.Reason
-	if _, err := h.steered(ctx, who, id, ended, func(p *operation.Progress) []event.OperationEvent { return p.Abandon(id, cause, o.Hosts) }); err != nil {
+	if _, err := h.steerFound(ctx, who, found, func(p *operation.Progress) []event.OperationEvent { return p.Abandon(id, cause, found.Hosts) }); err != nil {
 		return Receipt{}, err
 	}
 	return h.FinishAbandoned(ctx, who, id)
@@ -160,105 +149,116 @@ func (h *Handler) AbandonOperation(ctx context.Context, who Who, id domain.Opera
 // FinishAbandoned ends an abandoned operation and frees what it has in hand. Nodes
 // that it cordoned are left to the upkeep of their hosts. It may be repeated.
 func (h *Handler) FinishAbandoned(ctx context.Context, who Who, id domain.OperationID) (Receipt, error) {
-	o, ended, err := h.operation(ctx, id)
+	found, err := h.findOperation(ctx, id)
 	if err != nil {
 		return Receipt{}, err
 	}
-	cause := ""
-	var cordoned []event.Member
-	receipt, err := h.onOperation(ctx, who, id, func(p *operation.Progress) ([]event.OperationEvent, error) {
-		cause, cordoned = p.Abandoned, nil
-		for _, m := range o.Hosts {
-			if t := p.Turn(m.HostID); t.State == operation.Failed && t.Reason == cause && t.Cordon == operation.Cordoned {
-				cordoned = append(cordoned, m)
-			}
-		}
-		return nil, nil
-	})
-	if err != nil || cause == "" || ended != nil {
-		return receipt, err
+	type abandoned struct {
+		cause    string
+		cordoned []event.Member
 	}
-	managers := map[domain.HostID]roster.Cluster{}
-	if _, err := h.onRoster(ctx, Who{}, func(r *roster.Roster) ([]event.RosterEvent, error) {
-		for _, m := range cordoned {
-			if one, ok := r.Host(m.HostID); ok {
-				managers[m.HostID], _ = r.Cluster(one.Cluster)
+	a, position, err := query(ctx, h.operation(id), func(p *operation.Progress) abandoned {
+		a := abandoned{cause: p.Abandoned}
+		for _, m := range found.Hosts {
+			if t := p.Turn(m.HostID); t.State == operation.Failed && t.Reason == a.cause && t.Cordon == operation.Cordoned {
+				a.cordoned = append(a.cordoned, m)
 			}
 		}
-		return nil, nil
-	}); err != nil {
+		return a
+	})
+	if err != nil || a.cause == "" || !found.running {
+		return Receipt{position}, err
+	}
+	if err := h.leaveCordoned(ctx, who, a.cordoned, a.cause); err != nil {
 		return Receipt{}, err
 	}
-	for _, m := range cordoned {
-		of := managers[m.HostID]
-		if of.ManagerID == "" {
-			continue
-		}
-		if _, err := h.onHost(ctx, who, m.HostID, func(one *host.Host) ([]event.HostEvent, error) {
-			return one.UncordonFailed(m.Host, of.ManagerID, of.Manager, cause), nil
-		}); err != nil {
-			return Receipt{}, err
-		}
-	}
-	receipt, err = h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) { return r.Abandon(id, cause) })
+	receipt, err := h.onRoster(ctx, who, func(r *roster.Roster) ([]event.RosterEvent, error) { return r.Abandon(id, a.cause) })
 	if err == nil {
 		h.operations.forget(event.OperationStream(id))
 	}
 	return receipt, err
 }
 
+// leaveCordoned leaves the nodes of these hosts to the upkeep of the hosts.
+func (h *Handler) leaveCordoned(ctx context.Context, who Who, members []event.Member, cause string) error {
+	managed, _, err := query(ctx, h.roster, func(r *roster.Roster) map[domain.HostID]roster.Cluster {
+		managed := map[domain.HostID]roster.Cluster{}
+		for _, m := range members {
+			member, _ := r.Host(m.HostID)
+			if c, _ := r.Cluster(member.Cluster); c.ManagerID != "" {
+				managed[m.HostID] = c
+			}
+		}
+		return managed
+	})
+	if err != nil {
+		return err
+	}
+	for _, m := range members {
+		c, ok := managed[m.HostID]
+		if !ok {
+			continue
+		}
+		if _, err := h.onHost(ctx, who, m.HostID, func(state *host.Host) ([]event.HostEvent, error) {
+			return state.RecordUncordonFailure(m.Host, c.ManagerID, c.Manager, cause), nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // steer records a decision about an operation that has not ended. One that ends
 // at the same moment takes no harm from it. Where it has ended, only what changes
 // nothing is done, so that a request whose answer was lost may be repeated.
-func (h *Handler) steer(ctx context.Context, who Who, id domain.OperationID, decide func(*operation.Progress) []event.OperationEvent) (Receipt, error) {
-	_, ended, err := h.operation(ctx, id)
+func (h *Handler) steer(ctx context.Context, who Who, id domain.OperationID, f func(*operation.Progress) []event.OperationEvent) (Receipt, error) {
+	found, err := h.findOperation(ctx, id)
 	if err != nil {
 		return Receipt{}, err
 	}
-	return h.steered(ctx, who, id, ended, decide)
+	return h.steerFound(ctx, who, found, f)
 }
 
-// operation is the operation of that id; ended refuses to change one that has ended.
-func (h *Handler) operation(ctx context.Context, id domain.OperationID) (o roster.Operation, ended, err error) {
-	_, err = h.onRoster(ctx, Who{}, func(r *roster.Roster) ([]event.RosterEvent, error) {
-		var running, ok bool
-		if o, running, ok = r.Operation(id); !ok {
-			return nil, ErrNoOperation.With("there is no operation %s", id)
+func (h *Handler) steerFound(ctx context.Context, who Who, found foundOperation, f func(*operation.Progress) []event.OperationEvent) (Receipt, error) {
+	return h.onOperation(ctx, who, found.Operation.Operation, func(p *operation.Progress) ([]event.OperationEvent, error) {
+		events := f(p)
+		if len(events) > 0 && !found.running {
+			return nil, ErrEnded.With("the %s of cluster %s has ended; start another one", found.Kind, found.Cluster)
 		}
-		if ended = nil; !running {
-			ended = ErrEnded.With("the %s of cluster %s has ended; start another one", o.Kind, o.Cluster)
-		}
-		return nil, nil
-	})
-	return o, ended, err
-}
-
-func (h *Handler) steered(ctx context.Context, who Who, id domain.OperationID, ended error, decide func(*operation.Progress) []event.OperationEvent) (Receipt, error) {
-	return h.onOperation(ctx, who, id, func(p *operation.Progress) ([]event.OperationEvent, error) {
-		decided := decide(p)
-		if len(decided) > 0 && ended != nil {
-			return nil, ended
-		}
-		return decided, nil
+		return events, nil
 	})
 }
 
-func (h *Handler) onOperation(ctx context.Context, who Who, id domain.OperationID, decide func(*operation.Progress) ([]event.OperationEvent, error)) (Receipt, error) {
-	at, err := h.operations.of(event.OperationStream(id)).transact(ctx, recordBy[event.OperationEvent](h, who), decide)
-	return Receipt{at}, err
+// foundOperation is an operation as the roster has it, and whether it has not ended.
+type foundOperation struct {
+	roster.Operation
+	running bool
+}
+
+func (h *Handler) findOperation(ctx context.Context, id domain.OperationID) (foundOperation, error) {
+	found, _, err := query(ctx, h.roster, func(r *roster.Roster) *foundOperation {
+		o, running, ok := r.Operation(id)
+		if !ok {
+			return nil
+		}
+		return &foundOperation{o, running}
+	})
+	switch {
+	case err != nil:
+		return foundOperation{}, err
+	case found == nil:
+		return foundOperation{}, ErrNoOperation.With("there is no operation %s", id)
+	}
+	return *found, nil
 }
 
 // RecordTurn records on an operation's history what f decides on its progress,
 // and says what a host's turn is then; for the process that carries it out.
 func (h *Handler) RecordTurn(ctx context.Context, id domain.OperationID, host domain.HostID, f func(*operation.Progress) []event.OperationEvent) (Receipt, operation.Turn, error) {
-	var turn operation.Turn
-	at, err := h.operations.of(event.OperationStream(id)).transactThen(ctx, recordBy[event.OperationEvent](h, Who{Actor: Service}),
+	turn, position, err := decide(ctx, h.operation(id), recordBy[event.OperationEvent](h, Who{Actor: Service}),
 		func(p *operation.Progress) ([]event.OperationEvent, error) { return f(p), nil },
-		func(p *operation.Progress) { turn = p.Turn(host) })
-	if err != nil {
-		return Receipt{}, operation.Turn{}, err
-	}
-	return Receipt{at}, turn, nil
+		func(p *operation.Progress, _ []event.Decided) operation.Turn { return p.Turn(host) })
+	return Receipt{position}, turn, err
 }
 
 // EndOperation ends an operation: completed where cause is "", else aborted.

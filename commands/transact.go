@@ -13,11 +13,11 @@ import (
 // atOnce bounds how many decisions one append carries.
 const atOnce = 512
 
-// history keeps the folded state of one stream and decides on it. Decisions are
-// made one after the other; those that arrive while an append is under way are
-// made together after it and recorded in one append, each on the outcome of the
-// ones before. So conflicts arise only between instances, and then all of them
-// are decided again.
+// history keeps the folded state of one stream; query and decide use it.
+// Decisions are made one after the other; those that arrive while an append is
+// under way are made together after it and recorded in one append, each on the
+// outcome of the ones before. So conflicts arise only between instances, and then
+// all of them are decided again.
 type history[S any, E event.Event] struct {
 	stream event.Stream
 	log    Log
@@ -44,40 +44,55 @@ type fold[S any, E event.Event] struct {
 
 type decision[S any, E event.Event] struct {
 	decide func(S) ([]E, error)
-	then   func(S)
 	record func(E) event.Decided
+	render func(S, []event.Decided)
 
 	err  error
-	at   event.Position
+	pos  event.Position
 	done chan struct{}
 }
 
-// transact decides on the stream's state and records what was decided, durably.
-// decide may be called more than once and must depend on its argument alone. It
-// returns the position of the last event, or where nothing was to record the
-// last known one of the stream. When ctx ends before the append does, the
-// outcome is unknown, and decide may still be called: what it tells its caller
-// may be read only where there is no error.
-func (h *history[S, E]) transact(ctx context.Context, record func(E) event.Decided, decide func(S) ([]E, error)) (event.Position, error) {
-	return h.transactThen(ctx, record, decide, func(S) {})
+// query asks a stream's state, with all that was recorded there before, and gives
+// the position of the last event that it has. The answer must not share anything
+// with the state that changes.
+func query[S any, E event.Event, R any](ctx context.Context, h *history[S, E], ask func(S) R) (R, event.Position, error) {
+	return decide(ctx, h, nil, func(S) ([]E, error) { return nil, nil }, func(state S, _ []event.Decided) R { return ask(state) })
 }
 
-// transactThen is transact, and shows what the state is after what was decided,
-// as often as it decides.
-func (h *history[S, E]) transactThen(ctx context.Context, record func(E) event.Decided, decide func(S) ([]E, error), then func(S)) (event.Position, error) {
-	d := &decision[S, E]{decide: decide, then: then, record: record, done: make(chan struct{})}
+// decide lets f decide on a stream's state and records what it decided, durably. f
+// and render may be called more than once and must depend on their arguments alone:
+// whatever else a decision depends on is found out before it is made, as others
+// wait for it. The answer is what render makes of the state then and of what was
+// recorded; the position is that of the last event recorded, or, where nothing was
+// to record, the last known one of the stream. When ctx ends before the append
+// does, the outcome is unknown.
+func decide[S any, E event.Event, R any](
+	ctx context.Context, h *history[S, E], record func(E) event.Decided, f func(S) ([]E, error), render func(S, []event.Decided) R,
+) (R, event.Position, error) {
+	var answer, none R
+	d := &decision[S, E]{
+		decide: f, record: record, done: make(chan struct{}),
+		render: func(state S, recorded []event.Decided) { answer = render(state, recorded) },
+	}
+	h.enqueue(ctx, d)
+	select {
+	case <-d.done:
+	case <-ctx.Done(): // answer may still be being written
+		return none, 0, fmt.Errorf("record on %s: %w: %w", h.stream, ErrOutcomeUnknown, ctx.Err())
+	}
+	if d.err != nil {
+		return none, 0, d.err
+	}
+	return answer, d.pos, nil
+}
+
+func (h *history[S, E]) enqueue(ctx context.Context, d *decision[S, E]) {
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.queue = append(h.queue, d)
 	if !h.running {
 		h.running = true
 		go h.run(context.WithoutCancel(ctx))
-	}
-	h.mu.Unlock()
-	select {
-	case <-d.done:
-		return d.at, d.err
-	case <-ctx.Done():
-		return 0, fmt.Errorf("record on %s: %w: %w", h.stream, ErrOutcomeUnknown, ctx.Err())
 	}
 }
 
@@ -121,21 +136,7 @@ func (h *history[S, E]) attempt(ctx context.Context, batch []*decision[S, E]) er
 	if err := h.catchUp(ctx); err != nil {
 		return err
 	}
-	tried := h.fold.clone(h.state)
-	var events []event.Decided
-	for _, d := range batch {
-		facts, err := d.decide(tried)
-		d.err = err
-		if err != nil {
-			continue
-		}
-		for _, fact := range facts {
-			recorded := d.record(fact)
-			h.fold.evolve(tried, fact, recorded.Meta.Time)
-			events = append(events, recorded)
-		}
-		d.then(tried)
-	}
+	tried, events := h.try(batch)
 	if len(events) == 0 && h.shared && !fresh {
 		// No append says that this was decided on all that there is.
 		decided := h.revision
@@ -156,9 +157,30 @@ func (h *history[S, E]) attempt(ctx context.Context, batch []*decision[S, E]) er
 		h.revision += event.Revision(len(events))
 	}
 	for _, d := range batch {
-		d.at = h.position
+		d.pos = h.position
 	}
 	return nil
+}
+
+// try makes the decisions, each on the outcome of the ones before. It gives the state
+// that they come to, and what is to be recorded.
+func (h *history[S, E]) try(batch []*decision[S, E]) (tried S, events []event.Decided) {
+	tried = h.fold.clone(h.state)
+	for _, d := range batch {
+		facts, err := d.decide(tried)
+		d.err = err
+		if err != nil {
+			continue
+		}
+		before := len(events)
+		for _, fact := range facts {
+			recorded := d.record(fact)
+			h.fold.evolve(tried, fact, recorded.Meta.Time)
+			events = append(events, recorded)
+		}
+		d.render(tried, events[before:])
+	}
+	return tried, events
 }
 
 // catchUp reads what the state does not have yet.

@@ -2,6 +2,7 @@
 // parsed once where they enter, and Refusal, the way a rule says no.
 //
 // Nothing below domain does I/O, reads a clock or draws a random number.
+// README.md is the glossary.
 package domain
 
 import (
@@ -34,6 +35,8 @@ var (
 	nameForm  = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
 	labelForm = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$`)
 	userForm  = regexp.MustCompile(`^[a-z_][a-z0-9_.-]{0,31}$`)
+
+	versionForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:+~-]{0,127}$`)
 )
 
 // ParseName checks a name of any sort.
@@ -119,6 +122,15 @@ func ParseRemoteUser(s string) (RemoteUser, error) {
 		return "", ErrInvalid.At("remote_user", "%q is no account name: a lower-case letter or _, then up to 31 of a-z 0-9 _ . -", clip(s, 64))
 	}
 	return RemoteUser(s), nil
+}
+
+// ParseVersion reads the version that a deploy asks for: 1 to 128 of A-Z a-z 0-9
+// . _ : + ~ -, the first a letter or digit. It is required.
+func ParseVersion(s string) (string, error) {
+	if !versionForm.MatchString(s) {
+		return "", ErrInvalid.At("version", "is required: a letter or digit, then up to 127 of A-Z a-z 0-9 . _ : + ~ -")
+	}
+	return s, nil
 }
 
 // The ids things get when they are made. A host that is removed and added again

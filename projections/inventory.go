@@ -55,19 +55,19 @@ type hostKeys struct {
 
 // Inventory is what there is to know of the host that is known under an address.
 func (s *Snapshot) Inventory(address domain.Address) (Inventory, bool) {
-	h, ok := s.host(address)
+	host, ok := s.host(address)
 	if !ok {
 		return Inventory{}, false
 	}
 	i := Inventory{
-		Host: s.record(h), Reason: h.reason(), Since: Time{h.Since}, OSRelease: h.Facts.OSRelease, Version: h.Facts.Version,
-		Pending: h.Facts.Pending, Port: h.Port, RemoteUser: h.RemoteUser, HostKey: h.hostKey(),
+		Host: s.describe(host), Reason: host.reason(), Since: Time{host.Since}, OSRelease: host.Facts.OSRelease, Version: host.Facts.Version,
+		Pending: host.Facts.Pending, Port: host.Port, RemoteUser: host.RemoteUser, HostKey: host.hostKey(),
 	}
-	if c, ok := s.cluster(h.Cluster); ok {
+	if c, ok := s.cluster(host.Cluster); ok {
 		i.Cluster = c.Name
 	}
-	if h.Investigated {
-		facts := h.Facts
+	if host.Investigated {
+		facts := host.Facts
 		i.Facts = &facts
 	}
 	return i, true

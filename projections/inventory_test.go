@@ -12,8 +12,8 @@ import (
 	"commissaire/domain/event"
 )
 
-// told are views of what happened to host 10.0.0.1, one event a minute.
-func told(t *testing.T, events ...event.Event) *Views {
+// viewsAfter are views of what happened to host 10.0.0.1, one event a minute.
+func viewsAfter(t *testing.T, events ...event.Event) *Views {
 	t.Helper()
 	v := New()
 	for i, e := range append([]event.Event{event.HostAdded{HostID: "h", Host: "10.0.0.1", RemoteUser: "core", Port: 2222, HostKey: "SHA256:given"}}, events...) {
@@ -52,7 +52,7 @@ func TestAnInventorySaysWhyAHostIsFailedAndSinceWhen(t *testing.T) {
 		"another key":      {append(ready, pinned, changed), "SHA256:b, and its own is SHA256:a; if that is right, PUT /host/10.0.0.1/hostkey", 4},
 		"not registered":   {append(ready, event.HostRegistrationFailed{Host: host, Reason: "no token"}), "no token", 2},
 	} {
-		v := told(t, c.events...)
+		v := viewsAfter(t, c.events...)
 		i, ok := v.Snapshot().Inventory(host)
 		if !ok || !strings.Contains(i.Reason, c.reason) || (i.Reason == "") != (c.reason == "") || i.Since.Minute() != c.minute {
 			t.Errorf("%s: %q since %s, want %q since minute %d", name, i.Reason, i.Since, c.reason, c.minute)
@@ -87,15 +87,15 @@ func TestAnInventoryHasTheHostKey(t *testing.T) {
 			pinned, changed, event.HostKeyShownAgain{Host: host, Type: "ssh-ed25519", Fingerprint: "SHA256:a"},
 		},
 	} {
-		i, _ := told(t, events...).Snapshot().Inventory(host)
+		i, _ := viewsAfter(t, events...).Snapshot().Inventory(host)
 		if text, err := json.Marshal(i.HostKey); err != nil || string(text) != strings.TrimSuffix(want, " again") {
 			t.Errorf("%s, want %s, %v", text, want, err)
 		}
 	}
-	if i, _ := told(t).Snapshot().Inventory(host); i.Facts != nil || i.Port != 2222 || i.RemoteUser != "core" || i.Cluster != "" {
+	if i, _ := viewsAfter(t).Snapshot().Inventory(host); i.Facts != nil || i.Port != 2222 || i.RemoteUser != "core" || i.Cluster != "" {
 		t.Errorf("before it was reached: %+v", i)
 	}
-	if _, ok := told(t).Snapshot().Inventory("10.0.0.2"); ok {
+	if _, ok := viewsAfter(t).Snapshot().Inventory("10.0.0.2"); ok {
 		t.Error("there is an inventory of a host that is not known")
 	}
 }

@@ -8,25 +8,32 @@ import (
 	"commissaire/domain/event"
 )
 
-// start shows an operation that was started.
-func (s *Snapshot) start(r event.Recorded, kind domain.OperationKind, version string, e event.Started) {
+func (s *Snapshot) startOperation(r event.Recorded, e event.Start) {
 	o := &Operation{
-		ID: e.Operation, Kind: kind, Cluster: e.Cluster, Version: version, Policy: e.Policy, Actor: r.Meta.Actor,
-		Reason: r.Meta.Reason, Status: InProcess, State: "running", StartedAt: Time{r.Meta.Time}, Hosts: make([]Turn, len(e.Hosts)),
+		ID: e.Operation, Kind: e.Kind, Cluster: e.Cluster, Version: e.Version, Policy: e.Policy, Actor: r.Meta.Actor,
+		Reason: r.Meta.Reason, Status: InProcess, State: running, StartedAt: Time{r.Meta.Time}, Hosts: make([]Turn, len(e.Hosts)),
 		cluster: e.ClusterID, generation: s.generation,
 	}
 	for i, m := range e.Hosts {
-		o.Hosts[i] = Turn{Address: m.Host, State: "waiting", HostID: m.HostID}
+		o.Hosts[i] = Turn{Address: m.Host, State: waiting, HostID: m.HostID}
 	}
-	s.addOperation(uint64(r.Position), o)
+	s.addOperation(r.Position, o)
 }
 
 // addOperation adds one that is newer than all others.
-func (s *Snapshot) addOperation(at uint64, o *Operation) {
+func (s *Snapshot) addOperation(pos event.Position, o *Operation) {
 	o.place = placesOf(o.Hosts)
-	s.operations.Set(at, o)
-	s.started.Set(o.ID, at)
+	s.operations.Set(pos, o)
+	s.started.Set(o.ID, pos)
 	s.latest.Set(string(o.cluster)+" "+string(o.Kind), o.ID)
+}
+
+// indexOperations finds operations that were read by their ids.
+func (s *Snapshot) indexOperations() {
+	s.operations.Scan(func(pos event.Position, o *Operation) bool {
+		s.started.Set(o.ID, pos)
+		return true
+	})
 }
 
 func placesOf(hosts []Turn) map[domain.HostID]int {
@@ -37,244 +44,219 @@ func placesOf(hosts []Turn) map[domain.HostID]int {
 	return place
 }
 
-func (s *Snapshot) end(id domain.OperationID, at time.Time, status, cause string) {
+func (s *Snapshot) endOperation(id domain.OperationID, now time.Time, status, cause string) {
 	s.changeOperation(id, func(o *Operation) {
-		o.Status, o.State, o.Waiting, o.Cause, o.FinishedAt = status, "ended", nil, cause, &Time{at}
+		o.Status, o.State, o.Waiting, o.Cause, o.FinishedAt = status, ended, nil, cause, &Time{now}
 	})
 }
 
 func (s *Snapshot) changeOperation(id domain.OperationID, change func(*Operation)) {
-	at, ok := s.started.Get(id)
+	pos, ok := s.started.Get(id)
 	if !ok {
 		return
 	}
-	o, _ := s.operations.Get(at)
-	if o.whole().generation != s.generation {
+	o, _ := s.operations.Get(pos)
+	if o.withTurns().generation != s.generation {
 		copied := *o
 		copied.Hosts, copied.generation = slices.Clone(o.Hosts), s.generation
 		o = &copied
-		s.operations.Set(at, o)
+		s.operations.Set(pos, o)
 	}
 	change(o)
 }
 
-// gating is what is being done on a host whose health is looked at.
+// The states of an operation.
+const (
+	running    = "running"
+	waiting    = "waiting" // also of a turn
+	paused     = "paused"
+	cancelling = "cancelling"
+	ended      = "ended"
+)
+
+// The states of a turn, with waiting and Failed.
+const (
+	begun     = "begun"
+	succeeded = "succeeded"
+	skipped   = "skipped"
+	unchanged = "" // whatever it was
+)
+
+// gating is what is being done on a host while its health is checked.
 const gating = "checking health"
 
-// asItWas is the state of a turn that stays in its own.
-const asItWas = ""
-
-// applyTurn shows how far a turn is. The host is frozen as it is when that begins,
-// and when it ends.
-func (s *Snapshot) applyTurn(at time.Time, e event.OperationEvent) {
-	change := func(t event.Turn, state string, f func(*Turn)) {
-		s.changeOperation(t.Operation, func(o *Operation) {
-			i, ok := o.place[t.HostID]
-			if !ok {
-				return
-			}
-			turn := &o.Hosts[i]
-			if state != asItWas {
-				turn.State = state
-			}
-			if h, ok := s.hosts.Get(t.HostID); ok && turn.FinishedAt == nil && (state != "begun" || turn.StartedAt == nil) {
-				turn.frozen = s.record(h)
-			}
-			if state == "begun" && turn.StartedAt == nil {
-				turn.StartedAt, turn.Attempts, turn.claim = &Time{at}, 1, t.Claim
-			}
-			turn.Waiting, turn.limit = nil, nil
-			if turn.Doing = ""; state != "begun" && state != "waiting" && turn.FinishedAt == nil {
-				turn.FinishedAt = &Time{at}
-			}
-			f(turn)
-		})
-	}
-	wait := func(why string, since, until time.Time) *Wait { return &Wait{why, Time{since}, Time{until}} }
-	doing := func(t event.Turn, what string) { change(t, "begun", func(turn *Turn) { turn.Doing = what }) }
-	is := func(id domain.OperationID, state string, until *Wait) {
-		s.changeOperation(id, func(o *Operation) {
-			if o.State != "cancelling" && o.State != "ended" {
-				o.State, o.Waiting = state, until
-			}
-		})
-	}
+// applyOperation applies an event of an operation that happened now.
+func (s *Snapshot) applyOperation(now time.Time, e event.OperationEvent) {
 	switch e := e.(type) {
 	case event.HostStaged:
-		change(e.Turn, "waiting", func(t *Turn) { t.Doing = "downloaded" })
+		s.setTurn(now, e.Turn, waiting, func(_ *Operation, t *Turn) { t.Doing = "downloaded" })
 	case event.HostTurnBegun:
-		is(e.Operation, "running", nil)
-		doing(e.Turn, "examining")
+		s.setState(e.Operation, running, nil)
+		s.setTurn(now, e.Turn, begun, func(_ *Operation, t *Turn) { t.Doing = "examining" })
 	case event.HostTurnCordoned:
-		doing(e.Turn, "draining")
+		s.setTurn(now, e.Turn, begun, func(_ *Operation, t *Turn) { t.Doing = "draining" })
 	case event.HostTurnExamined:
-		change(e.Turn, "begun", func(t *Turn) { t.Doing, t.VersionBefore = "working", e.Version })
-		s.changeOperation(e.Operation, func(o *Operation) {
-			if i, ok := o.place[e.HostID]; ok && o.Kind != domain.Restart {
-				o.Hosts[i].limit = wait("its "+string(o.Kind), at, at.Add(time.Duration(o.Policy.Timeout)*time.Second))
-				o.Hosts[i].Waiting = o.Hosts[i].limit
-			}
-		})
+		s.setTurn(now, e.Turn, begun, func(o *Operation, t *Turn) { t.examine(o, now, e) })
 	case event.HostTurnWorked:
-		change(e.Turn, "begun", func(t *Turn) {
-			exit := 0
-			t.ExitStatus, t.VersionAfter, t.Printed = &exit, e.Version, e.Output.Size
-			if t.Doing, t.Pending, t.Warnings = "checking", e.Pending, e.Warnings; e.Reboot {
-				t.Doing = "rebooting"
-			}
-		})
+		s.setTurn(now, e.Turn, begun, func(_ *Operation, t *Turn) { t.work(e) })
 	case event.HostTurnRebootOrdered:
-		change(e.Turn, "begun", func(t *Turn) {
-			t.Doing, t.limit = "rebooting", wait("its reboot", at, e.Until)
-			t.Waiting = t.limit
+		s.setTurn(now, e.Turn, begun, func(_ *Operation, t *Turn) {
+			t.Doing = "rebooting"
+			t.waitAtMost(newWait("its reboot", now, e.Until))
 		})
 	case event.HostTurnWaiting:
-		s.changeOperation(e.Operation, func(o *Operation) {
-			i, ok := o.place[e.HostID]
-			if !ok || o.Hosts[i].FinishedAt != nil {
-				return
-			}
-			if o.Hosts[i].Waiting = o.Hosts[i].limit; e.Why != "" {
-				o.Hosts[i].Waiting = wait(e.Why, at, e.Until)
-			}
-		})
+		s.changeTurn(e.Turn, func(_ *Operation, t *Turn) { t.wait(now, e) })
 	case event.HostTurnGated:
-		s.changeOperation(e.Operation, func(o *Operation) {
-			i, ok := o.place[e.HostID]
-			if !ok || o.Policy.Health == nil {
-				return
-			}
-			since := at // of the first look
-			if o.Hosts[i].Doing == gating && o.Hosts[i].limit != nil {
-				since = o.Hosts[i].limit.Since.Time
-			}
-			limit := wait("its health", since, since.Add(time.Duration(o.Policy.Health.Timeout)*time.Second))
-			if e.Reason != "" {
-				limit.Why += ": " + e.Reason
-			}
-			doing(e.Turn, gating)
-			o.Hosts[i].Reason, o.Hosts[i].Waiting, o.Hosts[i].limit = e.Reason, limit, limit
-		})
+		s.gateTurn(now, e)
 	case event.HostTurnSucceeded:
-		change(e.Turn, "succeeded", func(t *Turn) {
-			exit := 0
-			t.ExitStatus, t.VersionAfter, t.Pending, t.Reason = &exit, e.Version, e.Pending, ""
-			t.Printed, t.Warnings = max(t.Printed, e.Output.Size), e.Warnings
-		})
+		s.setTurn(now, e.Turn, succeeded, func(_ *Operation, t *Turn) { t.succeed(e) })
 	case event.HostTurnFailed:
-		change(e.Turn, "failed", func(t *Turn) {
-			t.Reason, t.Printed = e.Reason, max(t.Printed, e.Output.Size)
-			if e.Exit != nil {
-				t.ExitStatus = e.Exit
-			}
-			if e.Version != "" {
-				t.VersionAfter, t.Pending = e.Version, ""
-			}
-		})
+		s.setTurn(now, e.Turn, Failed, func(_ *Operation, t *Turn) { t.fail(e) })
 	case event.HostTurnSkipped:
-		change(e.Turn, "skipped", func(t *Turn) { t.Reason = e.Reason })
+		s.setTurn(now, e.Turn, skipped, func(_ *Operation, t *Turn) { t.Reason = e.Reason })
 	case event.HostCleanedUp:
-		change(e.Turn, asItWas, func(t *Turn) {
-			why := e.Failure
-			if e.Failure == "" {
-				why, t.Pending = "the pending deployment "+e.Version+" was dropped: the operation was cancelled", ""
-			}
-			if t.State == "failed" {
-				why = t.Reason + "; " + why
-			}
-			t.Reason = why
-		})
+		s.setTurn(now, e.Turn, unchanged, func(_ *Operation, t *Turn) { t.cleanUp(e) })
 	case event.OperationWaiting:
-		is(e.Operation, "waiting", wait(e.Why, at, e.Until))
+		s.setState(e.Operation, waiting, newWait(e.Why, now, e.Until))
 	case event.OperationTakenUp:
 	case event.OperationPaused:
-		is(e.Operation, "paused", nil)
+		s.setState(e.Operation, paused, nil)
 	case event.OperationResumed:
-		is(e.Operation, "running", nil)
+		s.setState(e.Operation, running, nil)
 	case event.OperationCancelled:
-		is(e.Operation, "cancelling", nil)
+		s.setState(e.Operation, cancelling, nil)
 	case event.OperationAbandoned:
-		is(e.Operation, "cancelling", nil)
+		s.setState(e.Operation, cancelling, nil)
 	}
 }
 
-// taken counts how often a turn was taken up: anew by each service that finds it
-// begun.
-func (s *Snapshot) taken(e event.HostTaken) {
-	if e.Operation == "" {
-		return
-	}
-	s.changeOperation(e.Operation, func(o *Operation) {
-		i, ok := o.place[e.HostID]
-		if ok && o.Hosts[i].State == "begun" && o.Hosts[i].claim == e.Claim {
-			o.Hosts[i].Attempts++
+// setState sets the state of an operation, unless that comes to its end already.
+func (s *Snapshot) setState(id domain.OperationID, state string, wait *Wait) {
+	s.changeOperation(id, func(o *Operation) {
+		if o.State != cancelling && o.State != ended {
+			o.State, o.Waiting = state, wait
 		}
 	})
 }
 
-// Operation is the operation of that id.
-func (s *Snapshot) Operation(id domain.OperationID) (*Operation, bool) {
-	at, ok := s.started.Get(id)
-	if !ok {
-		return nil, false
-	}
-	o, ok := s.operations.Get(at)
-	if !ok {
-		return nil, false
-	}
-	return o.whole(), true
+func (s *Snapshot) changeTurn(e event.Turn, change func(*Operation, *Turn)) {
+	s.changeOperation(e.Operation, func(o *Operation) {
+		if i, ok := o.place[e.HostID]; ok {
+			change(o, &o.Hosts[i])
+		}
+	})
 }
 
-// Operations calls f with every operation that was started before a position (0:
-// all), newest first, until it returns false.
-func (s *Snapshot) Operations(before uint64, f func(uint64, *Operation) bool) {
-	whole := func(at uint64, o *Operation) bool { return f(at, o.whole()) }
-	if before == 0 {
-		s.operations.Reverse(whole)
+// setTurn sets the state of a turn, and changes it further. The host is frozen as it
+// is when its turn begins, and when it ends.
+func (s *Snapshot) setTurn(now time.Time, e event.Turn, state string, change func(*Operation, *Turn)) {
+	s.changeTurn(e, func(o *Operation, t *Turn) {
+		if state != unchanged {
+			t.State = state
+		}
+		begins := state == begun && t.StartedAt == nil
+		ends := state != begun && state != waiting && t.FinishedAt == nil
+		if host, ok := s.hosts.Get(e.HostID); ok && t.FinishedAt == nil && (state != begun || begins) {
+			t.frozen = s.describe(host)
+		}
+		if begins {
+			t.StartedAt, t.Attempts, t.claim = &Time{now}, 1, e.Claim
+		}
+		if ends {
+			t.FinishedAt = &Time{now}
+		}
+		t.Doing, t.Waiting, t.limit = "", nil, nil
+		change(o, t)
+	})
+}
+
+func (s *Snapshot) gateTurn(now time.Time, e event.HostTurnGated) {
+	s.changeTurn(e.Turn, func(o *Operation, t *Turn) {
+		if o.Policy.Health == nil {
+			return
+		}
+		since := now // of the first check
+		if t.Doing == gating && t.limit != nil {
+			since = t.limit.Since.Time
+		}
+		limit := newWait("its health", since, since.Add(time.Duration(o.Policy.Health.Timeout)*time.Second))
+		if e.Reason != "" {
+			limit.Why += ": " + e.Reason
+		}
+		s.setTurn(now, e.Turn, begun, func(_ *Operation, t *Turn) {
+			t.Doing, t.Reason = gating, e.Reason
+			t.waitAtMost(limit)
+		})
+	})
+}
+
+func newWait(why string, since, until time.Time) *Wait { return &Wait{why, Time{since}, Time{until}} }
+
+// waitAtMost sets what a turn waits for by itself, whatever else it waits for
+// meanwhile.
+func (t *Turn) waitAtMost(limit *Wait) { t.Waiting, t.limit = limit, limit }
+
+func (t *Turn) examine(o *Operation, now time.Time, e event.HostTurnExamined) {
+	t.Doing, t.VersionBefore = "working", e.Version
+	if o.Kind != domain.Restart {
+		t.waitAtMost(newWait("its "+string(o.Kind), now, now.Add(time.Duration(o.Policy.Timeout)*time.Second)))
+	}
+}
+
+func (t *Turn) work(e event.HostTurnWorked) {
+	t.ExitStatus, t.VersionAfter, t.Printed = new(int), e.Version, e.Output.Size
+	t.Doing, t.Pending, t.Warnings = "checking", e.Pending, e.Warnings
+	if e.Reboot {
+		t.Doing = "rebooting"
+	}
+}
+
+// wait sets what else a turn waits for, until that is over.
+func (t *Turn) wait(now time.Time, e event.HostTurnWaiting) {
+	switch {
+	case t.FinishedAt != nil:
+	case e.Why == "":
+		t.Waiting = t.limit
+	default:
+		t.Waiting = newWait(e.Why, now, e.Until)
+	}
+}
+
+func (t *Turn) succeed(e event.HostTurnSucceeded) {
+	t.ExitStatus, t.VersionAfter, t.Pending, t.Reason = new(int), e.Version, e.Pending, ""
+	t.Printed, t.Warnings = max(t.Printed, e.Output.Size), e.Warnings
+}
+
+func (t *Turn) fail(e event.HostTurnFailed) {
+	t.Reason, t.Printed = e.Reason, max(t.Printed, e.Output.Size)
+	if e.Exit != nil {
+		t.ExitStatus = e.Exit
+	}
+	if e.Version != "" {
+		t.VersionAfter, t.Pending = e.Version, ""
+	}
+}
+
+func (t *Turn) cleanUp(e event.HostCleanedUp) {
+	why := e.Failure
+	if e.Failure == "" {
+		why, t.Pending = "the pending deployment "+e.Version+" was dropped: the operation was cancelled", ""
+	}
+	if t.State == Failed {
+		why = t.Reason + "; " + why
+	}
+	t.Reason = why
+}
+
+// countAttempt counts how often a turn was taken up: again by each service that finds
+// it begun.
+func (s *Snapshot) countAttempt(e event.HostTaken) {
+	if e.Operation == "" {
 		return
 	}
-	s.operations.Descend(before-1, whole)
-}
-
-// Latest is the record of a cluster's latest operation of a kind; false when it
-// has none.
-func (s *Snapshot) Latest(name domain.ClusterName, kind domain.OperationKind) (*Answer, bool) {
-	c, ok := s.clusters.Get(name)
-	if !ok {
-		return nil, false
-	}
-	id, ok := s.latest.Get(string(c.ID) + " " + string(kind))
-	if !ok {
-		return nil, false
-	}
-	o, ok := s.Operation(id)
-	if !ok {
-		return nil, false
-	}
-	return o.Record(), true
-}
-
-// Record is the operation in the form that clients of its kind know.
-func (o *Operation) Record() *Answer { return NewAnswer(o.record()) }
-
-func (o *Operation) record() any {
-	done, now := []Host{}, []Host{}
-	for _, t := range o.Hosts {
-		switch t.State {
-		case "begun":
-			now = append(now, t.frozen)
-		case "succeeded", "skipped":
-			if t.frozen.Address != "" { // one that was removed before its turn has no record
-				done = append(done, t.frozen)
-			}
+	s.changeTurn(event.Turn{Operation: e.Operation, HostID: e.HostID}, func(_ *Operation, t *Turn) {
+		if t.State == begun && t.claim == e.Claim {
+			t.Attempts++
 		}
-	}
-	switch o.Kind {
-	case domain.Deploy:
-		return Deploy{o.Cluster, o.Status, o.Version, done, now, o.StartedAt, o.FinishedAt}
-	case domain.Upgrade:
-		return Upgrade{o.Cluster, o.Status, done, now, o.StartedAt, o.FinishedAt}
-	case domain.Restart:
-	}
-	return Restart{o.Cluster, o.Status, done, now, o.StartedAt, o.FinishedAt}
+	})
 }

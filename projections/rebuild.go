@@ -10,51 +10,52 @@ import (
 	"commissaire/domain/event"
 )
 
-// Refold is how views are folded afresh beside those that are served.
-type Refold struct {
+// RebuildOptions says how views are folded afresh beside those that are served.
+type RebuildOptions struct {
 	Read   Read
-	Keep   bool                   // serve what was folded from then on
-	Folded func([]event.Recorded) // told what was folded, in order; nil: nobody is
-	Joined func()                 // called at the join, before anything else is applied; nil: nothing is
+	Serve  bool                   // serve what was folded from then on
+	Folded func([]event.Recorded) // called with what was folded, in order; may be nil
+	Joined func()                 // called at the join, before anything else is applied; may be nil
 }
 
-// Refold folds the whole log afresh, while what there is is served and goes on
+// Rebuild folds the whole log afresh, while what there is is served and goes on
 // being applied, joins it at a position, and compares the two: different names
 // the first record that was not as it should be, "" where all were. Nothing
 // changes before the join, so it may be ended by ctx at any time, and done again.
 //
 // All views are folded together: they are one cut through history, and read each
-// other. One at a time may be.
-func (v *Views) Refold(ctx context.Context, how Refold) (different string, err error) {
+// other. Only one caller at a time may rebuild.
+func (v *Views) Rebuild(ctx context.Context, options RebuildOptions) (different string, err error) {
 	defer Hurry()()
 	fresh, near, joins := New(), false, event.Position(0)
-	defer v.forgetTail()
-	for batch, err := range how.Read(ctx, 0) {
+	defer v.dropTail()
+	for batch, err := range options.Read(ctx, 0) {
 		if err != nil {
 			return "", fmt.Errorf("fold the log afresh after position %d: %w", fresh.state.Position, err)
 		}
-		fresh.take(batch, how.Folded)
+		fresh.applyBatch(batch, options.Folded)
 		if len(batch) == 0 && !near {
-			near, joins = true, v.keepTail()
+			near, joins = true, v.recordTail()
 		}
 		if near && fresh.state.Position >= joins {
 			break
 		}
 	}
 	// What is served may be behind the log.
-	if err := v.WaitFor(ctx, uint64(fresh.state.Position)); err != nil {
+	if err := v.WaitFor(ctx, fresh.state.Position); err != nil {
 		return "", fmt.Errorf("fold the log afresh: %w", err)
 	}
 	if err := ctx.Err(); err != nil {
 		return "", fmt.Errorf("fold the log afresh: %w", err)
 	}
-	served, afresh := v.join(fresh, how)
+	served, afresh := v.join(fresh, options)
 	return Difference(served, afresh), nil
 }
 
 // Hurry has garbage collected half as often, until what it returns is called: a
 // long log is folded faster by a sixth, and takes a quarter more memory meanwhile.
-// One who folds at a time may. Where it is collected less often still, it stays so.
+// Only one caller at a time may fold so. Where garbage is collected less often still,
+// it stays so.
 func Hurry() (relax func()) {
 	const percent = 200
 	before := debug.SetGCPercent(percent)
@@ -65,8 +66,8 @@ func Hurry() (relax func()) {
 	return func() { debug.SetGCPercent(before) }
 }
 
-// take applies what is not applied yet, and tells of it.
-func (v *Views) take(batch []event.Recorded, folded func([]event.Recorded)) {
+// applyBatch applies what is not applied yet, and calls folded with it.
+func (v *Views) applyBatch(batch []event.Recorded, folded func([]event.Recorded)) {
 	for _, r := range batch {
 		v.Apply(r)
 	}
@@ -75,32 +76,33 @@ func (v *Views) take(batch []event.Recorded, folded func([]event.Recorded)) {
 	}
 }
 
-// keepTail has what is applied from now on kept, for who folds afresh up to here.
-func (v *Views) keepTail() event.Position {
+// recordTail records what is applied from now on, for a rebuild that has folded all
+// up to the position it returns.
+func (v *Views) recordTail() event.Position {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.tail = &[]event.Recorded{}
 	return v.state.Position
 }
 
-func (v *Views) forgetTail() {
+func (v *Views) dropTail() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.tail = nil
 }
 
 // join brings the fresh views up to v, and puts them in its place.
-func (v *Views) join(fresh *Views, how Refold) (served, afresh *Snapshot) {
+func (v *Views) join(fresh *Views, options RebuildOptions) (served, afresh *Snapshot) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	fresh.take(*v.tail, how.Folded)
+	fresh.applyBatch(*v.tail, options.Folded)
 	served, afresh = v.publish(), fresh.Snapshot()
-	if how.Keep {
-		v.state, v.past = fresh.state, fresh.past
+	if options.Serve {
+		v.state, v.retained = fresh.state, fresh.retained
 		v.latest.Store(afresh)
 	}
-	if how.Joined != nil {
-		how.Joined()
+	if options.Joined != nil {
+		options.Joined()
 	}
 	return served, afresh
 }
@@ -108,9 +110,9 @@ func (v *Views) join(fresh *Views, how Refold) (served, afresh *Snapshot) {
 // Difference names the first record in which two snapshots differ; "" when they
 // do not.
 func Difference(served, afresh *Snapshot) string {
-	next, stop := iter.Pull(afresh.entries())
+	next, stop := iter.Pull(afresh.records())
 	defer stop()
-	for s := range served.entries() {
+	for s := range served.records() {
 		f, ok := next()
 		if !ok {
 			return fmt.Sprintf("%s %s is served, and nothing should be", s.view, s.key)
@@ -128,9 +130,9 @@ func Difference(served, afresh *Snapshot) string {
 	return ""
 }
 
-// text is the entry's JSON.
-func (e entry) text() string {
-	line, err := e.line()
+// text is the record's line.
+func (r record) text() string {
+	line, err := r.line()
 	if err != nil {
 		return err.Error()
 	}
@@ -140,10 +142,10 @@ func (e entry) text() string {
 // around is what a text has from shortly before the place where another differs.
 func around(text, other string) string {
 	const before, length = 30, 120
-	at := 0
-	for at < min(len(text), len(other)) && text[at] == other[at] {
-		at++
+	i := 0
+	for i < min(len(text), len(other)) && text[i] == other[i] {
+		i++
 	}
-	at = max(0, at-before)
-	return strings.ToValidUTF8(text[at:min(len(text), at+length)], "")
+	i = max(0, i-before)
+	return strings.ToValidUTF8(text[i:min(len(text), i+length)], "")
 }

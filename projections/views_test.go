@@ -51,12 +51,11 @@ func (l *log) all() string {
 		members, _ := s.Members(name)
 		text += fmt.Sprint(c, members, s.History(OfCluster, string(name)))
 	}
-	s.Operations(0, func(at uint64, o *Operation) bool {
+	for at, o := range s.Operations(0) {
 		body, _ := NewAnswer(o).JSON()
 		record, _ := o.Record().JSON()
 		text += fmt.Sprint(at, string(body), string(record))
-		return true
-	})
+	}
 	body, _ := s.Hosts().JSON()
 	return text + string(body) + fmt.Sprint(s.Networks(), s.Managers(), s.History(OfHost, "10.0.0.1"))
 }

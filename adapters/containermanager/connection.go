@@ -2,6 +2,7 @@ package containermanager
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -19,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"commissaire/domain"
 	"commissaire/domain/event"
 
 	"k8s.io/client-go/kubernetes"
@@ -36,14 +38,8 @@ const (
 // as an error too.
 var silence = sync.OnceFunc(func() { klog.SetSlogLogger(slog.New(slog.DiscardHandler)) })
 
-// options are those of a definition; the token is apart.
-type options struct {
-	ServerURL       string `json:"server_url"`
-	APIServer       string `json:"apiserver"` // the same under its other name
-	CAPath          string `json:"ca_path"`
-	CertificatePath string `json:"certificate_path"`
-	KeyPath         string `json:"certificate_key_path"`
-}
+// options are those of a definition, by name; the token is apart.
+type options map[string]string
 
 // connection is a way to an API server.
 type connection struct {
@@ -63,7 +59,7 @@ func (c *cluster) connect(ctx context.Context) (*connection, error) {
 		return nil, fmt.Errorf("read the definition: %w", err)
 	}
 	var files [3][]byte
-	for i, path := range []string{o.CAPath, o.CertificatePath, o.KeyPath} {
+	for i, path := range []string{o[domain.CAPath], o[domain.CertificatePath], o[domain.CertificateKeyPath]} {
 		if path == "" {
 			continue
 		}
@@ -125,29 +121,26 @@ func readBelow(dir, path string) (_ []byte, err error) {
 // certificate goes over TLS only; there is no proxy in between and no redirect is
 // followed, so that the denied ranges hold and the token goes nowhere else.
 func (config Config) connection(ctx context.Context, definition event.ContainerManagerDefined, o options, files [3][]byte) (*connection, error) {
-	server := o.ServerURL
-	if server == "" {
-		server = o.APIServer
-	}
+	server := cmp.Or(o[domain.ServerURL], o[domain.APIServer])
 	server = strings.TrimSuffix(strings.TrimRight(server, "/"), "/api")
 	to, err := url.Parse(server)
 	if err != nil {
 		return nil, fmt.Errorf("server_url: %w", err)
 	}
-	if to.Scheme != "https" && (definition.Credential != "" || o.CertificatePath != "") {
+	if to.Scheme != "https" && (definition.Credential != "" || o[domain.CertificatePath] != "") {
 		return nil, errors.New("server_url is not https: neither a token nor a client certificate is used over it")
 	}
 	secure := &tls.Config{MinVersion: tls.VersionTLS12}
-	if o.CAPath != "" {
+	if o[domain.CAPath] != "" {
 		secure.RootCAs = x509.NewCertPool()
 		if !secure.RootCAs.AppendCertsFromPEM(files[0]) {
-			return nil, fmt.Errorf("%s has no certificate", o.CAPath)
+			return nil, fmt.Errorf("%s has no certificate", o[domain.CAPath])
 		}
 	}
-	if o.CertificatePath != "" || o.KeyPath != "" {
+	if o[domain.CertificatePath] != "" || o[domain.CertificateKeyPath] != "" {
 		certificate, err := tls.X509KeyPair(files[1], files[2])
 		if err != nil {
-			return nil, fmt.Errorf("client certificate %s with key %s: %w", o.CertificatePath, o.KeyPath, err)
+			return nil, fmt.Errorf("client certificate %s with key %s: %w", o[domain.CertificatePath], o[domain.CertificateKeyPath], err)
 		}
 		secure.Certificates = []tls.Certificate{certificate}
 	}

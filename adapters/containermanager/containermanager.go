@@ -1,4 +1,8 @@
-// Package containermanager tells container managers about hosts.
+// Package containermanager tells container managers about hosts, and has them
+// empty the nodes that are worked on: it implements process.Manager.
+//
+// README.md says how nodes and hosts belong together, which rights are needed,
+// and what was decided.
 package containermanager
 
 import (
@@ -11,7 +15,6 @@ import (
 	"commissaire/commands/process"
 	"commissaire/domain"
 	"commissaire/domain/event"
-	"commissaire/domain/roster"
 )
 
 // Config is what container managers are reached with.
@@ -42,9 +45,9 @@ func New(config Config) *Managers {
 // the one before, whose connections are closed.
 func (m *Managers) Of(definition event.ContainerManagerDefined) (process.Manager, error) {
 	switch definition.Type {
-	case roster.Trivial:
+	case domain.Trivial:
 		return trivial{}, nil
-	case roster.OpenShift, roster.Kubernetes:
+	case domain.OpenShift, domain.Kubernetes:
 	default:
 		return nil, fmt.Errorf("container manager %s: there is no type %q", definition.Manager, definition.Type)
 	}

@@ -19,7 +19,6 @@ import (
 	"commissaire/commands/process"
 	"commissaire/domain"
 	"commissaire/domain/event"
-	"commissaire/domain/roster"
 	"commissaire/test/kube"
 
 	corev1 "k8s.io/api/core/v1"
@@ -68,7 +67,7 @@ func serve(t *testing.T) (*kube.Server, *setting) {
 	server := kube.Start(t, token)
 	s := &setting{dir: t.TempDir()}
 	s.config = Config{Credentials: kept{"C": commands.Secret(token)}, CertificateDir: s.dir, Timeout: 5 * time.Second}
-	s.definition = event.ContainerManagerDefined{ManagerID: "M", Manager: "m", Type: roster.Kubernetes, Credential: "C"}
+	s.definition = event.ContainerManagerDefined{ManagerID: "M", Manager: "m", Type: domain.Kubernetes, Credential: "C"}
 	s.options = map[string]string{"server_url": server.URL() + "/api/", "ca_path": s.write(t, "ca.crt", server.CA())}
 	return server, s
 }
@@ -121,11 +120,11 @@ func fails(t *testing.T, err error, want string) {
 func TestAHostIsRegisteredOnceAndUnregisteredOnce(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[domain.Address]struct{ node, of string }{
-		web1:             {"10.0.0.1", roster.Kubernetes},
-		"web1.example":   {"web1.example", roster.OpenShift},
-		"2001:db8::1":    {"2001-0db8-0000-0000-0000-0000-0000-0001", roster.Kubernetes},
-		"10.0.0.2":       {"10.0.0.2", roster.OpenShift},
-		"web2.of.things": {"web2.of.things", roster.Kubernetes},
+		web1:             {"10.0.0.1", domain.Kubernetes},
+		"web1.example":   {"web1.example", domain.OpenShift},
+		"2001:db8::1":    {"2001-0db8-0000-0000-0000-0000-0000-0001", domain.Kubernetes},
+		"10.0.0.2":       {"10.0.0.2", domain.OpenShift},
+		"web2.of.things": {"web2.of.things", domain.Kubernetes},
 	} {
 		server, s := serve(t)
 		s.definition.Type = c.of
@@ -575,7 +574,7 @@ func TestWhatIsNoAPIServerIsAnError(t *testing.T) {
 	fails(t, err, "connection refused")
 }
 
-// The README lists the rights that are needed.
+// README.md lists the rights that are needed.
 func TestNoOtherRightsAreNeededThanThoseDocumented(t *testing.T) {
 	t.Parallel()
 	server, s := serve(t)
@@ -624,14 +623,14 @@ func TestNoOtherRightsAreNeededThanThoseDocumented(t *testing.T) {
 	if fmt.Sprint(used) != fmt.Sprint(want) {
 		t.Errorf("used are %v, documented %v", used, want)
 	}
-	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	readme, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, rule := range kube.Rights {
 		line := fmt.Sprintf("- {apiGroups: [%s], resources: [%s], verbs: [%s]}", cmp.Or(rule.APIGroups[0], `""`), rule.Resources[0], strings.Join(rule.Verbs, ", "))
 		if !strings.Contains(string(readme), line) {
-			t.Errorf("the README does not say: %s", line)
+			t.Errorf("README.md does not say: %s", line)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"commissaire/commands/sleep"
 	"commissaire/domain"
 
 	"golang.org/x/sync/errgroup"
@@ -92,10 +93,8 @@ func (d *drain) run(ctx context.Context) error {
 		if err := d.evict(ctx, pods); err != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(betweenLooks):
+		if err := sleep.For(ctx, betweenLooks); err != nil {
+			return err
 		}
 	}
 }

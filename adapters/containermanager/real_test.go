@@ -9,7 +9,6 @@ import (
 	"commissaire/commands"
 	"commissaire/domain"
 	"commissaire/domain/event"
-	"commissaire/domain/roster"
 	"commissaire/test/kube"
 
 	"github.com/google/uuid"
@@ -32,7 +31,7 @@ func TestARealAPIServerIsAskedAsItIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &setting{dir: t.TempDir(), options: map[string]string{"server_url": config.Host}}
-	s.definition = event.ContainerManagerDefined{ManagerID: "M", Manager: "m", Type: roster.Kubernetes}
+	s.definition = event.ContainerManagerDefined{ManagerID: "M", Manager: "m", Type: domain.Kubernetes}
 	s.config = Config{Credentials: kept{"C": commands.Secret(config.BearerToken)}, CertificateDir: s.dir, Timeout: 10 * time.Second}
 	if config.BearerToken != "" {
 		s.definition.Credential = "C"

@@ -29,7 +29,7 @@ type Keys interface {
 
 // OpenKeys opens the keys that spec names: file:DIR (a directory for its owner
 // alone, made where there is none, on a file system that all instances share) or
-// exec:COMMAND (see the README).
+// exec:COMMAND (see the README of adapters/eventlog/eventstoredb).
 func OpenKeys(spec string) (Keys, error) {
 	kind, where, _ := strings.Cut(spec, ":")
 	switch {

@@ -41,23 +41,23 @@ var types = register(
 	event.SweepFinished{},
 )
 
-func register(events ...event.Event) map[string]*known {
-	all := make(map[string]*known, len(events))
+func register(events ...event.Event) map[string]*eventType {
+	all := make(map[string]*eventType, len(events))
 	for _, e := range events {
 		of := reflect.TypeOf(e)
-		all[e.EventType()] = &known{of: of, pointers: sync.Pool{New: func() any { return reflect.New(of).Interface() }}}
+		all[e.EventType()] = &eventType{of: of, pointers: sync.Pool{New: func() any { return reflect.New(of).Interface() }}}
 	}
 	return all
 }
 
-// known is a type of event, with zero values of it to read into: an event is a
+// eventType is a type of event, with zero values of it to read into: an event is a
 // copy, so they are used again.
-type known struct {
+type eventType struct {
 	of       reflect.Type
 	pointers sync.Pool
 }
 
-func (k *known) read(data []byte) (event.Event, error) {
+func (k *eventType) read(data []byte) (event.Event, error) {
 	pointer := k.pointers.Get()
 	value := reflect.ValueOf(pointer).Elem()
 	defer func() {
@@ -75,9 +75,10 @@ func Types() []string { return slices.Sorted(maps.Keys(types)) }
 
 // upcasters bring data of an older schema version of a type to the next one.
 // The key is the type and the version that is brought up.
-var upcasters = map[form]func(json.RawMessage) (json.RawMessage, error){}
+var upcasters = map[schemaKey]func(json.RawMessage) (json.RawMessage, error){}
 
-type form struct {
+// schemaKey is a version of a type's schema.
+type schemaKey struct {
 	Type   string
 	Schema int
 }
@@ -109,7 +110,7 @@ func Decode(raw Raw) (event.Recorded, error) {
 }
 
 // decode reads an event in place.
-func decode(r *event.Recorded, raw Raw, types map[string]*known, upcasters map[form]func(json.RawMessage) (json.RawMessage, error)) error {
+func decode(r *event.Recorded, raw Raw, types map[string]*eventType, upcasters map[schemaKey]func(json.RawMessage) (json.RawMessage, error)) error {
 	*r = event.Recorded{Position: raw.Position, Stream: raw.Stream, Revision: raw.Revision, ID: raw.ID}
 	fail := func(err error) error {
 		return fmt.Errorf("decode %s at position %d: %w", raw.Type, raw.Position, err)
@@ -123,7 +124,7 @@ func decode(r *event.Recorded, raw Raw, types map[string]*known, upcasters map[f
 	}
 	data := json.RawMessage(raw.Data)
 	for schema := r.Meta.Schema; ; schema++ {
-		up, ok := upcasters[form{raw.Type, schema}]
+		up, ok := upcasters[schemaKey{raw.Type, schema}]
 		if !ok {
 			break
 		}

@@ -117,7 +117,7 @@ func TestEveryTypeIsStoredAsItWas(t *testing.T) {
 }
 
 func TestAnOlderSchemaIsBroughtUp(t *testing.T) {
-	ups := map[form]func(json.RawMessage) (json.RawMessage, error){
+	ups := map[schemaKey]func(json.RawMessage) (json.RawMessage, error){
 		{"HostRemoved", 1}: func(data json.RawMessage) (json.RawMessage, error) {
 			return bytes.ReplaceAll(data, []byte(`"ip"`), []byte(`"address"`)), nil
 		},

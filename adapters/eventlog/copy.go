@@ -31,8 +31,8 @@ func (d *Difference) Error() string {
 	return fmt.Sprintf("event %d differs in its %s: the source has %s, the target %s", d.Event, d.What, name(d.Source), name(d.Target))
 }
 
-// differ says what two events at the same place differ in; nil: in nothing.
-func differ(n int, source, target Raw) error {
+// compareEvents says what two events at the same place differ in; nil: in nothing.
+func compareEvents(n int, source, target Raw) error {
 	what := ""
 	switch {
 	case source.Stream != target.Stream:
@@ -53,10 +53,10 @@ func differ(n int, source, target Raw) error {
 	return &Difference{n, what, source, target}
 }
 
-// upToHead yields all events of a feed, one by one, until its head.
-func upToHead(ctx context.Context, feed Feed) iter.Seq2[Raw, error] {
+// eachUpToHead yields all events of a feed, one by one, until its head.
+func eachUpToHead(ctx context.Context, feed Feed) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
-		for batch, err := range feed.Follow(ctx, 0) {
+		for batch, err := range UpToHead(ctx, feed.Follow(ctx, 0)) {
 			if err != nil {
 				yield(Raw{}, err)
 				return
@@ -66,66 +66,55 @@ func upToHead(ctx context.Context, feed Feed) iter.Seq2[Raw, error] {
 					return
 				}
 			}
-			if len(batch) == 0 {
-				return
-			}
-		}
-		if err := ctx.Err(); err != nil {
-			yield(Raw{}, err)
 		}
 	}
 }
 
-// begun yields the events of source that target has not yet, after those that it
+// remaining yields the events of source that target has not yet, after those that it
 // has. A target that has others, or more, is a *Difference. count is told of each
 // event that both have.
-func begun(ctx context.Context, source, target Feed, count func(int)) iter.Seq2[Raw, error] {
+func remaining(ctx context.Context, source, target Feed, count func(int)) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
-		next, stop := iter.Pull2(upToHead(ctx, target))
+		next, stop := iter.Pull2(eachUpToHead(ctx, target))
 		defer stop()
-		n, more := 0, true
-		for raw, err := range upToHead(ctx, source) {
+		n := 0
+		for raw, err := range eachUpToHead(ctx, source) {
 			if err != nil {
 				yield(Raw{}, fmt.Errorf("the source: %w", err))
 				return
 			}
-			if more {
-				var there Raw
-				if there, err, more = next(); err != nil {
-					yield(Raw{}, fmt.Errorf("the target: %w", err))
-					return
-				}
-				if more {
-					n++
-					if err := differ(n, raw, there); err != nil {
-						yield(Raw{}, err)
-						return
-					}
-					count(n)
-					continue
-				}
+			existing, err, exists := next()
+			switch {
+			case err != nil:
+				err = fmt.Errorf("the target: %w", err)
+			case exists:
+				n++
+				err = compareEvents(n, raw, existing)
 			}
-			if !yield(raw, nil) {
+			switch {
+			case err != nil:
+				yield(Raw{}, err)
+				return
+			case exists:
+				count(n)
+			case !yield(raw, nil):
 				return
 			}
 		}
-		if !more {
-			return
-		}
-		switch there, err, more := next(); {
+		switch existing, err, exists := next(); {
 		case err != nil:
 			yield(Raw{}, fmt.Errorf("the target: %w", err))
-		case more:
-			yield(Raw{}, &Difference{n + 1, "presence", Raw{}, there})
+		case exists:
+			yield(Raw{}, &Difference{n + 1, "presence", Raw{}, existing})
 		}
 	}
 }
 
-// Compare says how many events target has, if it has what source begins with, in
-// the same order and equal but for positions, and whether that is all of source.
-// Else it fails with a *Difference. count is told how far it is.
+// Compare returns how many events target has and whether that is all of source,
+// where target has what source begins with: the same events in the same order, equal
+// but for positions. Else it fails with a *Difference. count is told how far it is.
 func Compare(ctx context.Context, source, target Feed, count func(int)) (n int, whole bool, err error) {
-	for _, err := range begun(ctx, source, target, func(i int) { n = i; count(i) }) {
+	for _, err := range remaining(ctx, source, target, func(i int) { n = i; count(i) }) {
 		return n, false, err
 	}
 	return n, true, nil
@@ -142,49 +131,71 @@ type bulk interface {
 // that was. A target that has other events is a *Difference, and nothing is
 // appended. count is told how many events the target has.
 func Copy(ctx context.Context, source Feed, target Store, count func(int)) (copied int, err error) {
-	had := 0
-	var group []Raw
-	all, takesAll := target.(bulk)
-	add := func() (err error) {
-		if takesAll {
-			return all.AppendAll(ctx, group)
-		}
-		// One after the other: what is under way together may be recorded in any order.
-		_, err = target.Append(ctx, group[0].Stream, group[0].Revision-1, group)
-		return err
-	}
-	size := 0
-	flush := func() error {
-		if len(group) == 0 {
-			return nil
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := add(); err != nil {
-			return fmt.Errorf("the target: %w", err)
-		}
-		copied += len(group)
-		count(had + copied)
-		group, size = nil, 0
-		return nil
-	}
-	for raw, err := range begun(ctx, source, target, func(n int) { had = n; count(n) }) {
+	c := copier{target: target, count: count}
+	c.bulk, _ = target.(bulk)
+	for raw, err := range remaining(ctx, source, target, func(n int) { c.had = n; count(n) }) {
 		if err != nil {
-			return copied, err
+			return c.copied, err
 		}
-		more := len(raw.Data) + len(raw.Meta)
-		if len(group) > 0 {
-			last := group[len(group)-1]
-			another := raw.Stream != last.Stream || raw.Revision != last.Revision+1
-			if another && !takesAll || len(group) == copyEvents || size+more > copyBytes {
-				if err := flush(); err != nil {
-					return copied, err
-				}
+		if !c.fits(raw) {
+			if err := c.flush(ctx); err != nil {
+				return c.copied, err
 			}
 		}
-		group = append(group, Raw{Stream: raw.Stream, Revision: raw.Revision, ID: raw.ID, Type: raw.Type, Data: raw.Data, Meta: raw.Meta})
-		size += more
+		c.add(raw)
 	}
-	return copied, flush()
+	err = c.flush(ctx)
+	return c.copied, err
+}
+
+// copier appends events to a store, as many at once as it takes.
+type copier struct {
+	target Store
+	bulk   bulk // the target, where it takes events of several streams at once; nil: it does not
+	count  func(int)
+
+	had    int   // events that the target had before
+	group  []Raw // what is appended next
+	size   int   // bytes of that
+	copied int
+}
+
+func sizeOf(raw Raw) int { return len(raw.Data) + len(raw.Meta) }
+
+// fits tells whether an event may be appended together with the group.
+func (c *copier) fits(raw Raw) bool {
+	if len(c.group) == 0 {
+		return true
+	}
+	last := c.group[len(c.group)-1]
+	follows := raw.Stream == last.Stream && raw.Revision == last.Revision+1
+	return (follows || c.bulk != nil) && len(c.group) < copyEvents && c.size+sizeOf(raw) <= copyBytes
+}
+
+func (c *copier) add(raw Raw) {
+	c.group = append(c.group, Raw{Stream: raw.Stream, Revision: raw.Revision, ID: raw.ID, Type: raw.Type, Data: raw.Data, Meta: raw.Meta})
+	c.size += sizeOf(raw)
+}
+
+// flush appends the group.
+func (c *copier) flush(ctx context.Context) error {
+	if len(c.group) == 0 {
+		return nil
+	}
+	err := ctx.Err()
+	if err != nil {
+		return err
+	}
+	if c.bulk != nil {
+		err = c.bulk.AppendAll(ctx, c.group)
+	} else { // one after the other: what is under way together may be recorded in any order
+		_, err = c.target.Append(ctx, c.group[0].Stream, c.group[0].Revision-1, c.group)
+	}
+	if err != nil {
+		return fmt.Errorf("the target: %w", err)
+	}
+	c.copied += len(c.group)
+	c.count(c.had + c.copied)
+	c.group, c.size = nil, 0
+	return nil
 }

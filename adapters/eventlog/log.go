@@ -49,8 +49,8 @@ func (l *Log) Append(ctx context.Context, stream event.Stream, expected event.Re
 	return l.store.Append(ctx, stream, expected, raws)
 }
 
-// ahead is how many batches are read and decoded while one is applied.
-const ahead = 4
+// batchesAhead is how many batches are read and decoded while one is applied.
+const batchesAhead = 4
 
 // Follow yields all events after a position, as Store.Follow does, decoded.
 func (l *Log) Follow(ctx context.Context, after event.Position) iter.Seq2[[]event.Recorded, error] {
@@ -61,72 +61,46 @@ func (l *Log) Follow(ctx context.Context, after event.Position) iter.Seq2[[]even
 // It stops with an error at an event that cannot be read. What comes next is read
 // and decoded meanwhile, by several at once.
 func Follow(ctx context.Context, from Feed, after event.Position) iter.Seq2[[]event.Recorded, error] {
-	type batch struct {
-		events []event.Recorded
-		err    error
-	}
 	return func(yield func([]event.Recorded, error) bool) {
-		ctx, stop := context.WithCancel(ctx)
-		coming := make(chan chan batch, ahead)
-		defer func() {
-			stop()
-			for range coming { // until the store is let go
-			}
-		}()
-		go func() {
-			defer close(coming)
-			for raws, err := range from.Follow(ctx, after) {
-				next := make(chan batch, 1)
-				if err != nil {
-					next <- batch{err: err}
-				} else {
-					go func() {
-						events, err := decodeAll(raws)
-						next <- batch{events, err}
-					}()
-				}
-				select {
-				case coming <- next:
-				case <-ctx.Done():
-					return
-				}
-			}
-		}()
-		for next := range coming {
-			b := <-next
-			if (len(b.events) > 0 || b.err == nil) && !yield(b.events, nil) {
-				return
-			}
-			if b.err != nil {
-				yield(nil, b.err)
+		for events, err := range Parallel(ctx,
+			func(ctx context.Context) iter.Seq2[[]Raw, error] { return from.Follow(ctx, after) }, batchesAhead,
+			func(_ context.Context, raws []Raw) ([]event.Recorded, error) { return decodeAll(raws) },
+		) {
+			if !yieldDecoded(events, err, yield) {
 				return
 			}
 		}
 	}
 }
 
-// few is how many events are decoded at a time for who may want no more.
-const few = 100
+// yieldDecoded yields the events of a batch, and then the error that follows them. It
+// returns false when no more is to be yielded.
+func yieldDecoded(events []event.Recorded, err error, yield func([]event.Recorded, error) bool) bool {
+	if (len(events) > 0 || err == nil) && !yield(events, nil) {
+		return false
+	}
+	if err != nil {
+		yield(nil, err)
+	}
+	return err == nil
+}
+
+// chunkSize is how many events are decoded at a time for who may want no more.
+const chunkSize = 100
 
 // Read yields what Follow does, in smaller batches, and reads nothing ahead: it is
 // for who wants a part of it.
 func (l *Log) Read(ctx context.Context, after event.Position) iter.Seq2[[]event.Recorded, error] {
 	return func(yield func([]event.Recorded, error) bool) {
 		for raws, err := range l.store.Follow(ctx, after) {
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			if len(raws) == 0 && !yield(nil, nil) {
-				return
-			}
-			for part := range slices.Chunk(raws, few) {
-				events, err := decodeAll(part)
-				if len(events) > 0 && !yield(events, nil) {
+			if err != nil || len(raws) == 0 {
+				if !yieldDecoded(nil, err, yield) {
 					return
 				}
-				if err != nil {
-					yield(nil, err)
+			}
+			for chunk := range slices.Chunk(raws, chunkSize) {
+				events, err := decodeAll(chunk)
+				if !yieldDecoded(events, err, yield) {
 					return
 				}
 			}
@@ -161,7 +135,7 @@ func (l *Log) Entries(ctx context.Context, positions []event.Position) ([]Entry,
 	if err != nil {
 		return nil, fmt.Errorf("read history: %w", err)
 	}
-	return entriesOf(raws)
+	return decodeEntries(raws)
 }
 
 // EntriesAfter are the next events after a position, as many as the store reads
@@ -171,12 +145,12 @@ func (l *Log) EntriesAfter(ctx context.Context, after event.Position) ([]Entry, 
 		if err != nil {
 			return nil, fmt.Errorf("read history: %w", err)
 		}
-		return entriesOf(raws)
+		return decodeEntries(raws)
 	}
 	return nil, ctx.Err()
 }
 
-func entriesOf(raws []Raw) ([]Entry, error) {
+func decodeEntries(raws []Raw) ([]Entry, error) {
 	entries := make([]Entry, len(raws))
 	for i, raw := range raws {
 		r, err := Decode(raw)

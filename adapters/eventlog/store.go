@@ -66,8 +66,8 @@ type Feed interface {
 	// Follow yields everything after a position, in order, without gap or
 	// repeat, in batches of at most 1000: first what is there, then what comes,
 	// waiting for it. An empty batch says that it is at the head; it comes at
-	// least once, and before every wait. It ends without error when ctx does;
-	// any other error is the last it yields.
+	// least once, and before every wait. UpToHead ends there. It ends without
+	// error when ctx does; any other error is the last it yields.
 	Follow(ctx context.Context, after event.Position) iter.Seq2[[]Raw, error]
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"commissaire/commands/sleep"
 	"commissaire/domain/event"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -25,7 +26,7 @@ type Subscriber struct {
 	store   Store
 	after   func() event.Position
 	backoff time.Duration
-	heard   func(bool)
+	report  func(bool)
 	logger  *slog.Logger
 
 	closing chan struct{}
@@ -35,10 +36,10 @@ type Subscriber struct {
 
 // NewSubscriber delivers what comes after the position that after gives: the
 // checkpoint, asked for at every start and after every failure of the store.
-// It waits for backoff before it delivers again or asks the store again. heard is
-// told with each batch that the store can be followed, and when it cannot.
-func NewSubscriber(store Store, after func() event.Position, backoff time.Duration, heard func(bool), logger *slog.Logger) *Subscriber {
-	return &Subscriber{store: store, after: after, backoff: backoff, heard: heard, logger: logger, closing: make(chan struct{})}
+// It waits for backoff before it delivers again or asks the store again. It reports
+// with each batch that the store can be followed, and when it cannot.
+func NewSubscriber(store Store, after func() event.Position, backoff time.Duration, report func(bool), logger *slog.Logger) *Subscriber {
+	return &Subscriber{store: store, after: after, backoff: backoff, report: report, logger: logger, closing: make(chan struct{})}
 }
 
 // Subscribe implements message.Subscriber. The channel ends with ctx or Close.
@@ -57,7 +58,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, _ string) (<-chan *message.M
 		}()
 		for ctx.Err() == nil {
 			s.deliver(ctx, out)
-			wait(ctx, s.backoff)
+			_ = sleep.For(ctx, s.backoff) // the loop asks whether ctx has ended
 		}
 	})
 	return out, nil
@@ -67,13 +68,13 @@ func (s *Subscriber) deliver(ctx context.Context, out chan<- *message.Message) {
 	for batch, err := range s.store.Follow(ctx, s.after()) {
 		if err != nil {
 			s.logger.Error("reading the event log failed; trying again", "error", err)
-			s.heard(false)
+			s.report(false)
 			return
 		}
-		s.heard(true)
+		s.report(true)
 		for _, raw := range batch {
-			for !s.acknowledged(ctx, out, raw) {
-				if wait(ctx, s.backoff); ctx.Err() != nil {
+			for !s.deliverOne(ctx, out, raw) {
+				if sleep.For(ctx, s.backoff) != nil {
 					return
 				}
 			}
@@ -81,7 +82,8 @@ func (s *Subscriber) deliver(ctx context.Context, out chan<- *message.Message) {
 	}
 }
 
-func (s *Subscriber) acknowledged(ctx context.Context, out chan<- *message.Message, raw Raw) bool {
+// deliverOne delivers an event once, and tells whether that was acknowledged.
+func (s *Subscriber) deliverOne(ctx context.Context, out chan<- *message.Message, raw Raw) bool {
 	m := message.NewMessage(raw.ID.String(), raw.Data)
 	m.Metadata = message.Metadata{
 		"name": raw.Type, "stream": string(raw.Stream), "meta": string(raw.Meta),
@@ -132,13 +134,4 @@ func FromMessage(m *message.Message) (event.Recorded, error) {
 		Stream: event.Stream(m.Metadata.Get("stream")), Type: m.Metadata.Get("name"),
 		Data: json.RawMessage(m.Payload), Meta: []byte(m.Metadata.Get("meta")),
 	})
-}
-
-func wait(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }

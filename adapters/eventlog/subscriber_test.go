@@ -59,8 +59,8 @@ func TestMessagesComeInOrderAndAgainUntilAcknowledged(t *testing.T) {
 			seen = append(seen, r.Position)
 			m.Ack()
 		}
-		for i, at := range seen {
-			if at != event.Position(i+3) {
+		for i, pos := range seen {
+			if pos != event.Position(i+3) {
 				t.Fatalf("came in the order %v", seen)
 			}
 		}

@@ -40,8 +40,8 @@ type Config struct {
 	Now     func() time.Time
 }
 
-// leastLimit is what a text is allowed in any case.
-const leastLimit = 1 << 10
+// minLimit is what a text is allowed in any case.
+const minLimit = 1 << 10
 
 // Store keeps outputs in a directory. It may be used by many at once, but for
 // each host and operation one at a time may write.
@@ -70,16 +70,17 @@ func Open(dir string, config Config, log *slog.Logger) (*Store, error) {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the output of hosts: %w", err)
 	}
-	config.Limit = max(config.Limit, leastLimit)
+	config.Limit = max(config.Limit, minLimit)
 	return &Store{dir: dir, config: config, log: log, watches: map[string]*watch{}}, nil
 }
 
-func (s *Store) of(operation domain.OperationID, host domain.HostID) string {
+// textDir is the directory of a text.
+func (s *Store) textDir(operation domain.OperationID, host domain.HostID) string {
 	return filepath.Join(s.dir, string(operation), string(host))
 }
 
-// tell tells those who read a text that there is more.
-func (s *Store) tell(dir string) {
+// notify tells those who read a text that there is more.
+func (s *Store) notify(dir string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if w, ok := s.watches[dir]; ok {
@@ -89,19 +90,19 @@ func (s *Store) tell(dir string) {
 }
 
 // A piece is a file of a text.
-type piece struct{ at, size int64 }
+type piece struct{ begin, size int64 }
 
-func (p piece) end() int64 { return p.at + p.size }
+func (p piece) end() int64 { return p.begin + p.size }
 
 // A work is where a piece of work begins in a text.
 type work struct {
-	at   int64
-	name string // "NUMBER.WORK"
+	begin int64
+	name  string // "NUMBER.WORK"
 }
 
-func pieceName(at int64) string { return fmt.Sprintf("%016d", at) }
+func pieceName(offset int64) string { return fmt.Sprintf("%016d", offset) }
 
-func (w work) file() string { return pieceName(w.at) + "." + w.name }
+func (w work) file() string { return pieceName(w.begin) + "." + w.name }
 
 // scan tells what there is of a text; nothing where there is no directory.
 func scan(dir string) (pieces []piece, works []work, err error) {
@@ -114,12 +115,12 @@ func scan(dir string) (pieces []piece, works []work, err error) {
 	}
 	for _, entry := range entries {
 		begin, name, isWork := strings.Cut(entry.Name(), ".")
-		at, err := strconv.ParseInt(begin, 10, 64)
+		offset, err := strconv.ParseInt(begin, 10, 64)
 		if err != nil {
 			continue
 		}
 		if isWork {
-			works = append(works, work{at, name})
+			works = append(works, work{offset, name})
 			continue
 		}
 		info, err := entry.Info()
@@ -129,7 +130,7 @@ func scan(dir string) (pieces []piece, works []work, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		pieces = append(pieces, piece{at, info.Size()})
+		pieces = append(pieces, piece{offset, info.Size()})
 	}
 	return pieces, works, nil
 }
@@ -137,56 +138,65 @@ func scan(dir string) (pieces []piece, works []work, err error) {
 // Sweep implements process.Outputs. The age of an operation's output is that of
 // its latest file.
 func (s *Store) Sweep(running func(domain.OperationID) bool) error {
-	type kept struct {
-		name string
-		size int64
-		last time.Time
-	}
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return fmt.Errorf("sweep the output of hosts: %w", err)
 	}
-	var all []kept
+	var all []directory
 	var total int64
 	var failed error
 	for _, entry := range entries {
-		k := kept{name: entry.Name()}
-		err := filepath.WalkDir(filepath.Join(s.dir, k.name), func(_ string, e fs.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			info, err := e.Info()
-			if err != nil {
-				return err
-			}
-			if !e.IsDir() {
-				k.size += info.Size()
-			}
-			if info.ModTime().After(k.last) {
-				k.last = info.ModTime()
-			}
-			return nil
-		})
+		d, err := s.measure(entry.Name())
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a piece may be left out meanwhile
 			failed = errors.Join(failed, err)
 			continue
 		}
-		all, total = append(all, k), total+k.size
+		all, total = append(all, d), total+d.size
 	}
-	slices.SortFunc(all, func(a, b kept) int { return a.last.Compare(b.last) })
-	for _, k := range all {
-		old := s.config.Now().Sub(k.last) > s.config.MaxAge
-		if !old && total <= s.config.MaxSize || running(domain.OperationID(k.name)) {
+	slices.SortFunc(all, func(a, b directory) int { return a.last.Compare(b.last) })
+	for _, d := range all {
+		old := s.config.Now().Sub(d.last) > s.config.MaxAge
+		if !old && total <= s.config.MaxSize || running(domain.OperationID(d.name)) {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(s.dir, k.name)); err != nil {
+		if err := os.RemoveAll(filepath.Join(s.dir, d.name)); err != nil {
 			failed = errors.Join(failed, err)
 			continue
 		}
-		total -= k.size
+		total -= d.size
 	}
 	if failed != nil {
 		return fmt.Errorf("sweep the output of hosts: %w", failed)
 	}
 	return nil
+}
+
+// directory is the output of an operation.
+type directory struct {
+	name string
+	size int64     // bytes
+	last time.Time // when something was last written
+}
+
+// measure looks at the output of an operation. With an error it has what was seen
+// before that.
+func (s *Store) measure(name string) (directory, error) {
+	d := directory{name: name}
+	err := filepath.WalkDir(filepath.Join(s.dir, name), func(_ string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		if !e.IsDir() {
+			d.size += info.Size()
+		}
+		if info.ModTime().After(d.last) {
+			d.last = info.ModTime()
+		}
+		return nil
+	})
+	return d, err
 }

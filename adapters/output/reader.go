@@ -17,16 +17,16 @@ import (
 // piece of work after a line that says when it was begun and what it is, and a
 // line that says how many bytes are left out where some are.
 type Reader struct {
-	store *Store
-	dir   string
-	at    int64
-	works int  // that were told of
-	open  bool // in a line
+	store  *Store
+	dir    string
+	offset int64
+	works  int  // that were told of
+	open   bool // in a line
 }
 
 // Read is a Reader of what a host printed during an operation, which must be closed.
 func (s *Store) Read(operation domain.OperationID, host domain.HostID) *Reader {
-	r := &Reader{store: s, dir: s.of(operation, host)}
+	r := &Reader{store: s, dir: s.textDir(operation, host)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w, ok := s.watches[r.dir]
@@ -71,7 +71,7 @@ func (r *Reader) Printed() (bool, error) {
 	return false, nil
 }
 
-const mostRead = 64 << 10 // bytes at once
+const maxRead = 64 << 10 // bytes at once
 
 // Next returns what comes next, valid UTF-8; nothing is the end of what there is.
 func (r *Reader) Next() (text []byte, err error) {
@@ -94,45 +94,45 @@ func (r *Reader) next() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.works < len(works) && works[r.works].at <= r.at {
+	if r.works < len(works) && works[r.works].begin <= r.offset {
 		title, err := os.ReadFile(filepath.Join(r.dir, works[r.works].file()))
 		if err != nil {
-			return nil, r.gone(err)
+			return nil, r.unlessGone(err)
 		}
 		r.works++
 		return r.line("== " + string(title)), nil
 	}
 	for _, p := range pieces {
-		if p.at > r.at {
-			left := p.at - r.at
-			r.at = p.at
+		if p.begin > r.offset {
+			left := p.begin - r.offset
+			r.offset = p.begin
 			return r.line(fmt.Sprintf("[... %d bytes are left out here ...]", left)), nil
 		}
-		size := min(p.end()-r.at, mostRead)
+		size := min(p.end()-r.offset, maxRead)
 		if r.works < len(works) {
-			size = min(size, works[r.works].at-r.at)
+			size = min(size, works[r.works].begin-r.offset)
 		}
 		if size <= 0 {
 			continue
 		}
-		file, err := os.Open(filepath.Join(r.dir, pieceName(p.at)))
+		file, err := os.Open(filepath.Join(r.dir, pieceName(p.begin)))
 		if err != nil {
 			return nil, err
 		}
 		text := make([]byte, size)
-		n, err := file.ReadAt(text, r.at-p.at)
+		n, err := file.ReadAt(text, r.offset-p.begin)
 		if err = errors.Join(err, file.Close()); err != nil && !errors.Is(err, io.EOF) {
 			return nil, err
 		}
-		text = text[:whole(text[:n])] // of a write that is under way there may be a part
-		r.at += int64(len(text))
+		text = text[:wholeLength(text[:n])] // of a write that is under way there may be a part
+		r.offset += int64(len(text))
 		return text, nil
 	}
 	return nil, nil
 }
 
-// gone is err, unless the whole directory is no more: then there is nothing.
-func (r *Reader) gone(err error) error {
+// unlessGone returns err, unless the whole directory is no more: then there is nothing.
+func (r *Reader) unlessGone(err error) error {
 	if _, missing := os.Stat(r.dir); errors.Is(missing, fs.ErrNotExist) {
 		return nil
 	}
@@ -150,18 +150,18 @@ func (r *Reader) line(text string) []byte {
 // Last is the end of what a host printed during an operation: at most that many
 // lines and bytes. It is empty where nothing is kept.
 func (s *Store) Last(operation domain.OperationID, host domain.HostID, lines, size int) (string, error) {
-	dir := s.of(operation, host)
+	dir := s.textDir(operation, host)
 	pieces, _, err := scan(dir)
 	if err != nil {
 		return "", fmt.Errorf("read what a host printed: %w", err)
 	}
 	var text []byte
 	for i := len(pieces) - 1; i >= 0 && len(text) < size; i-- {
-		if i+1 < len(pieces) && pieces[i].end() != pieces[i+1].at {
+		if i+1 < len(pieces) && pieces[i].end() != pieces[i+1].begin {
 			break
 		}
 		part := make([]byte, min(pieces[i].size, int64(size-len(text))))
-		file, err := os.Open(filepath.Join(dir, pieceName(pieces[i].at)))
+		file, err := os.Open(filepath.Join(dir, pieceName(pieces[i].begin)))
 		if errors.Is(err, fs.ErrNotExist) {
 			break
 		}

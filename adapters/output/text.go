@@ -5,10 +5,10 @@ import (
 	"unicode/utf8"
 )
 
-// harmless makes text fit to be shown anywhere, in place and byte for byte, and
+// makeHarmless makes text fit to be shown anywhere, in place and byte for byte, and
 // returns how much of it is done: what follows is the beginning of something that
 // what comes next decides, unless nothing comes next (last).
-func harmless(text []byte, last bool) (done int) {
+func makeHarmless(text []byte, last bool) (done int) {
 	for done < len(text) {
 		c := text[done]
 		switch {
@@ -39,9 +39,9 @@ func harmless(text []byte, last bool) (done int) {
 	return done
 }
 
-// whole is how much of text is valid UTF-8 up to its end: a part of a character
+// wholeLength is how much of text is valid UTF-8 up to its end: a part of a character
 // there is not.
-func whole(text []byte) int {
+func wholeLength(text []byte) int {
 	for n := 1; n < utf8.UTFMax && n <= len(text); n++ {
 		if c := text[len(text)-n]; utf8.RuneStart(c) {
 			if !utf8.FullRune(text[len(text)-n:]) {

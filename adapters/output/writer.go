@@ -17,16 +17,16 @@ type writer struct {
 	store *Store
 	dir   string
 
-	begin  int64    // of the work, in the text
-	pieces []piece  // of the text; the last is written to
-	file   *os.File // the last piece; nil: not opened yet
-	rest   []byte   // what comes next decides what it is
-	failed bool     // or closed: nothing more is taken
+	begin   int64    // of the work, in the text
+	pieces  []piece  // of the text; the last is written to
+	file    *os.File // the last piece; nil: not opened yet
+	pending []byte   // what comes next decides what it is
+	failed  bool     // or closed: nothing more is taken
 }
 
 // Begin implements process.Outputs.
 func (s *Store) Begin(operation domain.OperationID, host domain.HostID, name, command string) process.Output {
-	w, err := s.begin(s.of(operation, host), name, command)
+	w, err := s.begin(s.textDir(operation, host), name, command)
 	if err != nil {
 		s.log.Error("what a host prints cannot be kept", "operation", operation, "host", host, "error", err)
 		return nil
@@ -47,19 +47,19 @@ func (s *Store) begin(dir, name, command string) (_ *writer, err error) {
 		return nil, err
 	}
 	for _, known := range works {
-		w.begin = max(w.begin, known.at)
+		w.begin = max(w.begin, known.begin)
 	}
 	if w.end() < w.begin { // a power cut took what was written last, and not the names
 		if err := w.skip(w.begin); err != nil {
 			return nil, err
 		}
 	}
-	if len(works) > 0 && works[len(works)-1].name == numbered(len(works), name) {
+	if len(works) > 0 && works[len(works)-1].name == workName(len(works), name) {
 		return w, nil
 	}
 	w.begin = max(w.begin, w.end())
 	title := s.config.Now().UTC().Format(time.RFC3339) + " " + command
-	next := work{w.begin, numbered(len(works)+1, name)}
+	next := work{w.begin, workName(len(works)+1, name)}
 	unfinished := filepath.Join(dir, "new")
 	if err := os.WriteFile(unfinished, []byte(title), 0o600); err != nil {
 		return nil, err
@@ -67,11 +67,11 @@ func (s *Store) begin(dir, name, command string) (_ *writer, err error) {
 	if err := os.Rename(unfinished, filepath.Join(dir, next.file())); err != nil {
 		return nil, err
 	}
-	s.tell(dir)
+	s.notify(dir)
 	return w, nil
 }
 
-func numbered(n int, name string) string { return fmt.Sprintf("%04d.%s", n, name) }
+func workName(n int, name string) string { return fmt.Sprintf("%04d.%s", n, name) }
 
 // mend takes away a part of a character that a crash left at the end.
 func (w *writer) mend() error {
@@ -80,13 +80,13 @@ func (w *writer) mend() error {
 	}
 	last := &w.pieces[len(w.pieces)-1]
 	text := make([]byte, min(last.size, utf8.UTFMax))
-	path := filepath.Join(w.dir, pieceName(last.at))
+	path := filepath.Join(w.dir, pieceName(last.begin))
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	_, err = file.ReadAt(text, last.size-int64(len(text)))
-	if missing := int64(len(text) - whole(text)); err == nil && missing > 0 {
+	if missing := int64(len(text) - wholeLength(text)); err == nil && missing > 0 {
 		last.size -= missing
 		err = file.Truncate(last.size)
 	}
@@ -106,21 +106,21 @@ func (w *writer) end() int64 {
 func (w *writer) head() int64 { return w.store.config.Limit / 2 }
 func (w *writer) tail() int64 { return w.store.config.Limit / 4 }
 
-// read is how far the work's output was read.
-func (w *writer) read() int64 { return max(0, w.end()-w.begin) + int64(len(w.rest)) }
+// readSoFar is how far the work's output was read.
+func (w *writer) readSoFar() int64 { return max(0, w.end()-w.begin) + int64(len(w.pending)) }
 
 // Wanted implements process.Output.
 func (w *writer) Wanted() (from, head, tail int64) {
-	return w.read(), max(0, w.head()-w.begin), 2 * w.tail()
+	return w.readSoFar(), max(0, w.head()-w.begin), 2 * w.tail()
 }
 
-// farthest is beyond any output there may be.
-const farthest = 1 << 50
+// maxOffset is beyond any output there may be.
+const maxOffset = 1 << 50
 
 // Write implements process.Output.
 func (w *writer) Write(from int64, text []byte) {
-	read := w.read()
-	if w.failed || from < 0 || from > farthest || from+int64(len(text)) <= read {
+	read := w.readSoFar()
+	if w.failed || from < 0 || from > maxOffset || from+int64(len(text)) <= read {
 		return
 	}
 	var err error
@@ -132,16 +132,16 @@ func (w *writer) Write(from int64, text []byte) {
 			err = w.skip(w.begin + from)
 		}
 	}
-	w.rest = append(w.rest, text...)
+	w.pending = append(w.pending, text...)
 	if err == nil {
-		err = w.put(harmless(w.rest, false))
+		err = w.put(makeHarmless(w.pending, false))
 	}
 	w.report(err)
 }
 
 // Close implements process.Output.
-func (w *writer) Close(whole bool) {
-	if whole && !w.failed {
+func (w *writer) Close(complete bool) {
+	if complete && !w.failed {
 		w.report(w.settle())
 	}
 	if w.file != nil {
@@ -159,11 +159,11 @@ func (w *writer) report(err error) {
 }
 
 // settle takes what is left as it is.
-func (w *writer) settle() error { return w.put(harmless(w.rest, true)) }
+func (w *writer) settle() error { return w.put(makeHarmless(w.pending, true)) }
 
 // put writes the first n bytes of what there is.
 func (w *writer) put(n int) error {
-	text := w.rest[:n]
+	text := w.pending[:n]
 	for len(text) > 0 {
 		size, err := w.room()
 		if err != nil {
@@ -171,7 +171,7 @@ func (w *writer) put(n int) error {
 		}
 		part := text[:min(max(size, 0), int64(len(text)))]
 		if len(part) < len(text) {
-			part = part[:whole(part)]
+			part = part[:wholeLength(part)]
 		}
 		if len(part) == 0 {
 			if err := w.skip(w.end()); err != nil {
@@ -187,9 +187,9 @@ func (w *writer) put(n int) error {
 		text = text[len(part):]
 	}
 	if n > 0 {
-		w.store.tell(w.dir)
+		w.store.notify(w.dir)
 	}
-	w.rest = append(w.rest[:0], w.rest[n:]...)
+	w.pending = append(w.pending[:0], w.pending[n:]...)
 	return nil
 }
 
@@ -203,14 +203,14 @@ func (w *writer) room() (int64, error) {
 	}
 	last := w.pieces[len(w.pieces)-1]
 	if w.file == nil {
-		file, err := os.OpenFile(filepath.Join(w.dir, pieceName(last.at)), os.O_WRONLY|os.O_APPEND, 0)
+		file, err := os.OpenFile(filepath.Join(w.dir, pieceName(last.begin)), os.O_WRONLY|os.O_APPEND, 0)
 		if err != nil {
 			return 0, err
 		}
 		w.file = file
 	}
 	size := w.tail()
-	if last.at == 0 {
+	if last.begin == 0 {
 		size = w.head()
 	}
 	return size - last.size, nil
@@ -234,16 +234,16 @@ func (w *writer) skip(to int64) error {
 	if to > w.end() {
 		most = 0
 	}
-	kept := w.pieces[:0:0]
+	left := w.pieces[:0:0]
 	for i, p := range w.pieces {
-		if p.at == 0 || i >= len(w.pieces)-most {
-			kept = append(kept, p)
+		if p.begin == 0 || i >= len(w.pieces)-most {
+			left = append(left, p)
 			continue
 		}
-		if err := os.Remove(filepath.Join(w.dir, pieceName(p.at))); err != nil {
+		if err := os.Remove(filepath.Join(w.dir, pieceName(p.begin))); err != nil {
 			return err
 		}
 	}
-	w.pieces = append(kept, piece{at: to})
+	w.pieces = append(left, piece{begin: to})
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"commissaire/commands/process"
+	"commissaire/commands/sleep"
 	"commissaire/domain"
 	"commissaire/domain/event"
 
@@ -108,10 +109,7 @@ func (c *connection) said() string {
 		if said := words(c.shell.stderr.String()); said != "" {
 			return said
 		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-c.over.Done():
-		}
+		_ = sleep.For(c.over, 20*time.Millisecond) // an answer may have come before the end
 	}
 	return ""
 }
@@ -199,28 +197,16 @@ func (c *connection) open(privileged bool) error {
 	if privileged && !root {
 		command, root = "sudo -n /bin/sh -s", true
 	}
-	tries := 1
+	retries := 0
 	if c.shell != nil {
 		if c.shell.root || !privileged {
 			c.shell.stderr.reset() // of an earlier request; what a new shell says first is about this one
 			return nil
 		}
 		_ = c.shell.session.Close() // its end is of no interest, unless the host allows no more shells
-		c.shell, tries = nil, 40
+		c.shell, retries = nil, 39
 	}
-	session, err := opened(c.over, c.client.NewSession)
-	closed, refused := errors.AsType[*xssh.OpenChannelError](err)
-	for ; refused && tries > 1; tries-- {
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-c.over.Done():
-		}
-		session, err = opened(c.over, c.client.NewSession)
-		closed, refused = errors.AsType[*xssh.OpenChannelError](err)
-	}
-	if refused {
-		return reject("it opens no channel: %s", why(closed))
-	}
+	session, err := c.newSession(retries)
 	if err != nil {
 		return err
 	}
@@ -241,6 +227,21 @@ func (c *connection) open(privileged bool) error {
 	}
 	c.shell = s
 	return nil
+}
+
+// newSession opens a channel, and tries again so many times while the host refuses to.
+func (c *connection) newSession(retries int) (*xssh.Session, error) {
+	for {
+		session, err := opened(c.over, c.client.NewSession)
+		closed, refused := errors.AsType[*xssh.OpenChannelError](err)
+		if !refused {
+			return session, err
+		}
+		if retries--; retries < 0 {
+			return nil, reject("it opens no channel: %s", why(closed))
+		}
+		_ = sleep.For(c.over, 50*time.Millisecond) // opening fails where the connection has ended
+	}
 }
 
 // opened is what open returns, which opens a channel on a connection, or fails

@@ -108,7 +108,7 @@ func TestARebootThatTheHostRefusesFailsWithItsWords(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put(t, "run/do-systemctl", "echo 'Failed to reboot system via logind: Operation inhibited' >&2; exit 1")
 	s.put(t, "run/do-reboot", "echo 'E: molly-guard: aborting' >&2; exit 1")
-	err := s.dial(t).Reboot(t.Context(), process.Turn{Name: "r"}, firstBoot)
+	err := s.dial(t).Reboot(t.Context(), "r", firstBoot)
 	if why := refusal(t, err); !strings.HasPrefix(why, "the order to reboot ended with exit status 1: ") || !strings.Contains(why, "molly-guard: aborting") {
 		t.Error(why)
 	}
@@ -142,7 +142,7 @@ func TestATurnWhoseRecordIsGoneIsNotBegunInAnotherBoot(t *testing.T) {
 	})
 	t.Run("by the session", func(t *testing.T) {
 		s := newSite(t, Config{})
-		result, err := s.dial(t).Run(t.Context(), process.Turn{Name: "turn"},
+		result, err := s.dial(t).Run(t.Context(), "turn",
 			process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}, BootID: otherBoot})
 		if err != nil || result.Exit != nil || result.Interrupted != "interrupted by a reboot" || len(s.calls()) > 0 {
 			t.Errorf("%+v, %v", result, err)
@@ -155,7 +155,7 @@ func TestTheLimitThatIsToldIsTheOneThatWasGiven(t *testing.T) {
 	s.put(t, "run/do-dnf", "sleep 60")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	result, err := s.dial(t).Run(ctx, process.Turn{Name: aTurn()},
+	result, err := s.dial(t).Run(ctx, process.WorkID(aTurn()),
 		process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}, Limit: 2 * time.Second})
 	if err != nil || result.Interrupted != "stopped at its time limit of 2 s" {
 		t.Errorf("%+v, %v", result, err)
@@ -169,7 +169,7 @@ func TestWhatIsWaitedForIsToldUntilItIsNot(t *testing.T) {
 	w, ended := &waits{}, make(chan error, 1)
 	session := s.dial(t)
 	go func() {
-		_, err := session.Run(t.Context(), process.Turn{Name: "turn"},
+		_, err := session.Run(t.Context(), "turn",
 			process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}, Limit: time.Minute, Waiting: w.add})
 		ended <- err
 	}()

@@ -189,7 +189,7 @@ func commandOf(kind domain.OperationKind, act process.Act, version string, bypas
 		return "", "", "nothing is downloaded in advance on " + osName(facts)
 	case act == process.CleanUp:
 		return text, "", ""
-	case kind == domain.Deploy && !versionForm.MatchString(version):
+	case kind == domain.Deploy && !oneLine.MatchString(version):
 		return "", "", strconv.Quote(clip(version, 64)) + " is no version"
 	case facts.UpdateDriver == "":
 		return text, "", ""

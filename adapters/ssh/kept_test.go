@@ -182,7 +182,7 @@ func TestABrokenConnectionIsNotKept(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	given := make(chan error)
 	go func() {
-		_, err := second.Run(ctx, process.Turn{Name: "turn"}, process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}})
+		_, err := second.Run(ctx, "turn", process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}})
 		given <- err
 	}()
 	within(t, 10*time.Second, "the work begins", func() bool { return len(s.calls()) > 0 })
@@ -199,7 +199,7 @@ func TestABrokenConnectionIsNotKept(t *testing.T) {
 func TestAConnectionToWhatIsRebootingIsNotKept(t *testing.T) {
 	s := newKeeping(t, Config{KeepOpen: 8})
 	session := s.dial(t)
-	if err := session.Reboot(t.Context(), process.Turn{Name: "reboot"}, otherBoot); err != nil {
+	if err := session.Reboot(t.Context(), "reboot", otherBoot); err != nil {
 		t.Fatal(err)
 	}
 	session.Close()
@@ -248,7 +248,7 @@ func TestWorkGoesOverAKeptConnectionOnce(t *testing.T) {
 	s := newKeeping(t, Config{KeepOpen: 1}, func(m *machine) { m.user = "cloud-user" })
 	first := s.look(t, s.target)
 	session := s.dial(t)
-	result, err := session.Run(t.Context(), process.Turn{Name: "turn"}, process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}})
+	result, err := session.Run(t.Context(), "turn", process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}})
 	if err != nil || result.Exit == nil || *result.Exit != 0 || session.connection != first {
 		t.Errorf("%+v, %v", result, err)
 	}

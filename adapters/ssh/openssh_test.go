@@ -104,12 +104,12 @@ func TestAgainstOpenSSH(t *testing.T) {
 		t.Fatalf("%+v, %v", facts, err)
 	}
 	for range 2 {
-		result, err := session.Run(t.Context(), process.Turn{Name: "turn"}, process.Work{Kind: domain.Upgrade, Facts: facts})
+		result, err := session.Run(t.Context(), "turn", process.Work{Kind: domain.Upgrade, Facts: facts})
 		if err != nil || result.Exit == nil || *result.Exit != 4 || result.Said != "upgraded" {
 			t.Errorf("%+v, %v", result, err)
 		}
 	}
-	if err := session.Bootstrap(t.Context(), process.Turn{Name: "fit"}, process.Bootstrap{Facts: event.Facts{OS: "atomic", OSTree: true}}); err != nil {
+	if err := session.Bootstrap(t.Context(), "fit", process.Bootstrap{Facts: event.Facts{OS: "atomic", OSTree: true}}); err != nil {
 		t.Error(err)
 	}
 	if s.get("etc/sysconfig/docker") == "" {
@@ -122,7 +122,7 @@ func TestAgainstOpenSSH(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer late.Close()
-	if err := late.Reboot(t.Context(), process.Turn{Name: "late"}, firstBoot); !errors.As(err, &fenced) {
+	if err := late.Reboot(t.Context(), "late", firstBoot); !errors.As(err, &fenced) {
 		t.Errorf("%v", err)
 	}
 

@@ -194,7 +194,7 @@ func TestOutputIsReadInAnyPieces(t *testing.T) {
 func TestOutputGoesOnAfterACutConnection(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put(t, "run/do-dnf", "echo one; until [ -e /run/go ]; do sleep 0.01; done; echo two")
-	turn := process.Turn{Name: "claim"}
+	const id = "claim"
 	told := make(chan string, 1)
 	p := wanting(0, 1000, 1000)
 	work := process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}, Output: func(command string) process.Output {
@@ -203,7 +203,7 @@ func TestOutputGoesOnAfterACutConnection(t *testing.T) {
 	}}
 	first, broken := s.dial(t), make(chan error)
 	go func() {
-		_, err := first.Run(t.Context(), turn, work)
+		_, err := first.Run(t.Context(), id, work)
 		broken <- err
 	}()
 	if command := <-told; command != "dnf -y upgrade '--setopt=*.skip_if_unavailable=False'" {
@@ -215,7 +215,7 @@ func TestOutputGoesOnAfterACutConnection(t *testing.T) {
 
 	s.put(t, "run/go", "")
 	p.from = 4
-	result, err := s.dial(t).Run(t.Context(), turn, work)
+	result, err := s.dial(t).Run(t.Context(), id, work)
 	if err != nil || result.Exit == nil || *result.Exit != 0 || p.got(0) != "one\ntwo\n" || !slices.Equal(p.closed, []bool{false, true}) {
 		t.Errorf("%+v, %v, %q, closed %v", result, err, p.got(0), p.closed)
 	}

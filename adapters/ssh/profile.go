@@ -13,6 +13,7 @@ import (
 	"text/template"
 
 	"commissaire/commands/process"
+	"commissaire/domain"
 )
 
 // Profile is what makes a host fit, step by step. As JSON it is what a site
@@ -51,8 +52,8 @@ type Values struct {
 	EtcdURL        string
 	FlannelKey     string
 	RegistryMirror string // "": none
-	NetworkType    string // flannel_etcd or flannel_server
-	Server         string // flannel_server: host:port
+	NetworkType    string // domain.FlannelEtcd or domain.FlannelServer
+	Server         string // domain.FlannelServer: host:port
 
 	// Texts in PEM form; "" where not configured.
 	Certificate string
@@ -60,13 +61,8 @@ type Values struct {
 	CA          string
 }
 
-const (
-	flannelEtcd   = "flannel_etcd"
-	flannelServer = "flannel_server"
-)
-
 const flanneldFile = `# Written by Commissaire. Changes made here are lost.
-{{if eq .NetworkType "flannel_server" -}}
+{{if eq .NetworkType "` + domain.FlannelServer + `" -}}
 FLANNEL_OPTIONS="--remote={{.Server}}
 {{- if .CA}} --remote-cafile=/etc/etcd/cacert.pem{{end}}
 {{- if .Certificate}} --remote-certfile=/etc/etcd/client.crt --remote-keyfile=/etc/etcd/key.crt{{end}}"
@@ -241,9 +237,9 @@ func (b Bootstrap) values(networkType string, options json.RawMessage) (Values, 
 	}
 	switch networkType {
 	case "":
-		v.NetworkType = flannelEtcd
-	case flannelEtcd:
-	case flannelServer:
+		v.NetworkType = domain.FlannelEtcd
+	case domain.FlannelEtcd:
+	case domain.FlannelServer:
 		var o struct {
 			Address string `json:"address"`
 		}

@@ -20,6 +20,8 @@
 //
 // What differs between operating systems is data in families; what makes a host
 // fit is data in a Profile.
+//
+// README.md says what a host needs, and what is done there.
 package ssh
 
 import (

@@ -124,11 +124,11 @@ func (s *Session) TakeOver(ctx context.Context) error {
 	return nil
 }
 
-// Run does the work once a turn. The host stops it after Config.Command, or
+// Run does the work of an id once. The host stops it after Config.Command, or
 // shortly before the deadline that the context of the first call has, so that
 // there is time left to say so.
-func (s *Session) Run(ctx context.Context, turn process.Turn, work process.Work) (process.Result, error) {
-	if _, err := s.turn(turn); err != nil {
+func (s *Session) Run(ctx context.Context, id process.WorkID, work process.Work) (process.Result, error) {
+	if _, err := s.workID(id); err != nil {
 		return process.Result{}, err
 	}
 	command, skip, problem := commandOf(work.Kind, work.Act, work.Version, work.BypassDriver, work.Facts)
@@ -147,7 +147,7 @@ func (s *Session) Run(ctx context.Context, turn process.Turn, work process.Work)
 		}
 		output = work.Output(shown)
 	}
-	return s.run(ctx, turn, wrapped(command), argument, work, output)
+	return s.run(ctx, id, wrapped(command), argument, work, output)
 }
 
 // RebootNeeded says why the host's package manager wants a reboot; "" where it does
@@ -191,15 +191,16 @@ func (s *Session) within() string {
 	return strconv.FormatInt(max(1, int64(s.remote.config.Answer*3/4/time.Second)), 10)
 }
 
-// versionForm is what rpm-ostree takes for a version, with room to spare.
-var versionForm = regexp.MustCompile(`^[^\x00-\x1f\x7f]{1,256}$`)
+// oneLine is what can be handed to rpm-ostree safely, whatever the log holds. Which
+// versions a client may ask for, domain.ParseVersion says.
+var oneLine = regexp.MustCompile(`^[^\x00-\x1f\x7f]{1,256}$`)
 
-// Reboot makes the host reboot, once a turn, when nothing else of this service's is
+// Reboot makes the host reboot, once an id, when nothing else of this service's is
 // done to it. Where its boot id no longer is bootID it has rebooted already: that
 // succeeds too, and nothing is done. It fails with *process.Refused, and the host's
 // words, where the host will not.
-func (s *Session) Reboot(ctx context.Context, turn process.Turn, bootID string) error {
-	arguments, err := s.turn(turn)
+func (s *Session) Reboot(ctx context.Context, id process.WorkID, bootID string) error {
+	arguments, err := s.workID(id)
 	if err != nil {
 		return err
 	}
@@ -218,17 +219,17 @@ func (s *Session) Reboot(ctx context.Context, turn process.Turn, bootID string) 
 	}
 	switch said := strings.TrimSpace(a["reboot"]); said {
 	case "new", "old", "booted":
-		s.remote.log.InfoContext(ctx, "Reboot asked for", s.who(), slog.String("turn", turn.Name), slog.String("answer", said))
+		s.remote.log.InfoContext(ctx, "Reboot asked for", s.who(), slog.String("turn", string(id)), slog.String("answer", said))
 		return nil
 	}
 	return s.refused("its answer to a reboot makes no sense")
 }
 
 // Bootstrap makes the host fit by the configured profile. Repeated with the
-// same turn it goes on where it was and does not do again what it did; after a
-// failure, another turn is needed to try that step again.
-func (s *Session) Bootstrap(ctx context.Context, turn process.Turn, b process.Bootstrap) error {
-	if _, err := s.turn(turn); err != nil {
+// same id it goes on where it was and does not do again what it did; after a
+// failure, another id is needed to try that step again.
+func (s *Session) Bootstrap(ctx context.Context, id process.WorkID, b process.Bootstrap) error {
+	if _, err := s.workID(id); err != nil {
 		return err
 	}
 	config := s.remote.config.Bootstrap
@@ -250,7 +251,7 @@ func (s *Session) Bootstrap(ctx context.Context, turn process.Turn, b process.Bo
 		if !step.applies(b) {
 			continue
 		}
-		if err := s.step(ctx, turn, i+1, step, b.Facts, values); err != nil {
+		if err := s.step(ctx, id, i+1, step, b.Facts, values); err != nil {
 			if refused, ok := errors.AsType[*process.Refused](err); ok {
 				return &process.Refused{Reason: step.Name + ": " + refused.Reason}
 			}
@@ -260,7 +261,7 @@ func (s *Session) Bootstrap(ctx context.Context, turn process.Turn, b process.Bo
 	return nil
 }
 
-func (s *Session) step(ctx context.Context, turn process.Turn, number int, step Step, facts event.Facts, values Values) error {
+func (s *Session) step(ctx context.Context, id process.WorkID, number int, step Step, facts event.Facts, values Values) error {
 	if step.File != nil {
 		content, err := step.File.render(values)
 		if err != nil {
@@ -289,8 +290,8 @@ func (s *Session) step(ctx context.Context, turn process.Turn, number int, step 
 	// The name holds what is done, so that a step that was configured to be
 	// another one meanwhile is not taken for done.
 	sum := sha256.Sum256([]byte(command + "\x00" + argument))
-	turn.Name = fmt.Sprintf("%s-%d-%x", turn.Name, number, sum[:4])
-	result, err := s.run(ctx, turn, command, argument, process.Work{}, nil)
+	id = process.WorkID(fmt.Sprintf("%s-%d-%x", id, number, sum[:4]))
+	result, err := s.run(ctx, id, command, argument, process.Work{}, nil)
 	switch {
 	case err != nil:
 		return err
@@ -325,11 +326,11 @@ func (s *Session) write(ctx context.Context, file File, content string) error {
 	return s.refused("its answer to writing %s makes no sense", file.Path)
 }
 
-// run has a command done once a turn and waits for its end. What it prints goes to
+// run has the command of an id done once and waits for its end. What it prints goes to
 // output, unless that is nil, as it comes, and is there when run returns a result.
 // Of work are its limit and what is told of it.
-func (s *Session) run(ctx context.Context, turn process.Turn, command, argument string, work process.Work, output process.Output) (result process.Result, err error) {
-	arguments, err := s.turn(turn)
+func (s *Session) run(ctx context.Context, id process.WorkID, command, argument string, work process.Work, output process.Output) (result process.Result, err error) {
+	arguments, err := s.workID(id)
 	if err != nil {
 		return process.Result{}, err
 	}
@@ -519,13 +520,13 @@ func (s *Session) leader() ([]string, error) {
 	return []string{string(l.Log), strconv.FormatUint(uint64(l.Term), 10)}, nil
 }
 
-// turn is leader, and the name of what is done.
-func (s *Session) turn(turn process.Turn) ([]string, error) {
-	if !turnName.MatchString(turn.Name) {
-		return nil, s.refused("%q is no name of a turn", clip(turn.Name, 64))
+// workID is leader, and the name of what is done.
+func (s *Session) workID(id process.WorkID) ([]string, error) {
+	if !turnName.MatchString(string(id)) {
+		return nil, s.refused("%q is no name of a turn", clip(string(id), 64))
 	}
 	arguments, err := s.leader()
-	return append(arguments, turn.Name), err
+	return append(arguments, string(id)), err
 }
 
 // osName is how a host's system is named in a reason: "debian 12", or "atomic

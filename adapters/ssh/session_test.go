@@ -158,7 +158,7 @@ func TestAHostIsInvestigatedInOneRoundTripWhateverItsShellPrints(t *testing.T) {
 func TestOneShellServesAConnection(t *testing.T) {
 	s := newSite(t, Config{}, func(m *machine) { m.user = "cloud-user" })
 	session := s.dial(t)
-	turn := process.Turn{Name: "turn"}
+	const id = "turn"
 	for range 2 { // the boot id alone needs no sudo
 		if id, err := session.BootID(t.Context()); err != nil || id != firstBoot {
 			t.Fatalf("boot id %q, %v", id, err)
@@ -176,7 +176,7 @@ func TestOneShellServesAConnection(t *testing.T) {
 			if id, err := session.BootID(t.Context()); err != nil || id != firstBoot {
 				t.Errorf("boot id %q, %v", id, err)
 			}
-			result, err := session.Run(t.Context(), turn, process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}})
+			result, err := session.Run(t.Context(), id, process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}})
 			if err != nil || result.Exit == nil || *result.Exit != 0 {
 				t.Errorf("%+v, %v", result, err)
 			}
@@ -209,7 +209,7 @@ func TestAHostMayRefuseAndGoOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.put(t, "lib/commissaire", "not a directory")
-	_, err = session.Run(t.Context(), process.Turn{Name: "turn"}, process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}})
+	_, err = session.Run(t.Context(), "turn", process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}})
 	if why := refusal(t, err); !strings.Contains(why, "no record can be kept in /var/lib/commissaire") {
 		t.Error(why)
 	}
@@ -227,7 +227,7 @@ func TestKeepAlivesGoOnDuringALongCommand(t *testing.T) {
 	session := s.dial(t)
 	ended := make(chan error)
 	go func() {
-		_, err := session.Run(t.Context(), process.Turn{Name: "turn"}, process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}})
+		_, err := session.Run(t.Context(), "turn", process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}})
 		ended <- err
 	}()
 	within(t, 10*time.Second, "signs of life are asked for", func() bool { return s.server.alive.Load() >= 5 && len(s.calls()) > 0 })
@@ -288,7 +288,7 @@ func TestFactsThatCannotBeReadAreToldWithTheHostsWords(t *testing.T) {
 func TestARefusalIsToldWithTheHostsWords(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put(t, "lib/commissaire", "not a directory")
-	_, err := s.dial(t).Run(t.Context(), process.Turn{Name: "turn"}, process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}})
+	_, err := s.dial(t).Run(t.Context(), "turn", process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}})
 	if why := refusal(t, err); !strings.HasPrefix(why, "no record can be kept in /var/lib/commissaire") || !strings.Contains(why, " (mkdir: ") {
 		t.Error(why)
 	}
@@ -301,7 +301,7 @@ i=0
 while [ $i -lt 2000 ]; do echo "cleaning up after $i"; i=$((i + 1)); done
 exit 1`)
 	work := process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}, Output: func(string) process.Output { return nowhere{} }}
-	result, err := s.dial(t).Run(t.Context(), process.Turn{Name: "turn"}, work)
+	result, err := s.dial(t).Run(t.Context(), "turn", work)
 	if err != nil || result.Said != "error: no space left on /boot … cleaning up after 1999" {
 		t.Errorf("%+v, %v", result, err)
 	}
@@ -481,13 +481,13 @@ func TestWhatCannotBeReachedIsSaid(t *testing.T) {
 func TestWorkOutlivesTheConnection(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put(t, "run/do-dnf", "echo upgrading; until [ -e /run/go ]; do sleep 0.01; done; echo Complete!")
-	turn := process.Turn{Name: "claim"}
+	const id = "claim"
 	work := process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}}
 
 	first := s.dial(t)
 	broken := make(chan error)
 	go func() {
-		_, err := first.Run(t.Context(), turn, work)
+		_, err := first.Run(t.Context(), id, work)
 		broken <- err
 	}()
 	within(t, 10*time.Second, "the upgrade begins", func() bool { return len(s.calls()) > 0 })
@@ -499,7 +499,7 @@ func TestWorkOutlivesTheConnection(t *testing.T) {
 
 	s.put(t, "run/go", "")
 	for range 2 {
-		result, err := s.dial(t).Run(t.Context(), turn, work)
+		result, err := s.dial(t).Run(t.Context(), id, work)
 		if err != nil || result.Exit == nil || *result.Exit != 0 || result.Said != "Complete!" || result.Output.Size != 20 {
 			t.Errorf("%+v, %v", result, err)
 		}
@@ -513,17 +513,17 @@ func TestALaterLeaderIsToldApart(t *testing.T) {
 	s := newSite(t, Config{})
 	work := process.Work{Kind: domain.Upgrade, Facts: event.Facts{OS: "fedora"}}
 	s.target.Leader.Term = 7
-	if _, err := s.dial(t).Run(t.Context(), process.Turn{Name: "a"}, work); err != nil {
+	if _, err := s.dial(t).Run(t.Context(), "a", work); err != nil {
 		t.Fatal(err)
 	}
 	s.target.Leader.Term = 6
 	session := s.dial(t)
-	_, err := session.Run(t.Context(), process.Turn{Name: "b"}, work)
+	_, err := session.Run(t.Context(), "b", work)
 	var fenced *process.Fenced
 	if !errors.As(err, &fenced) || fenced.Seen != 7 || fenced.Ours != 6 {
 		t.Errorf("%v", err)
 	}
-	if err := session.Reboot(t.Context(), process.Turn{Name: "c"}, firstBoot); !errors.As(err, &fenced) {
+	if err := session.Reboot(t.Context(), "c", firstBoot); !errors.As(err, &fenced) {
 		t.Errorf("%v", err)
 	}
 	s.target.Leader.Log = "another-log"
@@ -582,7 +582,7 @@ func TestWhatEachSystemIsTold(t *testing.T) {
 			s := newSite(t, Config{})
 			session := s.dial(t)
 			facts := event.Facts{OS: os, OSTree: os == "atomic"}
-			_, err := session.Run(t.Context(), process.Turn{Name: "u"}, process.Work{Kind: domain.Upgrade, Facts: facts})
+			_, err := session.Run(t.Context(), "u", process.Work{Kind: domain.Upgrade, Facts: facts})
 			if want == nil {
 				if why := refusal(t, err); !strings.Contains(why, `"plan9" is not supported`) {
 					t.Error(why)
@@ -590,7 +590,7 @@ func TestWhatEachSystemIsTold(t *testing.T) {
 			} else if err != nil {
 				t.Error(err)
 			}
-			_, err = session.Run(t.Context(), process.Turn{Name: "d"}, process.Work{Kind: domain.Deploy, Version: "-v1 $(reboot);'\"", Facts: facts})
+			_, err = session.Run(t.Context(), "d", process.Work{Kind: domain.Deploy, Version: "-v1 $(reboot);'\"", Facts: facts})
 			if os != "atomic" {
 				refusal(t, err)
 			}
@@ -605,7 +605,7 @@ func TestARebootIsAskedForOverSSH(t *testing.T) {
 	s := newSite(t, Config{})
 	session := s.dial(t)
 	for range 2 {
-		if err := session.Reboot(t.Context(), process.Turn{Name: "r"}, firstBoot); err != nil {
+		if err := session.Reboot(t.Context(), "r", firstBoot); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -643,14 +643,14 @@ func TestBootstrapOfAFedoraHost(t *testing.T) {
 		"systemctl is-enabled docker", "systemctl enable docker", "systemctl restart docker",
 	}
 	for range 2 { // the second time answers from the record
-		if err := session.Bootstrap(t.Context(), process.Turn{Name: "first"}, b); err != nil {
+		if err := session.Bootstrap(t.Context(), "first", b); err != nil {
 			t.Fatal(err)
 		}
 		if calls := s.calls(); !slices.Equal(calls, want) {
 			t.Errorf("called %q", calls)
 		}
 	}
-	if err := session.Bootstrap(t.Context(), process.Turn{Name: "second"}, b); err != nil {
+	if err := session.Bootstrap(t.Context(), "second", b); err != nil {
 		t.Fatal(err)
 	}
 	if more := s.calls()[len(want):]; slices.ContainsFunc(more, func(call string) bool { return strings.HasPrefix(call, "dnf") }) {
@@ -731,7 +731,7 @@ func TestBootstrapOfOtherHosts(t *testing.T) {
 			s := newSite(t, Config{Bootstrap: Bootstrap{Profile: c.profile}})
 			s.put(t, "run/do-rpm", c.rpm)
 			s.put(t, "run/do-yum", "echo some talk; echo no such package; exit 1")
-			err := s.dial(t).Bootstrap(t.Context(), process.Turn{Name: "turn"},
+			err := s.dial(t).Bootstrap(t.Context(), "turn",
 				process.Bootstrap{Facts: c.facts, NetworkType: c.network, NetworkOptions: c.options})
 			if c.why == "" && err != nil {
 				t.Error(err)

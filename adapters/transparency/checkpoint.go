@@ -111,21 +111,21 @@ func ParseCheckpoint(signed []byte, known note.Verifiers) (Checkpoint, error) {
 // Split splits the checkpoints of a file, which are one after the other with or
 // without blank lines between them.
 func Split(file []byte) (signed [][]byte) {
-	var one []byte
+	var checkpoint []byte
 	ends := false // one has a signature
 	for line := range bytes.Lines(file) {
 		isSignature := bytes.HasPrefix(line, []byte("— "))
 		blank := len(bytes.TrimSpace(line)) == 0
 		if ends && !isSignature {
-			signed, one, ends = append(signed, one), nil, false
+			signed, checkpoint, ends = append(signed, checkpoint), nil, false
 		}
-		if blank && len(one) == 0 {
+		if blank && len(checkpoint) == 0 {
 			continue
 		}
-		one, ends = append(one, line...), isSignature
+		checkpoint, ends = append(checkpoint, line...), isSignature
 	}
-	if len(one) > 0 {
-		signed = append(signed, one)
+	if len(checkpoint) > 0 {
+		signed = append(signed, checkpoint)
 	}
 	return signed
 }
@@ -134,13 +134,13 @@ func Split(file []byte) (signed [][]byte) {
 // off meanwhile.
 func Whole(file []byte) (signed [][]byte) {
 	signed = Split(file)
-	if n := len(signed); n > 0 && torn(signed[n-1]) {
+	if n := len(signed); n > 0 && isTorn(signed[n-1]) {
 		return signed[:n-1]
 	}
 	return signed
 }
 
-// torn tells whether a checkpoint has no end.
-func torn(signed []byte) bool {
+// isTorn tells whether a checkpoint has no end.
+func isTorn(signed []byte) bool {
 	return !bytes.HasSuffix(signed, []byte("\n")) || !bytes.Contains(signed, []byte("\n— "))
 }

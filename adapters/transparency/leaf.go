@@ -9,6 +9,8 @@
 // A checkpoint is a signed note (golang.org/x/mod/sumdb/note, Ed25519) with three
 // lines: origin (the key's name), number of events, root. One of the same history
 // has the same bytes, whoever signs it, and when.
+//
+// README.md says what a verification finds, and what it cannot find.
 package transparency
 
 import (

@@ -42,11 +42,11 @@ type Log struct {
 	tree     *Tree
 	verifier note.Verifiers
 
-	growing chan struct{} // taken by who brings the tree up to the log, or publishes
-	filed   uint64        // events of the last checkpoint in the file
-	put     uint64        // and of the last that was PUT
-	met     bool          // the log has the event of the tree's last leaf
-	held    bool          // the checkpoints in the file hold
+	growing  chan struct{} // taken by who brings the tree up to the log, or publishes
+	filed    uint64        // events of the last checkpoint in the file
+	put      uint64        // and of the last that was PUT
+	resumed  bool          // the log has the event of the tree's last leaf
+	verified bool          // the checkpoints in the file hold
 }
 
 // ErrChanged says that the log is not what was signed.
@@ -72,8 +72,8 @@ func Open(config Config) (*Log, error) {
 	return &Log{config: config, tree: tree, verifier: verifier, growing: make(chan struct{}, 1)}, nil
 }
 
-// alone waits until nobody else is at the tree.
-func (l *Log) alone(ctx context.Context) (done func(), err error) {
+// lock waits until nobody else uses the tree. done unlocks it.
+func (l *Log) lock(ctx context.Context) (done func(), err error) {
 	select {
 	case l.growing <- struct{}{}:
 		return func() { <-l.growing }, nil
@@ -85,39 +85,40 @@ func (l *Log) alone(ctx context.Context) (done func(), err error) {
 // grow brings the tree up to the head of the log. What it did before ctx ended is
 // not done again.
 func (l *Log) grow(ctx context.Context) error {
-	done, err := l.alone(ctx)
+	done, err := l.lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
 	after := l.tree.Last()
-	if !l.met && after > 0 {
+	if !l.resumed && after > 0 {
 		after--
 	}
-	for batch, err := range l.config.Feed.Follow(ctx, after) {
+	for batch, err := range eventlog.UpToHead(ctx, l.config.Feed.Follow(ctx, after)) {
 		if err != nil {
 			return fmt.Errorf("bring the tree up to the log: %w", err)
 		}
-		if !l.met {
-			if batch, err = l.meet(batch); err != nil {
-				return err
-			}
-			l.met = true
-		}
-		if len(batch) == 0 {
-			return l.hold()
+		if batch, err = l.resume(batch); err != nil {
+			return err
 		}
 		if err := l.tree.Append(batch); err != nil {
 			return err
 		}
 	}
-	return ctx.Err()
+	if _, err := l.resume(nil); err != nil { // where the log has nothing from there on
+		return err
+	}
+	return l.verifyFile()
 }
 
-// meet is what comes after the event of the last leaf, with which a batch begins.
-func (l *Log) meet(batch []eventlog.Raw) ([]eventlog.Raw, error) {
+// resume returns what is to be added of a batch. The first must begin with the event
+// of the last leaf, which is there already.
+func (l *Log) resume(batch []eventlog.Raw) ([]eventlog.Raw, error) {
 	size, last := l.tree.Size(), l.tree.Last()
 	if size == 0 {
+		l.resumed = true
+	}
+	if l.resumed {
 		return batch, nil
 	}
 	leaves, err := l.tree.leaves(size-1, size)
@@ -126,15 +127,16 @@ func (l *Log) meet(batch []eventlog.Raw) ([]eventlog.Raw, error) {
 	}
 	if len(batch) > 0 && batch[0].Position == last {
 		if hash, _ := hashLeaf(nil, batch[0]); hash == leaves[0] {
+			l.resumed = true
 			return batch[1:], nil
 		}
 	}
 	return nil, fmt.Errorf("%w: at position %d there is not the event that was last in %s; commissaire events verify says more", ErrChanged, last, l.config.Dir)
 }
 
-// hold holds the checkpoints of the file against the tree, once.
-func (l *Log) hold() error {
-	if l.held || l.config.File == "" {
+// verifyFile compares the checkpoints of the file with the tree, once.
+func (l *Log) verifyFile() error {
+	if l.verified || l.config.File == "" {
 		return nil
 	}
 	text, err := os.ReadFile(l.config.File)
@@ -161,7 +163,7 @@ func (l *Log) hold() error {
 		}
 		l.filed = max(l.filed, checkpoint.Size)
 	}
-	l.held = true
+	l.verified = true
 	return nil
 }
 
@@ -258,14 +260,14 @@ func (l *Log) Publish(ctx context.Context) error {
 		return err
 	}
 	size := l.tree.Size()
-	done, err := l.alone(ctx)
+	done, err := l.lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
 	signed, err := l.sign(size)
 	if err == nil && l.config.File != "" && size != l.filed {
-		if err = add(l.config.File, signed); err == nil {
+		if err = appendCheckpoint(l.config.File, signed); err == nil {
 			l.filed = size
 		}
 	}
@@ -280,8 +282,8 @@ func (l *Log) Publish(ctx context.Context) error {
 	return nil
 }
 
-// add appends a checkpoint to a file, durably, behind what a crash cut off.
-func add(path string, signed []byte) (err error) {
+// appendCheckpoint appends a checkpoint to a file, durably, behind what a crash cut off.
+func appendCheckpoint(path string, signed []byte) (err error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644) // anyone may verify
 	if err != nil {
 		return err
@@ -292,7 +294,7 @@ func add(path string, signed []byte) (err error) {
 		return err
 	}
 	end := len(text)
-	if all := Split(text); len(all) > 0 && torn(all[len(all)-1]) {
+	if all := Split(text); len(all) > 0 && isTorn(all[len(all)-1]) {
 		end -= len(all[len(all)-1])
 	} else if len(all) > 0 {
 		signed = append([]byte("\n"), signed...)

@@ -29,7 +29,7 @@ type recorded []eventlog.Raw
 
 func (r recorded) Follow(ctx context.Context, after event.Position) iter.Seq2[[]eventlog.Raw, error] {
 	return func(yield func([]eventlog.Raw, error) bool) {
-		i, _ := slices.BinarySearchFunc(r, after+1, func(e eventlog.Raw, at event.Position) int { return int(int64(e.Position) - int64(at)) })
+		i, _ := slices.BinarySearchFunc(r, after+1, func(e eventlog.Raw, pos event.Position) int { return int(int64(e.Position) - int64(pos)) })
 		for batch := range slices.Chunk(r[i:], 100) {
 			if ctx.Err() != nil || !yield(batch, nil) {
 				return
@@ -149,7 +149,7 @@ func TestATreeIsOpenedAsItWasSavedAndElseMadeAnew(t *testing.T) {
 		if err != nil || discarded != nil {
 			t.Fatal(err, discarded)
 		}
-		i, _ := slices.BinarySearchFunc(log, tree.Last()+1, func(e eventlog.Raw, at event.Position) int { return int(int64(e.Position) - int64(at)) })
+		i, _ := slices.BinarySearchFunc(log, tree.Last()+1, func(e eventlog.Raw, pos event.Position) int { return int(int64(e.Position) - int64(pos)) })
 		if err := tree.Append(log[i:upTo]); err != nil {
 			t.Fatal(err)
 		}

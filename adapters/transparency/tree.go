@@ -119,14 +119,14 @@ func (t *Tree) load() error {
 	return nil
 }
 
-// place is where a node is among the nodes: after all that were complete before it.
-func place(id compact.NodeID) int64 {
+// nodeIndex is where a node is among the nodes: after all that were complete before it.
+func nodeIndex(id compact.NodeID) int64 {
 	leaf := (id.Index+1)<<id.Level - 1 // the one that completes it
-	return int64(before(leaf)) + int64(id.Level)
+	return int64(nodesBefore(leaf)) + int64(id.Level)
 }
 
-// before is how many nodes are complete before a leaf is added.
-func before(leaf uint64) (n uint64) {
+// nodesBefore is how many nodes are complete before a leaf is added.
+func nodesBefore(leaf uint64) (n uint64) {
 	for ; leaf > 0; leaf >>= 1 {
 		n += leaf
 	}
@@ -135,7 +135,7 @@ func before(leaf uint64) (n uint64) {
 
 func (t *Tree) node(id compact.NodeID) ([]byte, error) {
 	hash := make([]byte, hashSize)
-	if _, err := t.nodes.ReadAt(hash, place(id)*hashSize); err != nil {
+	if _, err := t.nodes.ReadAt(hash, nodeIndex(id)*hashSize); err != nil {
 		return nil, fmt.Errorf("node %d on level %d: %w", id.Index, id.Level, err)
 	}
 	return hash, nil
@@ -160,23 +160,23 @@ func (t *Tree) edgeOf(size uint64) (*compact.Range, error) {
 }
 
 func (t *Tree) position(leaf uint64) (event.Position, error) {
-	var at [8]byte
-	if _, err := t.positions.ReadAt(at[:], int64(leaf)*8); err != nil {
+	var encoded [8]byte
+	if _, err := t.positions.ReadAt(encoded[:], int64(leaf)*8); err != nil {
 		return 0, fmt.Errorf("position of leaf %d: %w", leaf, err)
 	}
-	return event.Position(binary.BigEndian.Uint64(at[:])), nil
+	return event.Position(binary.BigEndian.Uint64(encoded[:])), nil
 }
 
 // leaves are the hashes of the leaves from begin on, up to end.
 func (t *Tree) leaves(begin, end uint64) ([]Hash, error) {
-	first := before(begin)
-	span := make([]byte, (before(end)-first)*hashSize)
+	first := nodesBefore(begin)
+	span := make([]byte, (nodesBefore(end)-first)*hashSize)
 	if _, err := t.nodes.ReadAt(span, int64(first)*hashSize); err != nil {
 		return nil, fmt.Errorf("leaves from %d on: %w", begin, err)
 	}
 	all := make([]Hash, end-begin)
 	for i := range all {
-		copy(all[i][:], span[(before(begin+uint64(i))-first)*hashSize:])
+		copy(all[i][:], span[(nodesBefore(begin+uint64(i))-first)*hashSize:])
 	}
 	return all, nil
 }
@@ -215,7 +215,7 @@ func (t *Tree) Append(events []eventlog.Raw) error {
 		}
 		positions = binary.BigEndian.AppendUint64(positions, uint64(raw.Position))
 	}
-	_, err = t.nodes.WriteAt(nodes, int64(before(size))*hashSize)
+	_, err = t.nodes.WriteAt(nodes, int64(nodesBefore(size))*hashSize)
 	if err == nil {
 		_, err = t.positions.WriteAt(positions, int64(size)*8)
 	}
@@ -245,7 +245,7 @@ func (t *Tree) Save() error {
 		text, err = json.Marshal(state{t.edge.End(), root[:], t.last})
 	}
 	if err == nil {
-		err = replace(filepath.Join(t.dir, stateFile), text)
+		err = replaceFile(filepath.Join(t.dir, stateFile), text)
 	}
 	if err != nil {
 		return fmt.Errorf("save the tree: %w", err)
@@ -254,8 +254,8 @@ func (t *Tree) Save() error {
 	return nil
 }
 
-// replace makes a file anew, so that whoever reads it finds one of the two.
-func replace(path string, text []byte) (err error) {
+// replaceFile makes a file anew, so that whoever reads it finds one of the two.
+func replaceFile(path string, text []byte) (err error) {
 	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
 	if err != nil {
 		return err
@@ -292,14 +292,14 @@ func (t *Tree) Index(position event.Position) (leaf uint64, hash Hash, found boo
 	defer t.mu.RUnlock()
 	size := t.edge.End()
 	i := sort.Search(int(size), func(i int) bool {
-		at, failure := t.position(uint64(i))
+		pos, failure := t.position(uint64(i))
 		err = errors.Join(err, failure)
-		return at >= position
+		return pos >= position
 	})
 	if err != nil || uint64(i) == size {
 		return 0, hash, false, err
 	}
-	if at, err := t.position(uint64(i)); err != nil || at != position {
+	if pos, err := t.position(uint64(i)); err != nil || pos != position {
 		return 0, hash, false, err
 	}
 	all, err := t.leaves(uint64(i), uint64(i)+1)

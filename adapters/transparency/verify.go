@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"runtime"
 	"slices"
 	"strings"
@@ -37,30 +38,30 @@ type Report struct {
 	Last     event.Position `json:"position"`
 	Root     []byte         `json:"root"`
 	Held     int            `json:"checkpoints_held"`
-	Compared uint64         `json:"events_compared"` // with the tree that was kept
+	Compared uint64         `json:"events_compared"` // with the tree that was saved
 	Findings []Finding      `json:"findings"`        // by position
 }
 
-// most is how many findings of a kind are named.
-const most = 20
+// maxFindings is how many findings of a kind are named.
+const maxFindings = 20
 
 // Verify reads a log to its end, folds its tree afresh and says what is wrong:
 // revisions that do not follow one another, ids that are there twice, positions that
-// do not grow; an event that is not the one in the tree that was kept (nil: there is
+// do not grow; an event that is not the one in the tree that was saved (nil: there is
 // none), and checkpoints that do not hold, which the caller has verified. These say
 // that the log was changed. An event that this version cannot read is a finding of
 // another kind: it may be what was recorded, and it is said where that is known.
 //
-// Where a checkpoint does not hold and the kept tree does, the first event that
+// Where a checkpoint does not hold and the saved tree does, the first event that
 // differs is named; else the events between the last checkpoint that holds and the
 // first that does not. count is told how many events were read.
-func Verify(ctx context.Context, log eventlog.Feed, kept *Tree, checkpoints []Checkpoint, count func(int)) (Report, error) {
+func Verify(ctx context.Context, log eventlog.Feed, saved *Tree, checkpoints []Checkpoint, count func(int)) (Report, error) {
 	v := &verifier{
-		kept: kept, next: map[event.Stream]event.Revision{}, ids: map[uuid.UUID]struct{}{},
+		saved: saved, next: map[event.Stream]event.Revision{}, ids: map[uuid.UUID]struct{}{},
 		edge: ranges.NewEmptyRange(0), checkpoints: slices.SortedStableFunc(slices.Values(checkpoints), func(a, b Checkpoint) int { return cmp.Compare(a.Size, b.Size) }),
 	}
-	if kept != nil {
-		v.keptSize = kept.Size()
+	if saved != nil {
+		v.savedSize = saved.Size()
 	}
 	if err := v.read(ctx, log, count); err != nil {
 		return Report{}, err
@@ -69,8 +70,8 @@ func Verify(ctx context.Context, log eventlog.Feed, kept *Tree, checkpoints []Ch
 }
 
 type verifier struct {
-	kept        *Tree
-	keptSize    uint64
+	saved       *Tree
+	savedSize   uint64
 	checkpoints []Checkpoint // by size
 	checked     int          // of these
 
@@ -83,18 +84,18 @@ type verifier struct {
 	broken []Finding // in events themselves
 	cut    bool      // reading ended before the log did
 
-	differs   bool // from the kept tree
+	differs   bool // from the saved tree
 	differ    uint64
-	at        event.Position // of that event
+	differPos event.Position // of that event
 	previous  event.Position // of the one before it
 	leaf      Hash
 	following *Hash // the leaf after it
 
-	failed   *Checkpoint // the first that does not hold
-	failedAt event.Position
-	held     int
-	heldSize uint64 // of the last that holds before that
-	heldAt   event.Position
+	failed    *Checkpoint // the first that does not hold
+	failedPos event.Position
+	held      int
+	heldSize  uint64 // of the last that holds before that
+	heldPos   event.Position
 }
 
 // hashed is a batch of events with their leaves.
@@ -116,7 +117,7 @@ func (h *hashed) hash() {
 		if h.err = h.edge.Append(h.leaves[i][:], nil); h.err != nil {
 			return
 		}
-		if _, err := eventlog.Decode(raw); err != nil && len(h.wrong) < most {
+		if _, err := eventlog.Decode(raw); err != nil && len(h.wrong) < maxFindings {
 			h.wrong = append(h.wrong, Finding{
 				Kind: Unreadable, Position: raw.Position, Event: h.begin + uint64(i) + 1, What: fmt.Sprintf("it cannot be read: %v", err),
 			})
@@ -124,42 +125,32 @@ func (h *hashed) hash() {
 	}
 }
 
+// unhashed yields the batches of a log, with the number of the first event of each.
+func unhashed(ctx context.Context, log eventlog.Feed) iter.Seq2[*hashed, error] {
+	return func(yield func(*hashed, error) bool) {
+		var begin uint64
+		for batch, err := range eventlog.UpToHead(ctx, log.Follow(ctx, 0)) {
+			if !yield(&hashed{events: batch, begin: begin}, err) {
+				return
+			}
+			begin += uint64(len(batch))
+		}
+	}
+}
+
 // read hashes what is read by several at once, and checks it in its order.
 func (v *verifier) read(ctx context.Context, log eventlog.Feed, count func(int)) error {
-	ctx, stop := context.WithCancel(ctx)
-	coming := make(chan chan *hashed, 2*runtime.GOMAXPROCS(0))
-	var failure error
-	defer func() {
-		stop()
-		for range coming { // until the log is let go
+	for h, failure := range eventlog.Parallel(ctx,
+		func(ctx context.Context) iter.Seq2[*hashed, error] { return unhashed(ctx, log) }, 2*runtime.GOMAXPROCS(0),
+		func(_ context.Context, h *hashed) (*hashed, error) { h.hash(); return h, nil }, // its error is not the log's
+	) {
+		if err := ctx.Err(); err != nil {
+			return err
 		}
-	}()
-	go func() {
-		defer close(coming)
-		var begin uint64
-		for batch, err := range log.Follow(ctx, 0) {
-			if err != nil {
-				failure = err
-				return
-			}
-			if len(batch) == 0 {
-				return
-			}
-			h, done := &hashed{events: batch, begin: begin}, make(chan *hashed, 1)
-			begin += uint64(len(batch))
-			go func() {
-				h.hash()
-				done <- h
-			}()
-			select {
-			case coming <- done:
-			case <-ctx.Done():
-				return
-			}
+		if failure != nil {
+			v.breakOff(failure)
+			break
 		}
-	}()
-	for done := range coming {
-		h := <-done
 		if h.err != nil {
 			return h.err
 		}
@@ -168,22 +159,21 @@ func (v *verifier) read(ctx context.Context, log eventlog.Feed, count func(int))
 		}
 		count(int(v.n))
 	}
-	if err := ctx.Err(); err != nil {
-		return err
+	return ctx.Err()
+}
+
+// breakOff records that the log cannot be read any further.
+func (v *verifier) breakOff(failure error) {
+	v.cut = true
+	f := Finding{Kind: Unreadable, Position: v.last + 1, Event: v.n + 1, What: fmt.Sprintf("it cannot be read, and nothing after it was: %v", failure)}
+	if errors.Is(failure, eventlog.ErrOrder) {
+		f.Kind, f.What = Changed, fmt.Sprintf("it is not in its place, and nothing after it was read: %v", failure)
 	}
-	if failure != nil {
-		v.cut = true
-		f := Finding{Kind: Unreadable, Position: v.last + 1, Event: v.n + 1, What: fmt.Sprintf("it cannot be read, and nothing after it was: %v", failure)}
-		if errors.Is(failure, eventlog.ErrOrder) {
-			f.Kind, f.What = Changed, fmt.Sprintf("it is not in its place, and nothing after it was read: %v", failure)
-		}
-		v.broken = append(v.broken, f)
-	}
-	return nil
+	v.broken = append(v.broken, f)
 }
 
 func (v *verifier) add(h *hashed) error {
-	v.broken = append(v.broken, h.wrong[:min(len(h.wrong), max(0, 10*most-len(v.broken)))]...)
+	v.broken = append(v.broken, h.wrong[:min(len(h.wrong), max(0, 10*maxFindings-len(v.broken)))]...)
 	for i, raw := range h.events {
 		v.check(raw, h.begin+uint64(i)+1)
 	}
@@ -193,7 +183,7 @@ func (v *verifier) add(h *hashed) error {
 	end := h.begin + uint64(len(h.events))
 	if v.checked < len(v.checkpoints) && v.checkpoints[v.checked].Size < end {
 		for i, leaf := range h.leaves {
-			if err := v.hold(h.begin+uint64(i), v.last); err != nil {
+			if err := v.verifyCheckpoints(h.begin+uint64(i), v.last); err != nil {
 				return err
 			}
 			if err := v.edge.Append(leaf[:], nil); err != nil {
@@ -211,7 +201,7 @@ func (v *verifier) add(h *hashed) error {
 // check checks an event by itself and against those before it.
 func (v *verifier) check(raw eventlog.Raw, n uint64) {
 	wrong := func(format string, arguments ...any) {
-		if len(v.broken) < 10*most {
+		if len(v.broken) < 10*maxFindings {
 			v.broken = append(v.broken, Finding{Kind: Changed, Position: raw.Position, Event: n, What: fmt.Sprintf(format, arguments...)})
 		}
 	}
@@ -225,24 +215,24 @@ func (v *verifier) check(raw eventlog.Raw, n uint64) {
 	}
 }
 
-// compare holds leaves against the tree that was kept.
+// compare compares leaves with the tree that was saved.
 func (v *verifier) compare(h *hashed) error {
 	if v.differs && v.following == nil && len(h.leaves) > 0 {
 		v.following = &h.leaves[0]
 	}
-	end := min(h.begin+uint64(len(h.leaves)), v.keptSize)
+	end := min(h.begin+uint64(len(h.leaves)), v.savedSize)
 	if v.differs || end <= h.begin {
 		return nil
 	}
-	kept, err := v.kept.leaves(h.begin, end)
+	saved, err := v.saved.leaves(h.begin, end)
 	if err != nil {
 		return fmt.Errorf("the tree that was kept: %w", err)
 	}
-	for i, leaf := range kept {
+	for i, leaf := range saved {
 		if h.leaves[i] == leaf {
 			continue
 		}
-		v.differs, v.differ, v.at, v.leaf, v.previous = true, h.begin+uint64(i), h.events[i].Position, h.leaves[i], v.last
+		v.differs, v.differ, v.differPos, v.leaf, v.previous = true, h.begin+uint64(i), h.events[i].Position, h.leaves[i], v.last
 		if i > 0 {
 			v.previous = h.events[i-1].Position
 		}
@@ -254,8 +244,9 @@ func (v *verifier) compare(h *hashed) error {
 	return nil
 }
 
-// hold holds the checkpoints of that many events against the root.
-func (v *verifier) hold(size uint64, at event.Position) error {
+// verifyCheckpoints compares the checkpoints of size events with the root. pos is the
+// position of the last of these events.
+func (v *verifier) verifyCheckpoints(size uint64, pos event.Position) error {
 	for ; v.checked < len(v.checkpoints) && v.checkpoints[v.checked].Size == size; v.checked++ {
 		root, err := rootOf(v.edge)
 		if err != nil {
@@ -269,40 +260,40 @@ func (v *verifier) hold(size uint64, at event.Position) error {
 		switch {
 		case v.failed != nil:
 		case holds:
-			v.heldSize, v.heldAt = size, at
+			v.heldSize, v.heldPos = size, pos
 		default:
-			v.failed, v.failedAt = &checkpoint, at
+			v.failed, v.failedPos = &checkpoint, pos
 		}
 	}
 	return nil
 }
 
 func (v *verifier) report() (Report, error) {
-	if err := v.hold(v.n, v.last); err != nil {
+	if err := v.verifyCheckpoints(v.n, v.last); err != nil {
 		return Report{}, err
 	}
 	root, err := rootOf(v.edge)
 	if err != nil {
 		return Report{}, err
 	}
-	r := Report{Events: v.n, Last: v.last, Root: root[:], Held: v.held, Compared: min(v.n, v.keptSize), Findings: v.broken}
-	signed, err := v.signed()
+	r := Report{Events: v.n, Last: v.last, Root: root[:], Held: v.held, Compared: min(v.n, v.savedSize), Findings: v.broken}
+	signed, err := v.savedIsSigned()
 	if err != nil {
 		return r, err
 	}
-	if v.differs || v.kept != nil && v.keptSize > v.n && !v.cut {
-		f, err := v.difference()
+	if v.differs || v.saved != nil && v.savedSize > v.n && !v.cut {
+		f, err := v.findDifference()
 		if err != nil {
 			return r, err
 		}
 		r.Findings = append(r.Findings, f)
 	}
 	located := signed && len(r.Findings) > len(v.broken)
-	if f, ok := v.between(); ok && !located {
+	if f, ok := v.findRange(); ok && !located {
 		r.Findings = append(r.Findings, f)
 	}
 	for i, f := range r.Findings {
-		if f.Kind == Unreadable && v.unchanged(f.Event) {
+		if f.Kind == Unreadable && v.isUnchanged(f.Event) {
 			r.Findings[i].What += "; it was not changed: it is what was recorded"
 		}
 	}
@@ -315,46 +306,46 @@ func (v *verifier) report() (Report, error) {
 	return r, nil
 }
 
-// unchanged tells whether it is known that an event is what was recorded.
-func (v *verifier) unchanged(n uint64) bool {
-	return n <= v.heldSize || n <= min(v.n, v.keptSize) && (!v.differs || n <= v.differ)
+// isUnchanged tells whether it is known that an event is what was recorded.
+func (v *verifier) isUnchanged(n uint64) bool {
+	return n <= v.heldSize || n <= min(v.n, v.savedSize) && (!v.differs || n <= v.differ)
 }
 
-// signed tells whether the tree that was kept is what the first checkpoint that
+// savedIsSigned tells whether the tree that was saved is what the first checkpoint that
 // does not hold was signed of; so it tells what was there.
-func (v *verifier) signed() (bool, error) {
+func (v *verifier) savedIsSigned() (bool, error) {
 	first := v.failed
 	if first == nil && v.checked < len(v.checkpoints) {
 		first = &v.checkpoints[v.checked]
 	}
-	if first == nil || v.kept == nil || first.Size > v.keptSize {
+	if first == nil || v.saved == nil || first.Size > v.savedSize {
 		return false, nil
 	}
-	root, err := v.kept.Root(first.Size)
+	root, err := v.saved.Root(first.Size)
 	if err != nil {
 		return false, fmt.Errorf("the tree that was kept: %w", err)
 	}
 	return root == first.Root, nil
 }
 
-// difference is the first place at which the log is not what the kept tree has.
-func (v *verifier) difference() (Finding, error) {
+// findDifference returns the first place at which the log is not what the saved tree has.
+func (v *verifier) findDifference() (Finding, error) {
 	if !v.differs {
-		at, err := v.kept.position(v.n)
-		return Finding{Kind: Changed, Position: at, Event: v.n + 1, What: fmt.Sprintf("it is missing: the log ends before it, and %d more were there", v.keptSize-v.n)}, err
+		pos, err := v.saved.position(v.n)
+		return Finding{Kind: Changed, Position: pos, Event: v.n + 1, What: fmt.Sprintf("it is missing: the log ends before it, and %d more were there", v.savedSize-v.n)}, err
 	}
-	f := Finding{Kind: Changed, Position: v.at, Event: v.differ + 1, What: "it was changed"}
-	was, err := v.kept.leaves(v.differ, min(v.differ+2, v.keptSize))
+	f := Finding{Kind: Changed, Position: v.differPos, Event: v.differ + 1, What: "it was changed"}
+	was, err := v.saved.leaves(v.differ, min(v.differ+2, v.savedSize))
 	if err != nil {
 		return f, fmt.Errorf("the tree that was kept: %w", err)
 	}
-	there, err := v.kept.position(v.differ)
+	savedPos, err := v.saved.position(v.differ)
 	if err != nil {
 		return f, fmt.Errorf("the tree that was kept: %w", err)
 	}
 	same := v.differ == 0 // the positions are those of the store that the tree is of
 	if !same {
-		previous, err := v.kept.position(v.differ - 1)
+		previous, err := v.saved.position(v.differ - 1)
 		if err != nil {
 			return f, fmt.Errorf("the tree that was kept: %w", err)
 		}
@@ -369,29 +360,29 @@ func (v *verifier) difference() (Finding, error) {
 		f.What = "it was behind the one after it"
 	case before:
 		f.What = "it was not there"
-	case after || same && v.at > there:
-		f.Position, f.What = there, "it is missing"
+	case after || same && v.differPos > savedPos:
+		f.Position, f.What = savedPos, "it is missing"
 	}
 	return f, nil
 }
 
-// between is what can be said of checkpoints that do not hold, or are of more events
+// findRange returns what can be said of checkpoints that do not hold, or are of more events
 // than there are.
-func (v *verifier) between() (Finding, bool) {
-	since := fmt.Sprintf("the last checkpoint that holds is of %d events, up to position %d", v.heldSize, v.heldAt)
+func (v *verifier) findRange() (Finding, bool) {
+	since := fmt.Sprintf("the last checkpoint that holds is of %d events, up to position %d", v.heldSize, v.heldPos)
 	if v.held == 0 || v.heldSize == 0 {
 		since = "no checkpoint before it holds"
 	}
 	switch {
 	case v.failed != nil:
 		return Finding{
-			Kind: Changed, From: v.heldAt + 1, Position: v.failedAt, Event: v.heldSize + 1,
+			Kind: Changed, From: v.heldPos + 1, Position: v.failedPos, Event: v.heldSize + 1,
 			What: fmt.Sprintf("between these the log was changed: %s does not hold, which is of %d events; %s", v.failed.Name, v.failed.Size, since),
 		}, true
 	case v.checked < len(v.checkpoints) && !v.cut: // else there may be more
 		c := v.checkpoints[v.checked]
 		return Finding{
-			Kind: Changed, From: v.heldAt + 1, Position: v.last + 1, Event: v.heldSize + 1,
+			Kind: Changed, From: v.heldPos + 1, Position: v.last + 1, Event: v.heldSize + 1,
 			What: fmt.Sprintf("between these events are missing: %s is of %d events, and there are %d; %s", c.Name, c.Size, v.n, since),
 		}, true
 	}

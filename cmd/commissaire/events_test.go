@@ -96,12 +96,9 @@ func contents(t *testing.T, dir string) (events []eventlog.Raw) {
 		t.Fatal(err)
 	}
 	defer func() { _ = reader.Close() }()
-	for batch, err := range reader.Follow(t.Context(), 0) {
+	for batch, err := range eventlog.UpToHead(t.Context(), reader.Follow(t.Context(), 0)) {
 		if err != nil {
 			t.Fatal(err)
-		}
-		if len(batch) == 0 {
-			break
 		}
 		events = append(events, batch...)
 	}

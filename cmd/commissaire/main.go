@@ -1,4 +1,5 @@
 // Command commissaire manages clusters of container hosts: REST in, SSH out.
+// README.md says how it is configured, and how its commands work together.
 package main
 
 import (

@@ -268,7 +268,7 @@ func refold(ctx context.Context, c *client.Client, kind string) (projections.Reb
 	switch now.State {
 	case projections.Cancelled:
 		return now, errors.New("it was cancelled")
-	case projections.Broken:
+	case projections.Failed:
 		return now, fmt.Errorf("the service could not: %s", now.Error)
 	}
 	return now, nil

@@ -131,8 +131,8 @@ func (s *recorder) Append(ctx context.Context, stream event.Stream, expected eve
 }
 
 func (s *recorder) apply(ctx context.Context) error {
-	for batch, err := range s.Read(ctx, s.views.Snapshot().Position) {
-		if err != nil || len(batch) == 0 {
+	for batch, err := range eventlog.UpToHead(ctx, s.Read(ctx, s.views.Snapshot().Position)) {
+		if err != nil {
 			return err
 		}
 		for _, r := range batch {

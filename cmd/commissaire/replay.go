@@ -113,7 +113,7 @@ func (q *question) bound() (until *projections.Bound, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := bound.Reached(bound.Position, time.Now()); err != nil {
+		if err := bound.Check(bound.Position, time.Now()); err != nil {
 			return nil, err // a time to come; of a position the log will tell
 		}
 		until = &bound

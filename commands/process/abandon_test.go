@@ -3,7 +3,6 @@ package process
 import (
 	"context"
 	"errors"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,8 +25,8 @@ func (r *roll) free() {
 		r.t.Errorf("its cause is %q", o.Cause)
 	}
 	for _, m := range r.started.Hosts {
-		h, _ := r.roster.Host(m.HostID)
-		if h.Claim != "" || r.roster.InHand(h) {
+		h, _ := r.world.roster.Host(m.HostID)
+		if h.Claim != "" || r.world.roster.InHand(h) {
 			r.t.Errorf("host %s is held: %+v", m.Host, h)
 		}
 		if _, err := r.config.Commands.DeleteHost(r.t.Context(), ann, m.Host); err != nil {
@@ -51,8 +50,9 @@ func TestAnOperationIsAbandonedInTheMiddleOfATurn(t *testing.T) {
 			}
 		}
 		goOn()
-		h, _ := r.roster.Host("1")
-		if _, err := r.config.Commands.DeleteHost(t.Context(), ann, h.Host); !errors.Is(err, roster.ErrHostInHand) || !strings.Contains(err.Error(), "/operation/o/abandon") {
+		h, _ := r.world.roster.Host("1")
+		_, err := r.config.Commands.DeleteHost(t.Context(), ann, h.Host)
+		if refusal, ok := errors.AsType[*domain.Refusal](err); !ok || !errors.Is(err, roster.ErrHostInHand) || refusal.About["operation"] != "o" {
 			t.Errorf("a host in hand is removed: %v", err)
 		}
 		for range 2 {

@@ -62,7 +62,7 @@ func TestHostsAreTheMachinesTheyAre(t *testing.T) {
 					r.record(event.RosterStream, event.HostAdded{HostID: "2", Host: "10.0.0.2"})
 					r.upkeepFor(5 * time.Minute)
 
-					first, second := r.host("1"), r.host("2")
+					first, second := r.world.host("1"), r.world.host("2")
 					lost, left := second, domain.HostID("1")
 					if c.twin && together && second.Ready() { // whoever was looked at first has it
 						lost, left = first, "2"
@@ -89,7 +89,7 @@ func TestHostsAreTheMachinesTheyAre(t *testing.T) {
 					if !strings.Contains(why, "same machine") {
 						t.Errorf("the reason is %q", why)
 					}
-					gone, _ := r.roster.Host(left)
+					gone, _ := r.world.roster.Host(left)
 					r.record(event.RosterStream, event.HostRemoved{HostID: left, Host: gone.Host})
 					r.upkeepFor(3 * time.Second)
 					if !lost.Ready() {

@@ -41,15 +41,6 @@ type node struct {
 	host       domain.Address
 }
 
-// nodeError is what a container manager said no to, as it is told people.
-type nodeError struct {
-	what string
-	err  error
-}
-
-func (e *nodeError) Error() string { return e.what + ": " + e.err.Error() }
-func (e *nodeError) Unwrap() error { return e.err }
-
 // ask asks the container manager, a few times.
 func (n *node) ask(ctx context.Context, what string, f func(Manager) error) error {
 	for attempt := 1; ; attempt++ {
@@ -57,7 +48,7 @@ func (n *node) ask(ctx context.Context, what string, f func(Manager) error) erro
 		if err == nil {
 			err = f(manager)
 		}
-		if err == nil || ctx.Err() != nil || ofStore(err) {
+		if err == nil || ctx.Err() != nil || about(err) == theStore {
 			return err
 		}
 		if attempt >= n.p.config.Attempts || !pause(ctx, n.p.config.RetryDelay) {
@@ -66,66 +57,81 @@ func (n *node) ask(ctx context.Context, what string, f func(Manager) error) erro
 	}
 }
 
-// drain empties a host's node before anything is done to it, and before its
-// reboot once more: what came back goes again, all within one time limit. That it
-// is to be cordoned, and whether somebody else had, is recorded first.
-func (w *working) drain(ctx context.Context) error {
+// drain cordons a host's node and empties it before anything is done to the host, and
+// before its reboot once more: what came back goes again, all within one time limit.
+func (t *turn) drain(ctx context.Context) error {
 	d := event.DefaultDrain()
-	if w.policy.Drain != nil {
-		d = *w.policy.Drain
+	if t.policy.Drain != nil {
+		d = *t.policy.Drain
 	}
-	if w.node == nil || d.Off {
+	if t.node == nil || d.Off {
 		return nil
 	}
+	if err := t.cordon(ctx); err != nil {
+		return err
+	}
+	return t.evict(ctx, d)
+}
+
+// cordon records that the host's node is to be cordoned, and whether somebody else
+// had, and cordons it.
+func (t *turn) cordon(ctx context.Context) error {
 	var cordoned bool
-	if err := w.node.ask(ctx, "say whether the host is cordoned", func(m Manager) (err error) {
-		cordoned, err = m.Cordoned(ctx, w.host.Host)
+	if err := t.node.ask(ctx, "say whether the host is cordoned", func(m Manager) (err error) {
+		cordoned, err = m.Cordoned(ctx, t.host.Host)
 		return err
 	}); err != nil {
 		return err
 	}
-	ours := false // left so by an earlier turn
-	if _, err := w.p.config.Commands.RecordHost(ctx, w.host.HostID, func(one *host.Host) []event.HostEvent {
-		ours = one.LeftCordoned() == w.node.definition.ManagerID
+	state, err := t.p.config.Commands.Host(ctx, t.host.HostID)
+	if err != nil {
+		return err
+	}
+	ours := state.LeftCordoned() == t.node.definition.ManagerID // by an earlier turn
+	if err := t.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.Cordon(t.ref, cordoned && !ours) }); err != nil {
+		return err
+	}
+	if cordoned {
 		return nil
-	}); err != nil {
+	}
+	return t.node.ask(ctx, "cordon the host", func(m Manager) error { return m.Cordon(ctx, t.host.Host) })
+}
+
+// evict moves the work of the host's node elsewhere.
+func (t *turn) evict(ctx context.Context, d event.Drain) error {
+	began := t.p.config.Now()
+	defer func() { t.draining += t.p.config.Now().Sub(began) }()
+	until, err := t.drainUntil(ctx, d, began)
+	if err != nil {
 		return err
-	}
-	if err := w.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.Cordon(w.at, cordoned && !ours) }); err != nil {
-		return err
-	}
-	if !cordoned {
-		if err := w.node.ask(ctx, "cordon the host", func(m Manager) error { return m.Cordon(ctx, w.host.Host) }); err != nil {
-			return err
-		}
-	}
-	began := w.p.config.Now()
-	defer func() { w.draining += w.p.config.Now().Sub(began) }()
-	const drained = "its node to be drained"
-	until := later(w.state.Wait.Until, began.Add(lastLook))
-	if w.state.Wait.Why != drained { // else it is taken up again
-		until = began.Add(max(time.Duration(d.Timeout)*time.Second-w.draining, lastLook))
-		if err := w.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.AwaitHost(w.at, drained, until) }); err != nil {
-			return err
-		}
 	}
 	limited, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
-	err := w.node.ask(limited, "drain the host", func(m Manager) error { return m.Drain(limited, w.host.Host, d.Grace) })
-	if err == nil || ctx.Err() != nil {
+	err = t.node.ask(limited, "drain the host", func(m Manager) error { return m.Drain(limited, t.host.Host, d.Grace) })
+	switch {
+	case err == nil || ctx.Err() != nil:
 		return ctx.Err()
-	}
-	if limited.Err() == nil {
+	case limited.Err() == nil:
 		return err
-	}
-	if d.Continue {
+	case d.Continue:
 		return nil
 	}
 	undone := "nothing was done to it"
-	if w.state.State > operation.Begun {
+	if t.state.State > operation.Begun {
 		undone = "it was not rebooted"
 	}
 	return &nodeError{fmt.Sprintf("the host was not drained within %d s, and %s", d.Timeout, undone), err}
+}
+
+// drainUntil records that the turn waits for its node to be drained, and until when;
+// it goes on where that is on record.
+func (t *turn) drainUntil(ctx context.Context, d event.Drain, now time.Time) (time.Time, error) {
+	const drained = "its node to be drained"
+	if t.state.Wait.Why == drained {
+		return later(t.state.Wait.Until, now.Add(lastLook)), nil
+	}
+	until := now.Add(max(time.Duration(d.Timeout)*time.Second-t.draining, lastLook))
+	return until, t.record(ctx, func(p *operation.Progress) []event.OperationEvent { return p.AwaitHost(t.ref, drained, until) })
 }
 
 // lastLook is how long a look at a node takes at least for which no time is left.
@@ -135,21 +141,21 @@ const lastLook = time.Second
 // Where that cannot be done now, the turn says so and has failed, so that no
 // further host is taken out of service for it; and the host's upkeep goes on
 // trying.
-func (w *working) uncordoned(ctx context.Context, outcome event.OperationEvent) (event.OperationEvent, error) {
-	if w.state.Cordon != operation.Cordoned || w.node == nil {
+func (t *turn) uncordoned(ctx context.Context, outcome event.OperationEvent) (event.OperationEvent, error) {
+	if t.state.Cordon != operation.Cordoned || t.node == nil {
 		return outcome, nil
 	}
-	err := w.node.ask(ctx, "uncordon the host, which is tried again later", func(m Manager) error { return m.Uncordon(ctx, w.host.Host) })
+	err := t.node.ask(ctx, "uncordon the host, which is tried again later", func(m Manager) error { return m.Uncordon(ctx, t.host.Host) })
 	var refused *nodeError
 	if err != nil && !errors.As(err, &refused) {
 		return nil, err
 	}
-	if _, err := w.p.config.Commands.RecordHost(ctx, w.host.HostID, func(one *host.Host) []event.HostEvent {
-		of := w.node.definition
+	if _, err := t.p.config.Commands.RecordHost(ctx, t.host.HostID, func(state *host.Host) []event.HostEvent {
+		of := t.node.definition
 		if refused == nil {
-			return one.Uncordoned(w.host.Host, of.ManagerID, of.Manager)
+			return state.RecordUncordon(t.host.Host, of.ManagerID, of.Manager)
 		}
-		return one.UncordonFailed(w.host.Host, of.ManagerID, of.Manager, reason(refused.err))
+		return state.RecordUncordonFailure(t.host.Host, of.ManagerID, of.Manager, reason(refused.err))
 	}); err != nil {
 		return nil, err
 	}
@@ -160,5 +166,5 @@ func (w *working) uncordoned(ctx context.Context, outcome event.OperationEvent) 
 		failed.Reason += "; " + reason(err)
 		return failed, nil
 	}
-	return event.HostTurnFailed{Turn: w.at, Reason: reason(err), Output: w.state.Worked.Output}, nil
+	return event.HostTurnFailed{Turn: t.ref, Reason: reason(err), Output: t.state.Worked.Output}, nil
 }

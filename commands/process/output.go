@@ -48,10 +48,3 @@ func (p *Process) sweepOutputs(ctx context.Context) {
 		pause(ctx, sweepEvery)
 	}
 }
-
-func (p *Process) running(id domain.OperationID) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	_, ok := p.operations[id]
-	return ok
-}

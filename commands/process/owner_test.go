@@ -134,8 +134,8 @@ func TestWhatIsOrderedWhileAHostIsLookedAtIsDoneAtOnce(t *testing.T) {
 				}
 				r.record(event.RosterStream, event.HostRemoved{HostID: "1", Host: "10.0.0.1"})
 				r.upkeepFor(2 * time.Second)
-				if len(r.retries) > 0 {
-					t.Errorf("of a host that was removed is kept %+v", r.retries)
+				if len(r.schedule.retries) > 0 {
+					t.Errorf("of a host that was removed is kept %+v", r.schedule.retries)
 				}
 			})
 		})

@@ -8,7 +8,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"commissaire/domain"
 	"commissaire/domain/event"
 )
 
@@ -63,7 +62,7 @@ func TestWhatAHostAnswersBetweenTheOrderToRebootAndItsDeadlineIsNotItsOwnAnswer(
 						if !strings.Contains(failed.Reason, "not back within 1m0s") || !strings.Contains(failed.Reason, c.why.Error()) {
 							t.Errorf("it failed: %s", failed.Reason)
 						}
-						if late := time.Since(until.Add(30 * time.Second)); late > lastTry {
+						if late := time.Since(until.Add(30 * time.Second)); late > lateLook {
 							t.Errorf("it ended %s after its deadline", late)
 						}
 					} else {
@@ -181,7 +180,7 @@ func TestARebootThatIsTakenUpAgainHasNoMoreTime(t *testing.T) {
 			r.turn(1).carryOut(ctx)
 			cancel()
 			r.applied()
-			if r.operations["o"].Turn("1").Over() {
+			if r.world.operations["o"].Turn("1").Over() {
 				break
 			}
 		}
@@ -345,7 +344,7 @@ func TestAPinnedKeyThatIsShownAgainIsEnough(t *testing.T) {
 				if strings.Count(all, "HostKeyChanged") != 1 || strings.Count(all, "HostKeyShownAgain") != 1 || !strings.HasSuffix(all, "HostInvestigated") {
 					t.Errorf("recorded are %s", all)
 				}
-				if one := r.hosts["1"]; !one.Ready() {
+				if one := r.world.hosts["1"]; !one.Ready() {
 					t.Error("it did not recover")
 				}
 			})
@@ -397,8 +396,8 @@ func TestNothingIsSentByAnOperationWhileAnotherKeyIsShown(t *testing.T) {
 		second.Operation = "p"
 		r.record(event.RosterStream, event.OperationAborted{Operation: "o", ClusterID: "i", Cluster: "c"}, restart(second))
 		r.applied()
-		o := r.operations["p"]
-		(&turn{p: r.Process, operation: "p", kind: domain.Restart, policy: o.Policy, member: o.Hosts[0]}).carryOut(t.Context())
+		o := r.world.operations["p"]
+		newTurn(r.Process, o, o.Hosts[0]).carryOut(t.Context())
 		failed := last[event.HostTurnFailed](t, r.history(event.OperationStream("p")))
 		if orders != 1 || !strings.Contains(failed.Reason, "SHA256:initramfs") {
 			t.Errorf("%d orders to reboot; it failed: %s", orders, failed.Reason)

@@ -76,17 +76,17 @@ type Session interface {
 	Facts(ctx context.Context) (event.Facts, error)
 
 	// Bootstrap makes the host fit. It may be repeated.
-	Bootstrap(ctx context.Context, turn Turn, b Bootstrap) error
+	Bootstrap(ctx context.Context, id WorkID, b Bootstrap) error
 
-	// Run does the work once a turn, whoever asks and however often: the second
+	// Run does the work of an id once, whoever asks and however often: the second
 	// and later calls wait for, and answer with, the end of the first. The work
 	// outlives the connection. The host ends the command shortly before ctx's
 	// deadline. What it printed was given to work's Output when Run returns a result.
-	Run(ctx context.Context, turn Turn, work Work) (Result, error)
+	Run(ctx context.Context, id WorkID, work Work) (Result, error)
 
-	// Reboot makes the host reboot, once a turn, and only if its boot id still
+	// Reboot makes the host reboot, once an id, and only if its boot id still
 	// is bootID. It returns as soon as the host has taken note.
-	Reboot(ctx context.Context, turn Turn, bootID string) error
+	Reboot(ctx context.Context, id WorkID, bootID string) error
 
 	// RebootNeeded says why the host's distribution wants it to be rebooted; "" where
 	// it does not, or cannot say. That may take the host some seconds.
@@ -103,11 +103,9 @@ type Session interface {
 // the host was not logged in to for it.
 type Kept interface{ Kept() bool }
 
-// Turn names a piece of work to the host, which keeps a record of it, so that
-// it is done once.
-type Turn struct {
-	Name string // [A-Za-z0-9-]{1,64}
-}
+// WorkID names a piece of work to the host, which keeps a record of it, so that
+// it is done once: [A-Za-z0-9-]{1,64}.
+type WorkID string
 
 // Bootstrap is what making a host fit depends on.
 type Bootstrap struct {
@@ -181,61 +179,4 @@ func (r Result) Failed() (how string, failed bool) {
 // ended is how something ended that printed what it said.
 func ended(exit int, said string) string {
 	return fmt.Sprintf("ended with exit status %d: %s", exit, cmp.Or(said, "it printed nothing"))
-}
-
-// Unreachable says that no connection could be made, or that it broke. Trying
-// again may help.
-type Unreachable struct{ Reason string }
-
-func (e *Unreachable) Error() string { return e.Reason }
-
-// Refused says that the host was reached and will not, or cannot, do it.
-type Refused struct{ Reason string }
-
-func (e *Refused) Error() string { return e.Reason }
-
-// KeyChanged says that the host showed another key than the pinned one.
-type KeyChanged struct {
-	Host  domain.Address
-	Shown HostKey
-}
-
-func (e *KeyChanged) Error() string {
-	return fmt.Sprintf("the host key changed to %s %s: nothing is sent there until the pinned one is shown again, or PUT /host/%s/hostkey accepts it", e.Shown.Type, e.Shown.Fingerprint, e.Host)
-}
-
-// Fenced says that the host has seen a later leader of the same log. That is the
-// word of one host: whether this leader was overtaken, the log says.
-type Fenced struct {
-	Host domain.Address
-	Seen domain.Term // 0: it did not say
-	Ours domain.Term
-}
-
-func (e *Fenced) Error() string {
-	seen := "a term"
-	if e.Seen > 0 {
-		seen = fmt.Sprintf("term %d", e.Seen)
-	}
-	return fmt.Sprintf("the host has seen %s of this log that is later than ours, %d: if a copy of this service is at work there, stop it; then PUT /host/%s/takeover", seen, e.Ours, e.Host)
-}
-
-// Foreign says that another installation of this service manages the host. What is
-// not known of it is zero.
-type Foreign struct {
-	Host  domain.Address
-	Owner domain.LogID
-	Since time.Time // by the host's clock
-	Term  domain.Term
-}
-
-func (e *Foreign) Error() string {
-	owner, since := "", ""
-	if e.Owner != "" {
-		owner = fmt.Sprintf(" (log %s)", e.Owner)
-	}
-	if !e.Since.IsZero() {
-		since = " since " + e.Since.UTC().Format(time.RFC3339)
-	}
-	return fmt.Sprintf("another installation of this service%s manages this host%s: remove the host there, then take it over here: PUT /host/%s/takeover", owner, since, e.Host)
 }

@@ -43,12 +43,12 @@ func (h *systemHost) Facts(context.Context) (event.Facts, error) {
 	return facts, nil
 }
 
-func (h *systemHost) Run(context.Context, Turn, Work) (Result, error) {
+func (h *systemHost) Run(context.Context, WorkID, Work) (Result, error) {
 	h.ran++
 	return Result{Exit: new(int)}, nil
 }
 
-func (h *systemHost) Reboot(context.Context, Turn, string) error {
+func (h *systemHost) Reboot(context.Context, WorkID, string) error {
 	h.reboots++
 	return nil
 }
@@ -157,13 +157,13 @@ func TestAnInterruptedUpgradeTookEffectIfItMadeWhatIsThere(t *testing.T) {
 		{facts("a", "b"), facts("a", "c"), true},
 	} {
 		r := turnFound(c.found)
-		if got := took(domain.Upgrade, "", r, c.after); got != c.took {
+		if got := tookEffect(domain.Upgrade, "", r, c.after); got != c.took {
 			t.Errorf("found %+v, then %+v: %v", c.found, c.after, got)
 		}
 	}
 	layered := event.Facts{OSTree: true, Version: "1", BootedID: "a", Pending: "2", PendingID: "c", PendingBase: "b"}
 	for version, want := range map[string]bool{"1": true, "2": true, "b": true, "c": true, "3": false} {
-		if got := took(domain.Deploy, version, turnFound(event.Facts{}), layered); got != want {
+		if got := tookEffect(domain.Deploy, version, turnFound(event.Facts{}), layered); got != want {
 			t.Errorf("deployed %s: %v", version, got)
 		}
 	}

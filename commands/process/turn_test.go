@@ -83,9 +83,9 @@ func (h *fakeHost) Facts(context.Context) (event.Facts, error) {
 
 func (h *fakeHost) TakeOver(context.Context) error { return nil }
 
-func (h *fakeHost) Bootstrap(context.Context, Turn, Bootstrap) error { return nil }
+func (h *fakeHost) Bootstrap(context.Context, WorkID, Bootstrap) error { return nil }
 
-func (h *fakeHost) Run(ctx context.Context, _ Turn, work Work) (Result, error) {
+func (h *fakeHost) Run(ctx context.Context, _ WorkID, work Work) (Result, error) {
 	h.work = append(h.work, work)
 	if h.asked != nil {
 		h.asked(work)
@@ -98,7 +98,7 @@ func (h *fakeHost) Run(ctx context.Context, _ Turn, work Work) (Result, error) {
 	return Result{Exit: new(int), Warnings: h.warns}, nil
 }
 
-func (h *fakeHost) Reboot(context.Context, Turn, string) error {
+func (h *fakeHost) Reboot(context.Context, WorkID, string) error {
 	if h.reboot != nil {
 		return h.reboot()
 	}
@@ -182,14 +182,14 @@ func (r *roll) applied() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	for events, err := range r.log.Read(r.t.Context(), r.position) {
+	for events, err := range r.log.Read(r.t.Context(), r.world.position) {
 		if err != nil {
 			r.t.Fatal(err)
 		}
 		for _, e := range events {
 			r.Apply(e)
 		}
-		if r.position >= head {
+		if r.world.position >= head {
 			return
 		}
 	}
@@ -197,9 +197,8 @@ func (r *roll) applied() {
 
 // turn is that of a host.
 func (r *roll) turn(i int) *turn {
-	o := r.operations["o"]
-	m := o.Hosts[i-1]
-	return &turn{p: r.Process, operation: "o", kind: o.Kind, policy: o.Policy, tolerated: o.Tolerated(), member: m, state: o.Turn(m.HostID)}
+	o := r.world.operations["o"]
+	return newTurn(r.Process, o, o.Hosts[i-1])
 }
 
 // history is what is recorded on a stream.
@@ -276,7 +275,7 @@ func TestOurOwnRebootIsNoneThatNobodyExpected(t *testing.T) {
 		r.turn(1).carryOut(t.Context())
 		r.applied()
 		last[event.HostTurnFailed](t, r.history(event.OperationStream("o")))
-		h, _ := r.roster.Host("1")
+		h, _ := r.world.roster.Host("1")
 		r.look(t.Context(), h)
 		if got := types(r.history(event.HostStream("1"))); strings.Contains(got, "HostRebooted") {
 			t.Errorf("recorded are %s", got)

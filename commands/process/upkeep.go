@@ -1,149 +1,15 @@
 package process
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"strings"
 	"time"
-	"unicode"
 
-	"commissaire/commands"
 	"commissaire/domain"
 	"commissaire/domain/event"
 	"commissaire/domain/host"
 	"commissaire/domain/roster"
 )
-
-// target is where and how a host is reached.
-func (p *Process) target(h roster.Host) Target {
-	t := Target{HostID: h.HostID, Host: h.Host, Port: h.Port, User: h.RemoteUser, Credential: h.Credential, Certificate: h.Certificate}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	t.Leader = Leader{Log: p.roster.Log(), Term: p.term}
-	if key, ok := p.host(h.HostID).Pinned(); ok {
-		t.Pinned = &HostKey{Type: key.Type, Fingerprint: key.Fingerprint}
-	} else if h.HostKey != "" {
-		t.Pinned = &HostKey{Fingerprint: h.HostKey}
-	}
-	return t
-}
-
-// dial connects, trying again while the host is out of reach. Before the session
-// is used the host's key is on record; a changed one is recorded too.
-func (p *Process) dial(ctx context.Context, h roster.Host, attempts int) (Session, error) {
-	for attempt := 1; ; attempt++ {
-		session, err := p.login(ctx, h)
-		var changed *KeyChanged
-		var away *Unreachable
-		switch {
-		case errors.As(err, &changed):
-			return nil, errors.Join(err, p.recordKeyChange(ctx, h, changed.Shown))
-		case errors.As(err, &away) && attempt < attempts && pause(ctx, p.config.RetryDelay):
-		default:
-			return session, err
-		}
-	}
-}
-
-// again is dial, once, for who connects again and again: a host that did not let us
-// in is left alone for a while, in which its answer stands.
-func (p *Process) again(ctx context.Context, h roster.Host) (Session, error) {
-	if err := p.refusing(h.HostID); err != nil {
-		return nil, err
-	}
-	return p.dial(ctx, h, 1)
-}
-
-// login connects. A key that is not the host's is not recorded.
-func (p *Process) login(ctx context.Context, h roster.Host) (Session, error) {
-	session, err := p.config.Remote.Dial(ctx, p.target(h))
-	p.answered(h.HostID, err)
-	if err != nil {
-		return nil, err
-	}
-	if err := p.recordKey(ctx, h, session.HostKey()); err != nil {
-		return nil, errors.Join(err, session.Close())
-	}
-	return session, nil
-}
-
-// refusal is what a host answered that did not let us in, and until when it is not
-// asked again by who asks again and again.
-type refusal struct {
-	err   error
-	delay time.Duration
-	until time.Time
-}
-
-// refusing is why a host is not to be asked again yet; nil: it is.
-func (p *Process) refusing(id domain.HostID) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if r := p.refusals[id]; p.config.Now().Before(r.until) {
-		return r.err
-	}
-	return nil
-}
-
-// answered notes how a host answered a login. Hosts punish who goes on trying:
-// OpenSSH counts seconds for each refused login, fail2ban counts logins in ten
-// minutes. A key that is not the host's is none; it stays while what shows it
-// starts the host.
-func (p *Process) answered(id domain.HostID, err error) {
-	var refused *Refused
-	var changed *KeyChanged
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch r := p.refusals[id]; {
-	case err == nil:
-		delete(p.refusals, id)
-	case errors.As(err, &changed):
-		p.refusals[id] = refusal{err, r.delay, p.config.Now().Add(p.slower(0))}
-	case errors.As(err, &refused):
-		delay := p.slower(r.delay)
-		p.refusals[id] = refusal{err, delay, p.config.Now().Add(delay)}
-	}
-}
-
-// slower is the pause after one that was not long enough: thrice as long, from that
-// between two attempts to connect to 60 of them.
-func (p *Process) slower(than time.Duration) time.Duration {
-	first := max(p.config.RetryDelay, time.Second)
-	return min(max(3*than, first), 60*first)
-}
-
-func (p *Process) recordKey(ctx context.Context, h roster.Host, key HostKey) error {
-	p.mu.Lock()
-	pinned, ok := p.host(h.HostID).Pinned()
-	_, other := p.host(h.HostID).OtherKey()
-	addedBy := p.addedBy[h.HostID]
-	p.mu.Unlock()
-	if ok && !other && pinned.Fingerprint == key.Fingerprint {
-		return nil
-	}
-	_, err := p.config.Commands.RecordHost(ctx, h.HostID, func(one *host.Host) []event.HostEvent {
-		shown := host.Key{Type: key.Type, Fingerprint: key.Fingerprint}
-		if key.Authority != "" {
-			return one.KeyVouched(h.Host, shown, key.Authority, addedBy)
-		}
-		return one.KeyShown(h.Host, shown, addedBy)
-	})
-	return err
-}
-
-func (p *Process) recordKeyChange(ctx context.Context, h roster.Host, shown HostKey) error {
-	_, err := p.config.Commands.RecordHost(ctx, h.HostID, func(one *host.Host) []event.HostEvent {
-		if _, pinned := one.Pinned(); !pinned { // it was given when the host was added
-			return []event.HostEvent{
-				event.HostKeyPinned{Host: h.Host, Fingerprint: h.HostKey},
-				event.HostKeyChanged{Host: h.Host, Type: shown.Type, Fingerprint: shown.Fingerprint},
-			}
-		}
-		return one.KeyShown(h.Host, host.Key{Type: shown.Type, Fingerprint: shown.Fingerprint}, "")
-	})
-	return err
-}
 
 // upkeep does what a host needs until nothing is left or something fails. It
 // returns the position of the last thing recorded.
@@ -173,6 +39,56 @@ func (p *Process) upkeep(ctx context.Context, h roster.Host, known bool) (event.
 	receipt, releaseErr := p.config.Commands.ReleaseHost(ctx, h.HostID, claim, p.term)
 	p.report(ctx, "releasing a host failed", releaseErr, "host", h.Host)
 	return receipt.Position, errors.Join(err, releaseErr)
+}
+
+// startUpkeep starts the upkeep of hosts that need it and are free, and says when to
+// look again if nothing happens.
+func (p *Process) startUpkeep(ctx context.Context) time.Duration {
+	now, next := p.config.Now(), time.Hour
+	for id := range p.schedule.dirty {
+		if p.schedule.hosts.busy(id) {
+			continue
+		}
+		h, known, needed := p.world.upkeepOf(id, p.term)
+		if !needed {
+			p.schedule.done(id)
+			continue
+		}
+		if p.world.roster.InHand(h) {
+			continue // released by its operation it is looked at again
+		}
+		if due := p.schedule.retries[id].due.Sub(now); due > 0 {
+			next = min(next, due)
+			continue
+		}
+		if _, former := p.schedule.upkeeps[h.Host]; former || len(p.schedule.upkeeps) >= p.config.AtOnce {
+			continue // a host of that address, removed since, is still being worked on
+		}
+		p.keepUp(ctx, h, known)
+	}
+	return next
+}
+
+// keepUp starts the upkeep of a host.
+func (p *Process) keepUp(ctx context.Context, h roster.Host, known bool) {
+	id := h.HostID
+	working, stop := context.WithCancel(ctx)
+	p.schedule.upkeeps[h.Host] = stop
+	p.schedule.hosts[id] = &job{stop: stop}
+	p.schedule.retries[id] = retry{delay: p.schedule.retries[id].delay}
+	p.jobs.Go(func() {
+		outcome, err := p.upkeep(working, h, known)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if working.Err() != nil {
+			err = nil // being stopped says nothing about the host
+		}
+		stop()
+		delete(p.schedule.upkeeps, h.Host)
+		p.schedule.hosts.end(id, outcome)
+		p.schedule.retryAfter(id, err, p.config.Now())
+		p.notify()
+	})
 }
 
 type upkeep struct {
@@ -216,19 +132,22 @@ func (u *upkeep) steps(ctx context.Context) error {
 
 func (u *upkeep) next(ctx context.Context) (host.Step, error) {
 	u.p.mu.Lock()
-	now, known := u.p.roster.Host(u.host.HostID)
-	wanted := u.p.wanted(now)
+	current, known := u.p.world.roster.Host(u.host.HostID)
+	wanted := u.p.world.wanted(current)
 	u.p.mu.Unlock()
-	var step host.Step
-	if err := u.record(ctx, func(one *host.Host) []event.HostEvent {
-		if step = one.Next(wanted); !known && step != host.Unregister {
-			step = host.Nothing
-		}
-		return nil
-	}); err != nil {
-		return host.Nothing, err // not step: it may still be being decided
+	state, err := u.state(ctx)
+	if err != nil {
+		return host.Nothing, err
+	}
+	step := state.Next(wanted)
+	if !known && step != host.Unregister {
+		step = host.Nothing
 	}
 	return step, nil
+}
+
+func (u *upkeep) state(ctx context.Context) (host.Host, error) {
+	return u.p.config.Commands.Host(ctx, u.host.HostID)
 }
 
 func (u *upkeep) record(ctx context.Context, f func(*host.Host) []event.HostEvent) error {
@@ -237,28 +156,20 @@ func (u *upkeep) record(ctx context.Context, f func(*host.Host) []event.HostEven
 }
 
 // failure is what is recorded of a step that failed.
-type failure func(one *host.Host, why string) []event.HostEvent
+type failure func(state *host.Host, why string) []event.HostEvent
 
 // fail records why a step failed. A host that fails is a fact; err says only
 // that the upkeep is to be tried again later.
 func (u *upkeep) fail(ctx context.Context, err error, f failure) error {
-	var changed *KeyChanged
-	if ctx.Err() != nil || errors.As(err, &changed) || ofStore(err) {
+	if subject := about(err); ctx.Err() != nil || subject == theHostKey || subject == theStore {
 		return err
 	}
 	if overtaken := u.p.overtaken(ctx, err); overtaken != nil {
 		return overtaken
 	}
-	recordErr := u.record(ctx, func(one *host.Host) []event.HostEvent { return f(one, reason(err)) })
+	recordErr := u.record(ctx, func(state *host.Host) []event.HostEvent { return f(state, reason(err)) })
 	u.p.report(ctx, "recording a failure failed", recordErr, "host", u.host.Host)
 	return err
-}
-
-// elsewhere tells whether a host works for somebody else, or says so.
-func elsewhere(err error) bool {
-	var fenced *Fenced
-	var foreign *Foreign
-	return errors.As(err, &fenced) || errors.As(err, &foreign)
 }
 
 // overtaken says whether what a host answered is true of this leader: that a later
@@ -266,7 +177,7 @@ func elsewhere(err error) bool {
 // later leader records its term before it says a word to any host, so where a host
 // told the truth, it is on record by now.
 func (p *Process) overtaken(ctx context.Context, answered error) error {
-	if !elsewhere(answered) {
+	if about(answered) != anotherOwner {
 		return nil
 	}
 	_, err := p.config.Commands.BeginTerm(ctx, p.term)
@@ -282,18 +193,15 @@ func (u *upkeep) connect(ctx context.Context) (err error) {
 
 func (u *upkeep) investigate(ctx context.Context) error {
 	address := u.host.Host
-	failed := func(one *host.Host, why string) []event.HostEvent { return one.InvestigationFailed(address, why) }
+	failed := func(state *host.Host, why string) []event.HostEvent { return state.RecordInvestigationFailure(address, why) }
 	if err := u.connect(ctx); err != nil {
 		return u.fail(ctx, err, failed)
 	}
-	takeOver := false
-	if err := u.record(ctx, func(one *host.Host) []event.HostEvent {
-		takeOver = one.ToTakeOver(u.host.HostAdded)
-		return nil
-	}); err != nil {
+	state, err := u.state(ctx)
+	if err != nil {
 		return err
 	}
-	if takeOver {
+	if state.ToTakeOver(u.host.HostAdded) {
 		if err := u.session.TakeOver(ctx); err != nil {
 			return u.fail(ctx, err, failed)
 		}
@@ -305,36 +213,35 @@ func (u *upkeep) investigate(ctx context.Context) error {
 	if err != nil {
 		return u.fail(ctx, err, failed)
 	}
-	return u.record(ctx, func(one *host.Host) []event.HostEvent { return one.Investigated(address, facts) })
+	return u.record(ctx, func(state *host.Host) []event.HostEvent { return state.RecordFacts(address, facts) })
 }
 
 func (u *upkeep) bootstrap(ctx context.Context) error {
 	address := u.host.Host
-	failed := func(one *host.Host, why string) []event.HostEvent { return one.BootstrapFailed(address, why) }
+	failed := func(state *host.Host, why string) []event.HostEvent { return state.RecordBootstrapFailure(address, why) }
 	if err := u.connect(ctx); err != nil {
 		return u.fail(ctx, err, failed)
 	}
-	var b Bootstrap
-	if err := u.record(ctx, func(one *host.Host) []event.HostEvent {
-		b.Facts, _ = one.Facts()
-		return nil
-	}); err != nil {
+	state, err := u.state(ctx)
+	if err != nil {
 		return err
 	}
+	var b Bootstrap
+	b.Facts, _ = state.Facts()
 	u.p.mu.Lock()
-	name := roster.DefaultNetwork
-	if h, ok := u.p.roster.Host(u.host.HostID); ok {
-		if c, ok := u.p.roster.Cluster(h.Cluster); ok {
+	name := domain.DefaultNetwork
+	if h, ok := u.p.world.roster.Host(u.host.HostID); ok {
+		if c, ok := u.p.world.roster.Cluster(h.Cluster); ok {
 			name = c.Network
 		}
 	}
-	network, _ := u.p.roster.Network(name)
+	network, _ := u.p.world.roster.Network(name)
 	u.p.mu.Unlock()
 	b.NetworkType, b.NetworkOptions = network.Type, network.Options
-	if err := u.session.Bootstrap(ctx, Turn{Name: string(u.claim)}, b); err != nil {
+	if err := u.session.Bootstrap(ctx, WorkID(u.claim), b); err != nil {
 		return u.fail(ctx, err, failed)
 	}
-	return u.record(ctx, func(one *host.Host) []event.HostEvent { return one.Bootstrapped(address, u.p.config.Profile) })
+	return u.record(ctx, func(state *host.Host) []event.HostEvent { return state.RecordBootstrap(address, u.p.config.Profile) })
 }
 
 // register goes on to its end when the host is removed meanwhile: only when it is
@@ -342,27 +249,25 @@ func (u *upkeep) bootstrap(ctx context.Context) error {
 func (u *upkeep) register(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
 	u.p.mu.Lock()
-	h, _ := u.p.roster.Host(u.host.HostID)
-	definition := u.p.managers[u.p.wanted(h)]
+	h, _ := u.p.world.roster.Host(u.host.HostID)
+	definition := u.p.world.managers[u.p.world.wanted(h)]
 	u.p.mu.Unlock()
-	return u.tell(ctx, definition, Manager.Register, u.registrationFailed(definition), func(one *host.Host) []event.HostEvent {
-		return one.RegisteredWith(u.host.Host, definition.ManagerID, definition.Manager)
+	return u.tell(ctx, definition, Manager.Register, u.registrationFailed(definition), func(state *host.Host) []event.HostEvent {
+		return state.RecordRegistration(u.host.Host, definition.ManagerID, definition.Manager)
 	})
 }
 
 func (u *upkeep) unregister(ctx context.Context) error {
-	var definition event.ContainerManagerDefined
-	if err := u.record(ctx, func(one *host.Host) []event.HostEvent {
-		id, _ := one.Registered()
-		u.p.mu.Lock()
-		defer u.p.mu.Unlock()
-		definition = u.p.managers[id]
-		return nil
-	}); err != nil {
+	state, err := u.state(ctx)
+	if err != nil {
 		return err
 	}
-	unregistered := func(one *host.Host) []event.HostEvent {
-		return one.UnregisteredFrom(u.host.Host, definition.ManagerID, definition.Manager)
+	id, _ := state.Registered()
+	u.p.mu.Lock()
+	definition := u.p.world.managers[id]
+	u.p.mu.Unlock()
+	unregistered := func(state *host.Host) []event.HostEvent {
+		return state.RecordUnregistration(u.host.Host, definition.ManagerID, definition.Manager)
 	}
 	again, err := u.addedAgain(ctx, definition.ManagerID)
 	switch {
@@ -378,40 +283,38 @@ func (u *upkeep) unregister(ctx context.Context) error {
 // container manager knows it as that by now: the node is the later one's.
 func (u *upkeep) addedAgain(ctx context.Context, manager domain.ManagerID) (again bool, err error) {
 	u.p.mu.Lock()
-	later, known := u.p.roster.HostAt(u.host.Host)
+	later, known := u.p.world.roster.HostAt(u.host.Host)
 	u.p.mu.Unlock()
 	if !known || later.HostID == u.host.HostID {
 		return false, nil
 	}
-	_, err = u.p.config.Commands.RecordHost(ctx, later.HostID, func(one *host.Host) []event.HostEvent {
-		id, _ := one.Registered()
-		again = id == manager
-		return nil
-	})
-	return again && err == nil, err
+	state, err := u.p.config.Commands.Host(ctx, later.HostID)
+	if err != nil {
+		return false, err
+	}
+	id, _ := state.Registered()
+	return id == manager, nil
 }
 
 func (u *upkeep) registrationFailed(definition event.ContainerManagerDefined) failure {
-	return func(one *host.Host, why string) []event.HostEvent {
-		return one.RegistrationFailed(u.host.Host, definition.ManagerID, definition.Manager, why)
+	return func(state *host.Host, why string) []event.HostEvent {
+		return state.RecordRegistrationFailure(u.host.Host, definition.ManagerID, definition.Manager, why)
 	}
 }
 
 func (u *upkeep) uncordon(ctx context.Context) error {
-	var id domain.ManagerID
-	if err := u.record(ctx, func(one *host.Host) []event.HostEvent {
-		id = one.LeftCordoned()
-		return nil
-	}); err != nil {
+	state, err := u.state(ctx)
+	if err != nil {
 		return err
 	}
+	id := state.LeftCordoned()
 	u.p.mu.Lock()
-	definition := u.p.managers[id]
+	definition := u.p.world.managers[id]
 	u.p.mu.Unlock()
-	return u.tell(ctx, definition, Manager.Uncordon, func(one *host.Host, why string) []event.HostEvent {
-		return one.UncordonFailed(u.host.Host, id, definition.Manager, why)
-	}, func(one *host.Host) []event.HostEvent {
-		return one.Uncordoned(u.host.Host, id, definition.Manager)
+	return u.tell(ctx, definition, Manager.Uncordon, func(state *host.Host, why string) []event.HostEvent {
+		return state.RecordUncordonFailure(u.host.Host, id, definition.Manager, why)
+	}, func(state *host.Host) []event.HostEvent {
+		return state.RecordUncordon(u.host.Host, id, definition.Manager)
 	})
 }
 
@@ -426,31 +329,4 @@ func (u *upkeep) tell(ctx context.Context, definition event.ContainerManagerDefi
 		return u.fail(ctx, err, failed)
 	}
 	return u.record(ctx, told)
-}
-
-// ofStore tells whether what failed is the store, of events or of credentials:
-// that says nothing about a host.
-func ofStore(err error) bool {
-	return errors.Is(err, commands.ErrUnavailable) || errors.Is(err, commands.ErrOutcomeUnknown)
-}
-
-// reason is an error as a person reads it.
-func reason(err error) string { return cmp.Or(readable(err.Error()), "nobody said why") }
-
-// readable is a text, which others may have written a part of, as it is recorded: in
-// at most 1024 bytes, printable, on one line and not left open at its end.
-func readable(text string) string {
-	text = strings.ToValidUTF8(text, "\uFFFD")
-	if len(text) > 1024 {
-		text = strings.ToValidUTF8(text[:1024], "") // it may end within a rune
-	}
-	return strings.Trim(strings.Map(func(r rune) rune {
-		switch {
-		case unicode.IsSpace(r):
-			return ' '
-		case unicode.IsPrint(r):
-			return r
-		}
-		return -1
-	}, text), ": ")
 }

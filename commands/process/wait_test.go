@@ -210,7 +210,7 @@ func TestNoNumberOfCrashesProlongsATurn(t *testing.T) {
 				r := newRoll(t, host, upgrade, 1, c.with)
 				c.host(r, host)
 				began, stay := time.Now(), 20*time.Second
-				for time.Since(began) < time.Hour && !r.operations["o"].Turn("1").Over() {
+				for time.Since(began) < time.Hour && !r.world.operations["o"].Turn("1").Over() {
 					if time.Since(began) > 300*time.Second {
 						stay = 2 * stopping // somebody who lives long enough to look
 					}
@@ -236,8 +236,8 @@ func TestABusyHostIsNotWaitedForForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRoll(t, &fakeHost{}, upgrade, 2, func(p *event.Policy) { p.Timeout = 300 })
 		r.config.AtOnce = 1
-		r.busy["1"] = 0 // upkeep that does not end
-		ended := func() bool { _, running := r.operations["o"]; return !running }
+		r.schedule.hosts["1"] = &job{} // upkeep that does not end
+		ended := func() bool { _, running := r.world.operations["o"]; return !running }
 		began := time.Now()
 		for !ended() && time.Since(began) < time.Hour {
 			r.applied()
@@ -267,10 +267,10 @@ func TestAHostThatIsBusyForAWhileIsBegunWhenItIsFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRoll(t, &fakeHost{}, upgrade, 1, func(p *event.Policy) { p.Timeout = 300 })
 		r.config.AtOnce = 1
-		r.busy["1"] = 0
+		r.schedule.hosts["1"] = &job{}
 		for i := range 200 {
 			if i == 100 {
-				r.busy["1"] = 1
+				r.schedule.hosts.end("1", 1)
 			}
 			r.applied()
 			r.act(t.Context())

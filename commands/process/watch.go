@@ -32,34 +32,18 @@ func (p *Process) watch(ctx context.Context) {
 	}
 }
 
-// sweep looks at all hosts and records what changed.
+// sweep looks at all hosts that are due and records what changed.
 func (p *Process) sweep(ctx context.Context, started time.Time) {
-	var watched []roster.Host
-	known := 0
-	sweep := event.SweepFinished{Started: started}
-	p.mu.Lock()
-	p.sweeps++
-	p.roster.Hosts(func(h roster.Host) bool {
-		switch id := h.HostID; {
-		case !p.host(id).Watched():
-			return true
-		case p.due(id):
-			watched = append(watched, h)
-		case !p.left[id]:
-			sweep.Left = append(sweep.Left, id)
-		}
-		known++
-		return true
-	})
-	p.mu.Unlock()
-	if known == 0 {
+	due, left, watched := p.beginSweep()
+	if !watched {
 		return
 	}
-	var mu sync.Mutex
+	sweep := event.SweepFinished{Started: started, Left: left}
+	var mu sync.Mutex // of sweep
 	var looks sync.WaitGroup
 	places := make(chan struct{}, p.config.WatchConcurrency)
-	gap := p.config.WatchInterval / time.Duration(max(1, len(watched)))
-	for _, h := range watched {
+	gap := p.config.WatchInterval / time.Duration(max(1, len(due)))
+	for _, h := range due {
 		select {
 		case places <- struct{}{}:
 		case <-ctx.Done():
@@ -69,23 +53,10 @@ func (p *Process) sweep(ctx context.Context, started time.Time) {
 		}
 		looks.Go(func() {
 			defer func() { <-places }()
-			looked, answers := p.look(ctx, h)
-			if !looked {
-				return
-			}
-			p.mu.Lock()
-			missing, left := p.missing[h.HostID], p.left[h.HostID]
-			p.mu.Unlock()
-			mu.Lock()
-			defer mu.Unlock()
-			if left {
-				sweep.Looked = append(sweep.Looked, h.HostID)
-			}
-			switch {
-			case !answers && !missing:
-				sweep.Missed = append(sweep.Missed, h.HostID)
-			case answers && missing:
-				sweep.Answered = append(sweep.Answered, h.HostID)
+			if looked, answers := p.look(ctx, h); looked {
+				mu.Lock()
+				defer mu.Unlock()
+				p.note(&sweep, h.HostID, answers)
 			}
 		})
 		pause(ctx, gap)
@@ -98,69 +69,134 @@ func (p *Process) sweep(ctx context.Context, started time.Time) {
 	p.report(ctx, "recording a sweep failed", err)
 }
 
+// beginSweep gives, of the hosts that are watched, if there are any, those that are
+// due in this sweep, and those that are left alone in it and were not in the last one.
+func (p *Process) beginSweep() (due []roster.Host, left []domain.HostID, watched bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sweeper.sweeps++
+	p.world.roster.Hosts(func(h roster.Host) bool {
+		switch id := h.HostID; {
+		case !p.world.host(id).Watched():
+			return true
+		case p.sweeper.due(id):
+			due = append(due, h)
+		case !p.world.left[id]:
+			left = append(left, id)
+		}
+		watched = true
+		return true
+	})
+	return due, left, watched
+}
+
+// note notes what a look at a host changed.
+func (p *Process) note(sweep *event.SweepFinished, id domain.HostID, answers bool) {
+	p.mu.Lock()
+	missing, left := p.world.missing[id], p.world.left[id]
+	p.mu.Unlock()
+	if left {
+		sweep.Looked = append(sweep.Looked, id)
+	}
+	switch {
+	case !answers && !missing:
+		sweep.Missed = append(sweep.Missed, id)
+	case answers && missing:
+		sweep.Answered = append(sweep.Answered, id)
+	}
+}
+
 const (
 	maxInterval = 16               // sweeps
 	maxLonely   = 15 * time.Minute // without a look
 )
 
+// sweeper is what is known of the sweeps of this term.
+type sweeper struct {
+	sweeps    int                   // so far
+	intervals map[domain.HostID]int // in sweeps, between looks for which the host was logged in to
+	misses    map[domain.HostID]int // in a row
+}
+
+func newSweeper() sweeper {
+	return sweeper{intervals: map[domain.HostID]int{}, misses: map[domain.HostID]int{}}
+}
+
+func (s *sweeper) reset() {
+	clear(s.intervals)
+	clear(s.misses)
+}
+
+func (s *sweeper) forget(id domain.HostID) {
+	delete(s.intervals, id)
+	delete(s.misses, id)
+}
+
 // due tells whether a host is to be looked at in this sweep. Hosts of the same
-// interval are spread over the sweeps. The caller holds mu.
-func (p *Process) due(id domain.HostID) bool {
-	interval := p.intervals[id]
+// interval are spread over the sweeps.
+func (s *sweeper) due(id domain.HostID) bool {
+	interval := s.intervals[id]
 	if interval < 2 {
 		return true
 	}
 	spread := fnv.New32a()
 	_, _ = io.WriteString(spread, string(id)) // never fails
-	return (p.sweeps+int(spread.Sum32()%maxInterval))%interval == 0
+	return (s.sweeps+int(spread.Sum32()%maxInterval))%interval == 0
 }
 
-// seen sets the interval of a host that was looked at, with a login or without.
-func (p *Process) seen(id domain.HostID, login bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.misses, id)
-	longer := 2 * p.intervals[id]
+// answered sets the interval of a host that was looked at, with a login or without,
+// where sweeps are that far apart.
+func (s *sweeper) answered(id domain.HostID, login bool, apart time.Duration) {
+	delete(s.misses, id)
+	longer := 2 * s.intervals[id]
 	switch {
 	case !login:
-		delete(p.intervals, id)
+		delete(s.intervals, id)
 	case longer == 0:
-		p.intervals[id] = 1
-	case longer <= maxInterval && time.Duration(longer)*p.config.WatchInterval <= maxLonely:
-		p.intervals[id] = longer
+		s.intervals[id] = 1
+	case longer <= maxInterval && time.Duration(longer)*apart <= maxLonely:
+		s.intervals[id] = longer
 	}
+}
+
+// missed counts how often a host in a row did not answer.
+func (s *sweeper) missed(id domain.HostID) int {
+	delete(s.intervals, id)
+	s.misses[id]++
+	return s.misses[id]
 }
 
 // look asks one host for its boot id.
 func (p *Process) look(ctx context.Context, h roster.Host) (looked, answers bool) {
 	p.mu.Lock()
-	now, known := p.roster.Host(h.HostID)
-	_, working := p.busy[h.HostID]
-	facts, _ := p.host(h.HostID).Facts()
-	silent := p.host(h.HostID).Silent()
+	current, known := p.world.roster.Host(h.HostID)
+	working := p.schedule.hosts.busy(h.HostID)
+	state := *p.world.host(h.HostID)
 	p.mu.Unlock()
-	if !known || working || now.Claim != "" && now.Term == p.term {
+	if !known || working || current.Claim != "" && current.Term == p.term {
 		return false, false
 	}
 	bootID, login, err := p.bootID(ctx, h)
 	if ctx.Err() != nil {
 		return false, false
 	}
-	if _, ok := errors.AsType[*KeyChanged](err); ok {
+	switch {
+	case err == nil:
+	case about(err) == theHostKey:
 		return true, false // on record by now
-	}
-	if ofStore(err) {
+	case about(err) == theStore:
 		p.report(ctx, "looking at a host failed", err, "host", h.Host)
 		return false, false
-	}
-	if err != nil {
-		p.missed(ctx, h, silent, err)
+	default:
+		p.missed(ctx, h, state.Silent(), err)
 		return true, false
 	}
-	p.seen(h.HostID, login)
-	if silent || bootID != facts.BootID {
-		_, err := p.config.Commands.RecordHost(ctx, h.HostID, func(one *host.Host) []event.HostEvent {
-			return one.Seen(h.Host, bootID)
+	p.mu.Lock()
+	p.sweeper.answered(h.HostID, login, p.config.WatchInterval)
+	p.mu.Unlock()
+	if facts, _ := state.Facts(); state.Silent() || bootID != facts.BootID {
+		_, err := p.config.Commands.RecordHost(ctx, h.HostID, func(state *host.Host) []event.HostEvent {
+			return state.RecordContact(h.Host, bootID)
 		})
 		p.report(ctx, "recording a sign of life failed", err, "host", h.Host)
 	}
@@ -179,15 +215,13 @@ func (p *Process) bootID(ctx context.Context, h roster.Host) (id string, login b
 
 func (p *Process) missed(ctx context.Context, h roster.Host, silent bool, why error) {
 	p.mu.Lock()
-	p.misses[h.HostID]++
-	delete(p.intervals, h.HostID)
-	enough := p.misses[h.HostID] >= p.config.WatchMisses
+	enough := p.sweeper.missed(h.HostID) >= p.config.WatchMisses
 	p.mu.Unlock()
 	if silent || !enough {
 		return
 	}
-	_, err := p.config.Commands.RecordHost(ctx, h.HostID, func(one *host.Host) []event.HostEvent {
-		return one.WentSilent(h.Host, reason(why))
+	_, err := p.config.Commands.RecordHost(ctx, h.HostID, func(state *host.Host) []event.HostEvent {
+		return state.RecordSilence(h.Host, reason(why))
 	})
 	p.report(ctx, "recording a silent host failed", err, "host", h.Host)
 }

@@ -115,7 +115,7 @@ func TestHostsThatMustBeLoggedInToAreLookedAtMoreSeldom(t *testing.T) {
 			t.Errorf("missed are %d, and %d are left alone though they do not answer", len(silent), len(left))
 		}
 		for i := range hosts {
-			if one := r.hosts[r.started.Hosts[i].HostID]; !one.Silent() {
+			if one := r.world.hosts[r.started.Hosts[i].HostID]; !one.Silent() {
 				t.Errorf("host %d is not silent", i+1)
 			}
 		}

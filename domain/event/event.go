@@ -6,6 +6,10 @@
 //
 // No secret is ever part of an event: credentials are named by id and
 // fingerprint.
+//
+// An event that starts an operation is an OperationStarted, whatever its kind. That
+// is an interface, and not a function that tells whether an event is one, so that a
+// fold has one case for the three and the linter still sees whether it has all.
 package event
 
 import (
@@ -21,6 +25,29 @@ import (
 type Event interface {
 	// EventType is the name under which the fact is stored.
 	EventType() string
+}
+
+// Subjects are the things that an event is about, and so belongs to the history
+// of; "" is none.
+type Subjects struct {
+	Host      domain.Address
+	Cluster   domain.ClusterName
+	Operation domain.OperationID
+}
+
+// SubjectsOf is what an event names as its subjects; the cluster of an operation is
+// not among them where only the operation is named. Each family requires it of its
+// members, so that no event can leave it out.
+func SubjectsOf(e Event) Subjects {
+	switch e := e.(type) {
+	case RosterEvent:
+		return e.rosterEvent()
+	case HostEvent:
+		return Subjects{Host: e.hostEvent()}
+	case OperationEvent:
+		return e.operationEvent()
+	}
+	return Subjects{} // of the watch, which is over all hosts
 }
 
 // Position is the place of an event in the whole log: ordered, opaque, not

@@ -15,9 +15,6 @@ type HostEvent interface {
 	hostEvent() domain.Address
 }
 
-// HostOf is the address of the host that an event is about.
-func HostOf(e HostEvent) domain.Address { return e.hostEvent() }
-
 // Facts are what a host says of itself. They are the host's word: bounded and
 // valid UTF-8, nothing more is certain of them.
 type Facts struct {

@@ -11,7 +11,7 @@ import (
 //sumtype:decl
 type OperationEvent interface {
 	Event
-	operationEvent()
+	operationEvent() Subjects
 }
 
 // Turn names a host's part in an operation.
@@ -174,24 +174,13 @@ type Output struct {
 	SHA256 string `json:"sha256"` // hexadecimal
 }
 
-func (HostStaged) operationEvent()            {}
-func (HostTurnBegun) operationEvent()         {}
-func (HostTurnCordoned) operationEvent()      {}
-func (HostTurnExamined) operationEvent()      {}
-func (HostTurnWorked) operationEvent()        {}
-func (HostTurnWaiting) operationEvent()       {}
-func (HostTurnRebootOrdered) operationEvent() {}
-func (HostTurnGated) operationEvent()         {}
-func (HostTurnSucceeded) operationEvent()     {}
-func (HostTurnFailed) operationEvent()        {}
-func (HostTurnSkipped) operationEvent()       {}
-func (HostCleanedUp) operationEvent()         {}
-func (OperationWaiting) operationEvent()      {}
-func (OperationTakenUp) operationEvent()      {}
-func (OperationPaused) operationEvent()       {}
-func (OperationResumed) operationEvent()      {}
-func (OperationCancelled) operationEvent()    {}
-func (OperationAbandoned) operationEvent()    {}
+func (e Turn) operationEvent() Subjects               { return Subjects{Host: e.Host, Operation: e.Operation} }
+func (e OperationWaiting) operationEvent() Subjects   { return Subjects{Operation: e.Operation} }
+func (e OperationTakenUp) operationEvent() Subjects   { return Subjects{Operation: e.Operation} }
+func (e OperationPaused) operationEvent() Subjects    { return Subjects{Operation: e.Operation} }
+func (e OperationResumed) operationEvent() Subjects   { return Subjects{Operation: e.Operation} }
+func (e OperationCancelled) operationEvent() Subjects { return Subjects{Operation: e.Operation} }
+func (e OperationAbandoned) operationEvent() Subjects { return Subjects{Operation: e.Operation} }
 
 func (HostStaged) EventType() string            { return "HostStaged" }
 func (HostTurnBegun) EventType() string         { return "HostTurnBegun" }

@@ -12,7 +12,7 @@ import (
 //sumtype:decl
 type RosterEvent interface {
 	Event
-	rosterEvent()
+	rosterEvent() Subjects
 }
 
 // HostAdded says that a host became known to the service.
@@ -161,6 +161,43 @@ type UpgradeStarted struct{ Started }
 // RestartStarted says that a cluster is being restarted.
 type RestartStarted struct{ Started }
 
+// Start is the start of an operation of any kind.
+type Start struct {
+	Started
+	Kind    domain.OperationKind
+	Version string // Deploy: to which; else ""
+}
+
+// Event is the fact that an operation of that kind was started; nil where there is
+// no such kind.
+func (s Start) Event() OperationStarted {
+	switch s.Kind {
+	case domain.Deploy:
+		return DeployStarted{s.Started, s.Version}
+	case domain.Upgrade:
+		return UpgradeStarted{s.Started}
+	case domain.Restart:
+		return RestartStarted{s.Started}
+	}
+	return nil
+}
+
+// OperationStarted is the fact that an operation was started: one type for each
+// kind.
+type OperationStarted interface {
+	RosterEvent
+	Start() Start
+}
+
+// Start is the deploy that was started.
+func (e DeployStarted) Start() Start { return Start{e.Started, domain.Deploy, e.Version} }
+
+// Start is the upgrade that was started.
+func (e UpgradeStarted) Start() Start { return Start{e.Started, domain.Upgrade, ""} }
+
+// Start is the restart that was started.
+func (e RestartStarted) Start() Start { return Start{e.Started, domain.Restart, ""} }
+
 // OperationCompleted says that an operation came to the end of its hosts.
 type OperationCompleted struct {
 	Operation domain.OperationID `json:"operation"`
@@ -176,25 +213,30 @@ type OperationAborted struct {
 	Cause     string             `json:"cause"`
 }
 
-func (HostAdded) rosterEvent()               {}
-func (HostRemoved) rosterEvent()             {}
-func (ClusterCreated) rosterEvent()          {}
-func (ClusterReconfigured) rosterEvent()     {}
-func (ClusterDeleted) rosterEvent()          {}
-func (HostJoined) rosterEvent()              {}
-func (HostLeft) rosterEvent()                {}
-func (NetworkDefined) rosterEvent()          {}
-func (NetworkRemoved) rosterEvent()          {}
-func (ContainerManagerDefined) rosterEvent() {}
-func (ContainerManagerRemoved) rosterEvent() {}
-func (HostTaken) rosterEvent()               {}
-func (HostReleased) rosterEvent()            {}
-func (TermBegun) rosterEvent()               {}
-func (DeployStarted) rosterEvent()           {}
-func (UpgradeStarted) rosterEvent()          {}
-func (RestartStarted) rosterEvent()          {}
-func (OperationCompleted) rosterEvent()      {}
-func (OperationAborted) rosterEvent()        {}
+func (e HostAdded) rosterEvent() Subjects           { return Subjects{Host: e.Host} }
+func (e HostRemoved) rosterEvent() Subjects         { return Subjects{Host: e.Host} }
+func (e ClusterCreated) rosterEvent() Subjects      { return Subjects{Cluster: e.Cluster} }
+func (e ClusterReconfigured) rosterEvent() Subjects { return Subjects{Cluster: e.Cluster} }
+func (e ClusterDeleted) rosterEvent() Subjects      { return Subjects{Cluster: e.Cluster} }
+func (e HostJoined) rosterEvent() Subjects          { return Subjects{Host: e.Host, Cluster: e.Cluster} }
+
+func (e HostLeft) rosterEvent() Subjects              { return Subjects{Host: e.Host, Cluster: e.Cluster} }
+func (NetworkDefined) rosterEvent() Subjects          { return Subjects{} }
+func (NetworkRemoved) rosterEvent() Subjects          { return Subjects{} }
+func (ContainerManagerDefined) rosterEvent() Subjects { return Subjects{} }
+func (ContainerManagerRemoved) rosterEvent() Subjects { return Subjects{} }
+func (e HostTaken) rosterEvent() Subjects             { return Subjects{Host: e.Host, Operation: e.Operation} }
+func (e HostReleased) rosterEvent() Subjects          { return Subjects{Host: e.Host} }
+func (TermBegun) rosterEvent() Subjects               { return Subjects{} }
+func (e Started) rosterEvent() Subjects               { return Subjects{Cluster: e.Cluster, Operation: e.Operation} }
+
+func (e OperationCompleted) rosterEvent() Subjects {
+	return Subjects{Cluster: e.Cluster, Operation: e.Operation}
+}
+
+func (e OperationAborted) rosterEvent() Subjects {
+	return Subjects{Cluster: e.Cluster, Operation: e.Operation}
+}
 
 func (HostAdded) EventType() string               { return "HostAdded" }
 func (HostRemoved) EventType() string             { return "HostRemoved" }

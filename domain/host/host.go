@@ -153,84 +153,84 @@ func (h *Host) Next(wanted domain.ManagerID) Step {
 	return Nothing
 }
 
-// Investigated records facts.
-func (h *Host) Investigated(address domain.Address, facts event.Facts) []event.HostEvent {
+// RecordFacts records facts.
+func (h *Host) RecordFacts(address domain.Address, facts event.Facts) []event.HostEvent {
 	if h.investigated && !h.stale && !h.silent && h.failure == "" && h.facts == facts {
 		return nil
 	}
 	return []event.HostEvent{event.HostInvestigated{Host: address, Facts: facts}}
 }
 
-// InvestigationFailed records why there are no facts; the same reason once.
-func (h *Host) InvestigationFailed(address domain.Address, reason string) []event.HostEvent {
+// RecordInvestigationFailure records why there are no facts; the same reason once.
+func (h *Host) RecordInvestigationFailure(address domain.Address, reason string) []event.HostEvent {
 	if h.failure == reason {
 		return nil
 	}
 	return []event.HostEvent{event.HostInvestigationFailed{Host: address, Reason: reason}}
 }
 
-// Bootstrapped records that the host is fit.
-func (h *Host) Bootstrapped(address domain.Address, profile string) []event.HostEvent {
+// RecordBootstrap records that the host is fit.
+func (h *Host) RecordBootstrap(address domain.Address, profile string) []event.HostEvent {
 	if h.bootstrapped {
 		return nil
 	}
 	return []event.HostEvent{event.HostBootstrapped{Host: address, Profile: profile}}
 }
 
-// BootstrapFailed records why it is not; the same reason once.
-func (h *Host) BootstrapFailed(address domain.Address, reason string) []event.HostEvent {
+// RecordBootstrapFailure records why it is not; the same reason once.
+func (h *Host) RecordBootstrapFailure(address domain.Address, reason string) []event.HostEvent {
 	if h.failure == reason {
 		return nil
 	}
 	return []event.HostEvent{event.HostBootstrapFailed{Host: address, Reason: reason}}
 }
 
-// RegisteredWith records that a container manager knows the host.
-func (h *Host) RegisteredWith(address domain.Address, id domain.ManagerID, name domain.ManagerName) []event.HostEvent {
+// RecordRegistration records that a container manager knows the host.
+func (h *Host) RecordRegistration(address domain.Address, id domain.ManagerID, name domain.ManagerName) []event.HostEvent {
 	if h.manager == id {
 		return nil
 	}
 	return []event.HostEvent{event.HostRegistered{Host: address, ManagerID: id, Manager: name}}
 }
 
-// UnregisteredFrom records that a container manager no longer knows the host.
-func (h *Host) UnregisteredFrom(address domain.Address, id domain.ManagerID, name domain.ManagerName) []event.HostEvent {
+// RecordUnregistration records that a container manager no longer knows the host.
+func (h *Host) RecordUnregistration(address domain.Address, id domain.ManagerID, name domain.ManagerName) []event.HostEvent {
 	if h.manager != id {
 		return nil
 	}
 	return []event.HostEvent{event.HostUnregistered{Host: address, ManagerID: id, Manager: name}}
 }
 
-// RegistrationFailed records why a container manager could not be told; the
+// RecordRegistrationFailure records why a container manager could not be told; the
 // same reason once.
-func (h *Host) RegistrationFailed(address domain.Address, id domain.ManagerID, name domain.ManagerName, reason string) []event.HostEvent {
+func (h *Host) RecordRegistrationFailure(address domain.Address, id domain.ManagerID, name domain.ManagerName, reason string) []event.HostEvent {
 	if h.registration == reason {
 		return nil
 	}
 	return []event.HostEvent{event.HostRegistrationFailed{Host: address, ManagerID: id, Manager: name, Reason: reason}}
 }
 
-// UncordonFailed records why a turn had to leave the host's node cordoned; the
+// RecordUncordonFailure records why a turn had to leave the host's node cordoned; the
 // same reason once.
-func (h *Host) UncordonFailed(address domain.Address, id domain.ManagerID, name domain.ManagerName, reason string) []event.HostEvent {
+func (h *Host) RecordUncordonFailure(address domain.Address, id domain.ManagerID, name domain.ManagerName, reason string) []event.HostEvent {
 	if h.cordoned == id && h.uncordon == reason {
 		return nil
 	}
 	return []event.HostEvent{event.HostUncordonFailed{Host: address, ManagerID: id, Manager: name, Reason: reason}}
 }
 
-// Uncordoned records that the node which a turn had left cordoned no longer is.
-func (h *Host) Uncordoned(address domain.Address, id domain.ManagerID, name domain.ManagerName) []event.HostEvent {
+// RecordUncordon records that the node which a turn had left cordoned no longer is.
+func (h *Host) RecordUncordon(address domain.Address, id domain.ManagerID, name domain.ManagerName) []event.HostEvent {
 	if h.cordoned != id {
 		return nil
 	}
 	return []event.HostEvent{event.HostUncordoned{Host: address, ManagerID: id, Manager: name}}
 }
 
-// KeyShown records the key a host showed: the first one is pinned, trusted by
+// RecordKey records the key a host showed: the first one is pinned, trusted by
 // who added the host; another one stops all work, until the pinned one is shown
 // again.
-func (h *Host) KeyShown(address domain.Address, key Key, addedBy string) []event.HostEvent {
+func (h *Host) RecordKey(address domain.Address, key Key, addedBy string) []event.HostEvent {
 	switch {
 	case h.key.Fingerprint == "":
 		return []event.HostEvent{event.HostKeyPinned{Host: address, Type: key.Type, Fingerprint: key.Fingerprint, AddedBy: addedBy}}
@@ -242,11 +242,11 @@ func (h *Host) KeyShown(address domain.Address, key Key, addedBy string) []event
 	return []event.HostEvent{event.HostKeyChanged{Host: address, Type: key.Type, Fingerprint: key.Fingerprint}}
 }
 
-// KeyVouched records a key that a certificate authority vouches for: it is the
+// RecordVouchedKey records a key that a certificate authority vouches for: it is the
 // host's from now on, whatever was pinned before.
-func (h *Host) KeyVouched(address domain.Address, key Key, authority, addedBy string) []event.HostEvent {
+func (h *Host) RecordVouchedKey(address domain.Address, key Key, authority, addedBy string) []event.HostEvent {
 	if h.key == key {
-		return h.KeyShown(address, key, addedBy)
+		return h.RecordKey(address, key, addedBy)
 	}
 	return []event.HostEvent{event.HostKeyPinned{Host: address, Type: key.Type, Fingerprint: key.Fingerprint, AddedBy: addedBy, Authority: authority}}
 }
@@ -265,7 +265,7 @@ func (h *Host) AcceptKey(address domain.Address, fingerprint string) ([]event.Ho
 			return []event.HostEvent{event.HostKeyAccepted{Host: address, Type: key.Type, Fingerprint: fingerprint}}, nil
 		}
 	}
-	return nil, ErrKeyNotShown.With("host %s did not show the key %.64q; GET /host/%s/history says which it showed", address, fingerprint, address)
+	return nil, ErrKeyNotShown.With("host %s did not show the key %.64q", address, fingerprint).Naming("host", string(address))
 }
 
 // OrderTakeover orders that the host be taken over from another installation. For
@@ -278,17 +278,17 @@ func (h *Host) OrderTakeover(address domain.Address) []event.HostEvent {
 	return []event.HostEvent{event.HostTakeoverOrdered{Host: address}}
 }
 
-// WentSilent records that the host no longer answers.
-func (h *Host) WentSilent(address domain.Address, reason string) []event.HostEvent {
+// RecordSilence records that the host no longer answers.
+func (h *Host) RecordSilence(address domain.Address, reason string) []event.HostEvent {
 	if h.silent {
 		return nil
 	}
 	return []event.HostEvent{event.HostWentSilent{Host: address, Reason: reason}}
 }
 
-// Seen records a sign of life: that the host answers again, or was rebooted
+// RecordContact records a sign of life: that the host answers again, or was rebooted
 // outside an operation. Nothing when all is as before.
-func (h *Host) Seen(address domain.Address, bootID string) []event.HostEvent {
+func (h *Host) RecordContact(address domain.Address, bootID string) []event.HostEvent {
 	var events []event.HostEvent
 	if h.silent {
 		events = append(events, event.HostAnswered{Host: address})

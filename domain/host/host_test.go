@@ -83,7 +83,7 @@ func TestWhatAHostNeedsNext(t *testing.T) {
 func TestTheFirstKeyIsPinnedAndAnotherStopsAllWork(t *testing.T) {
 	show := func(fingerprint string) decision {
 		return func(h *Host) ([]event.HostEvent, error) {
-			return h.KeyShown(at, Key{"ssh-ed25519", fingerprint}, "ann"), nil
+			return h.RecordKey(at, Key{"ssh-ed25519", fingerprint}, "ann"), nil
 		}
 	}
 	given(t).When(show("SHA256:a")).Then(pinned)
@@ -96,7 +96,7 @@ func TestTheFirstKeyIsPinnedAndAnotherStopsAllWork(t *testing.T) {
 func TestAKeyThatAnAuthorityVouchesForIsNoChangedKey(t *testing.T) {
 	vouch := func(fingerprint string) decision {
 		return func(h *Host) ([]event.HostEvent, error) {
-			return h.KeyVouched(at, Key{"ssh-ed25519", fingerprint}, "SHA256:ca", "ann"), nil
+			return h.RecordVouchedKey(at, Key{"ssh-ed25519", fingerprint}, "SHA256:ca", "ann"), nil
 		}
 	}
 	first := pinned
@@ -152,17 +152,17 @@ func TestOnlyChangesAreRecorded(t *testing.T) {
 		return func(h *Host) ([]event.HostEvent, error) { return f(h), nil }
 	}
 	failed := event.HostInvestigationFailed{Host: at, Reason: "no route"}
-	given(t).When(same(func(h *Host) []event.HostEvent { return h.InvestigationFailed(at, "no route") })).Then(failed)
-	given(t, failed).When(same(func(h *Host) []event.HostEvent { return h.Investigated(at, facts) })).Then(investigated)
-	given(t, investigated).When(same(func(h *Host) []event.HostEvent { return h.Seen(at, "b") })).Then()
-	given(t, investigated).When(same(func(h *Host) []event.HostEvent { return h.Seen(at, "c") })).
+	given(t).When(same(func(h *Host) []event.HostEvent { return h.RecordInvestigationFailure(at, "no route") })).Then(failed)
+	given(t, failed).When(same(func(h *Host) []event.HostEvent { return h.RecordFacts(at, facts) })).Then(investigated)
+	given(t, investigated).When(same(func(h *Host) []event.HostEvent { return h.RecordContact(at, "b") })).Then()
+	given(t, investigated).When(same(func(h *Host) []event.HostEvent { return h.RecordContact(at, "c") })).
 		Then(event.HostRebooted{Host: at, Before: "b", BootID: "c"})
-	given(t, investigated, silent).When(same(func(h *Host) []event.HostEvent { return h.Seen(at, "b") })).Then(answered)
-	given(t, silent).When(same(func(h *Host) []event.HostEvent { return h.WentSilent(at, "timeout") })).Then()
-	given(t).When(same(func(h *Host) []event.HostEvent { return h.UncordonFailed(at, "M", "m", "away") })).Then(leftCordoned)
-	given(t, leftCordoned).When(same(func(h *Host) []event.HostEvent { return h.UncordonFailed(at, "M", "m", "away") })).Then()
-	given(t, leftCordoned).When(same(func(h *Host) []event.HostEvent { return h.Uncordoned(at, "M", "m") })).Then(uncordoned)
-	given(t, registered).When(same(func(h *Host) []event.HostEvent { return h.Uncordoned(at, "M", "m") })).Then()
+	given(t, investigated, silent).When(same(func(h *Host) []event.HostEvent { return h.RecordContact(at, "b") })).Then(answered)
+	given(t, silent).When(same(func(h *Host) []event.HostEvent { return h.RecordSilence(at, "timeout") })).Then()
+	given(t).When(same(func(h *Host) []event.HostEvent { return h.RecordUncordonFailure(at, "M", "m", "away") })).Then(leftCordoned)
+	given(t, leftCordoned).When(same(func(h *Host) []event.HostEvent { return h.RecordUncordonFailure(at, "M", "m", "away") })).Then()
+	given(t, leftCordoned).When(same(func(h *Host) []event.HostEvent { return h.RecordUncordon(at, "M", "m") })).Then(uncordoned)
+	given(t, registered).When(same(func(h *Host) []event.HostEvent { return h.RecordUncordon(at, "M", "m") })).Then()
 }
 
 func TestAHostIsTakenOverFromAnotherInstallation(t *testing.T) {

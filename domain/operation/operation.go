@@ -15,6 +15,7 @@ import (
 
 	"commissaire/domain"
 	"commissaire/domain/event"
+	"commissaire/domain/policy"
 )
 
 // Operation is an operation with its progress.
@@ -22,6 +23,7 @@ type Operation struct {
 	event.Started
 	Kind    domain.OperationKind
 	Version string
+	Zone    *time.Location // of its window; nil: it has none, or its zone is not known
 	Progress
 }
 
@@ -84,8 +86,38 @@ func (o *Operation) Next(now time.Time, situation func(event.Member) Situation) 
 	if o.Abandoned != "" { // whatever its hosts do
 		return Next{Ended: true, Cause: o.Abandoned}
 	}
-	var next Next
-	var failed, waiting []event.Member
+	next, waiting, failed := o.turnsNow()
+	if o.Cancelled != "" || len(failed) > o.Tolerated() {
+		taken := func(m event.Member) bool { return situation(m).Availability == Taken }
+		if len(next.InHand) == 0 && !slices.ContainsFunc(waiting, taken) {
+			o.stop(&next, failed)
+		}
+		return next
+	}
+	q := o.queue(&next, waiting, situation)
+	switch {
+	case len(waiting) == 0:
+		next.Ended = len(next.InHand) == 0
+	case len(waiting) == len(next.Skip):
+	case o.Paused:
+		next.Stage, next.Wait = nil, "it is paused"
+	case q.staging:
+		next.Wait = "hosts are downloading"
+		for _, c := range q.busy {
+			if c.OSTree && !o.Turn(c.HostID).Staged {
+				next.await(o, c, now)
+			}
+		}
+	case o.pauseDue():
+		next.Pause = len(next.InHand)+q.taken == 0
+	default:
+		o.beginNext(&next, q, now)
+	}
+	return next
+}
+
+// turnsNow are the hosts in hand, and those that wait and that failed.
+func (o *Operation) turnsNow() (next Next, waiting, failed []event.Member) {
 	for _, m := range o.Hosts {
 		switch turn := o.Turn(m.HostID); {
 		case turn.State == Waiting:
@@ -96,89 +128,81 @@ func (o *Operation) Next(now time.Time, situation func(event.Member) Situation) 
 			failed = append(failed, m)
 		}
 	}
-	still := func() bool { // no host is in hand, or about to be
-		return len(next.InHand) == 0 && !slices.ContainsFunc(waiting, func(m event.Member) bool { return situation(m).Availability == Taken })
-	}
-	switch {
-	case o.Cancelled != "":
-		if still() {
-			next.Drop = o.dropped()
-			next.Ended, next.Cause = len(next.Drop) == 0, o.Cancelled
-		}
-		return next
-	case len(failed) > o.Tolerated():
-		if still() {
-			next.Ended, next.Cause = true, fmt.Sprintf("host %s: %s", failed[0].Host, o.Turn(failed[0].HostID).Reason)
-		}
-		return next
-	}
+	return next, waiting, failed
+}
 
-	var free, busy []event.Member
-	taken, staging := 0, false
+// stop ends an operation that was cancelled, or in which too many hosts failed, and
+// that has no host in hand.
+func (o *Operation) stop(next *Next, failed []event.Member) {
+	if o.Cancelled != "" {
+		next.Drop = o.dropped()
+		next.Ended, next.Cause = len(next.Drop) == 0, o.Cancelled
+		return
+	}
+	next.Ended, next.Cause = true, fmt.Sprintf("host %s: %s", failed[0].Host, o.Turn(failed[0].HostID).Reason)
+}
+
+// candidate is a host that waits for its turn.
+type candidate struct {
+	event.Member
+	Situation
+}
+
+// queue is who waits, by what keeps them waiting.
+type queue struct {
+	free, busy []candidate
+	taken      int
+	staging    bool // somebody has to download before any is begun
+}
+
+// queue asks for the situation of those that wait. Those that are gone are skipped.
+func (o *Operation) queue(next *Next, waiting []event.Member, situation func(event.Member) Situation) (q queue) {
 	for _, m := range waiting {
-		at := situation(m)
-		switch at.Availability {
+		c := candidate{m, situation(m)}
+		switch c.Availability {
 		case Gone:
 			next.Skip = append(next.Skip, m)
 			continue
 		case Taken:
-			taken++
+			q.taken++
 		case Free:
-			free = append(free, m)
+			q.free = append(q.free, c)
 			if o.awaited(m) {
 				next.Await = append(next.Await, Awaited{Member: m})
 			}
 		case Busy:
-			busy = append(busy, m)
+			q.busy = append(q.busy, c)
 		}
-		if o.Policy.Stage && at.OSTree && !o.Turn(m.HostID).Staged {
-			staging = true
-			if at.Availability == Free {
+		if o.Policy.Stage && c.OSTree && !o.Turn(m.HostID).Staged {
+			q.staging = true
+			if c.Availability == Free {
 				next.Stage = append(next.Stage, m)
 			}
 		}
 	}
-	if len(waiting) == 0 {
-		next.Ended = len(next.InHand) == 0
-		return next
-	}
-	if len(waiting) == len(next.Skip) {
-		return next
-	}
-	open, opens := opening(o.Policy.Window, now)
-	switch {
-	case o.Paused:
-		next.Stage, next.Wait = nil, "it is paused"
-		return next
-	case staging:
-		next.Wait = "hosts are downloading"
-		for _, m := range busy {
-			if at := situation(m); at.OSTree && !o.Turn(m.HostID).Staged {
-				next.await(o, m, at.Why, now)
-			}
-		}
-		return next
-	case o.pauseDue():
-		next.Pause = len(next.InHand)+taken == 0
-		return next
-	case !open:
+	return q
+}
+
+// beginNext begins as many hosts as may be begun, those that are free first.
+func (o *Operation) beginNext(next *Next, q queue, now time.Time) {
+	open, opens := policy.Opening(o.Policy.Window, o.Zone, now)
+	if !open {
 		next.Wait, next.Until = "its window is closed", opens
-		return next
+		return
 	}
-	var picked []event.Member // those that are free go first
-	picked, next.Until = o.begin(now, slices.Concat(free, busy), len(next.InHand), taken)
-	for _, m := range picked {
-		if slices.Contains(busy, m) {
-			next.await(o, m, situation(m).Why, now)
+	var picked []candidate
+	picked, next.Until = o.begin(now, slices.Concat(q.free, q.busy), len(next.InHand), q.taken)
+	for _, c := range picked {
+		if c.Availability == Busy {
+			next.await(o, c, now)
 			continue
 		}
-		next.Begin = append(next.Begin, m)
-		next.Await = slices.DeleteFunc(next.Await, func(a Awaited) bool { return a.Member == m })
+		next.Begin = append(next.Begin, c.Member)
+		next.Await = slices.DeleteFunc(next.Await, func(a Awaited) bool { return a.Member == c.Member })
 	}
 	if !next.Until.IsZero() {
 		next.Wait = "the delay between batches"
 	}
-	return next
 }
 
 // awaited tells whether other work on a host is waited for.
@@ -187,13 +211,13 @@ func (o *Operation) awaited(m event.Member) bool {
 }
 
 // await has a busy host waited for, as long as its command might take.
-func (n *Next) await(o *Operation, m event.Member, why string, now time.Time) {
-	until := o.Turn(m.HostID).Wait.Until
+func (n *Next) await(o *Operation, c candidate, now time.Time) {
+	until := o.Turn(c.HostID).Wait.Until
 	switch {
-	case !o.awaited(m):
-		n.Await = append(n.Await, Awaited{m, OtherWork + why})
+	case !o.awaited(c.Member):
+		n.Await = append(n.Await, Awaited{c.Member, OtherWork + c.Why})
 	case !now.Before(until):
-		n.Late = append(n.Late, Awaited{m, OtherWork + why})
+		n.Late = append(n.Late, Awaited{c.Member, OtherWork + c.Why})
 	case n.Again.IsZero() || until.Before(n.Again):
 		n.Again = until
 	}
@@ -202,9 +226,9 @@ func (n *Next) await(o *Operation, m event.Member, why string, now time.Time) {
 // Tolerated is how many hosts may fail before no further one is begun.
 func (o *Operation) Tolerated() int { return o.Policy.MaxFailures.Of(len(o.Hosts)) }
 
-// begin is which of the free hosts are begun now, with so many in hand and so
+// begin is which of the candidates are begun now, with so many hosts in hand and so
 // many that are being taken; or until when none is.
-func (o *Operation) begin(now time.Time, free []event.Member, inHand, taken int) ([]event.Member, time.Time) {
+func (o *Operation) begin(now time.Time, candidates []candidate, inHand, taken int) ([]candidate, time.Time) {
 	room := max(1, o.Policy.MaxUnavailable.Of(len(o.Hosts))) - inHand - taken
 	if batch, ended, batched := o.batch(); batched {
 		if until := ended.Add(time.Duration(o.Policy.Delay) * time.Second); now.Before(until) {
@@ -214,18 +238,13 @@ func (o *Operation) begin(now time.Time, free []event.Member, inHand, taken int)
 		for _, m := range batch {
 			in[m.HostID] = true
 		}
-		var ofBatch []event.Member
-		for _, m := range free {
-			if in[m.HostID] {
-				ofBatch = append(ofBatch, m)
-			}
-		}
-		free, room = ofBatch, len(batch)
+		candidates = slices.DeleteFunc(candidates, func(c candidate) bool { return !in[c.HostID] })
+		room = len(batch)
 	}
 	if o.Policy.PauseAfter > 0 && !o.pausedAlone {
 		room = min(room, o.Policy.PauseAfter-o.begun()-taken)
 	}
-	return free[:min(max(room, 0), len(free))], time.Time{}
+	return candidates[:min(max(room, 0), len(candidates))], time.Time{}
 }
 
 // batch is the one that is to be carried out, and when the one before ended; for

@@ -1,7 +1,6 @@
 package operation
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,6 +9,7 @@ import (
 
 	"commissaire/domain"
 	"commissaire/domain/event"
+	"commissaire/domain/policy"
 	"commissaire/test/scenario"
 
 	"pgregory.net/rapid"
@@ -136,8 +136,15 @@ func TestANodeThatWasCordonedBeforeIsNotOurs(t *testing.T) {
 	}
 }
 
-func operationOf(n int, policy event.Policy) *Operation {
-	o := &Operation{Started: event.Started{Operation: "op", Policy: policy}}
+func operationOf(n int, p event.Policy) *Operation {
+	o := &Operation{Started: event.Started{Operation: "op", Policy: p}}
+	if w := p.Window; w != nil {
+		zone, err := time.LoadLocation(w.Zone)
+		if err != nil {
+			panic(err)
+		}
+		o.Zone = zone
+	}
 	for i := range n {
 		o.Hosts = append(o.Hosts, event.Member{HostID: domain.HostID(fmt.Sprint(i)), Host: domain.Address(fmt.Sprintf("10.0.0.%d", i))})
 	}
@@ -168,7 +175,7 @@ func ids(members []event.Member) (all string) {
 	return all
 }
 
-func policy(change func(*event.Policy)) event.Policy {
+func policyWith(change func(*event.Policy)) event.Policy {
 	p := event.DefaultPolicy()
 	change(&p)
 	return p
@@ -192,28 +199,28 @@ func TestWhichHostsComeNext(t *testing.T) {
 	}{
 		"one by default":                       {o: operationOf(3, event.DefaultPolicy()), begin: "0"},
 		"none while one is in hand":            {o: operationOf(3, event.DefaultPolicy()).on(noon, begun(0))},
-		"as many as may be unavailable":        {o: operationOf(4, policy(func(p *event.Policy) { p.MaxUnavailable = event.Amount{N: 50, Percent: true} })).on(noon, begun(0)), begin: "1"},
-		"at least one, however low":            {o: operationOf(4, policy(func(p *event.Policy) { p.MaxUnavailable = event.Amount{N: 1, Percent: true} })), begin: "0"},
-		"the first batch":                      {o: operationOf(6, policy(func(p *event.Policy) { p.Batches = sizes(1, 2) })), begin: "0"},
-		"the second when the first has ended":  {o: operationOf(6, policy(func(p *event.Policy) { p.Batches = sizes(1, 2) })).on(noon, begun(0), succeeded(0)), begin: "12"},
-		"not before all of a batch have ended": {o: operationOf(6, policy(func(p *event.Policy) { p.Batches = sizes(1, 2) })).on(noon, begun(0), succeeded(0), begun(1), begun(2), succeeded(1))},
-		"the last size repeats":                {o: operationOf(6, policy(func(p *event.Policy) { p.Batches = sizes(1, 2) })).on(noon, succeeded(0), succeeded(1), succeeded(2)), begin: "34"},
+		"as many as may be unavailable":        {o: operationOf(4, policyWith(func(p *event.Policy) { p.MaxUnavailable = event.Amount{N: 50, Percent: true} })).on(noon, begun(0)), begin: "1"},
+		"at least one, however low":            {o: operationOf(4, policyWith(func(p *event.Policy) { p.MaxUnavailable = event.Amount{N: 1, Percent: true} })), begin: "0"},
+		"the first batch":                      {o: operationOf(6, policyWith(func(p *event.Policy) { p.Batches = sizes(1, 2) })), begin: "0"},
+		"the second when the first has ended":  {o: operationOf(6, policyWith(func(p *event.Policy) { p.Batches = sizes(1, 2) })).on(noon, begun(0), succeeded(0)), begin: "12"},
+		"not before all of a batch have ended": {o: operationOf(6, policyWith(func(p *event.Policy) { p.Batches = sizes(1, 2) })).on(noon, begun(0), succeeded(0), begun(1), begun(2), succeeded(1))},
+		"the last size repeats":                {o: operationOf(6, policyWith(func(p *event.Policy) { p.Batches = sizes(1, 2) })).on(noon, succeeded(0), succeeded(1), succeeded(2)), begin: "34"},
 		"a delay between hosts": {
-			o:   operationOf(2, policy(func(p *event.Policy) { p.Delay = 60 })).on(noon, begun(0), succeeded(0)),
+			o:   operationOf(2, policyWith(func(p *event.Policy) { p.Delay = 60 })).on(noon, begun(0), succeeded(0)),
 			now: noon.Add(59 * time.Second), until: later, wait: "the delay between batches",
 		},
-		"after the delay": {o: operationOf(2, policy(func(p *event.Policy) { p.Delay = 60 })).on(noon, begun(0), succeeded(0)), now: later, begin: "1"},
+		"after the delay": {o: operationOf(2, policyWith(func(p *event.Policy) { p.Delay = 60 })).on(noon, begun(0), succeeded(0)), now: later, begin: "1"},
 		"a delay between batches": {
-			o:   operationOf(3, policy(func(p *event.Policy) { p.Delay, p.Batches = 60, sizes(2) })).on(noon, begun(0), succeeded(0), begun(1), failed(1)).tolerating(1),
+			o:   operationOf(3, policyWith(func(p *event.Policy) { p.Delay, p.Batches = 60, sizes(2) })).on(noon, begun(0), succeeded(0), begun(1), failed(1)).tolerating(1),
 			now: noon, until: later, wait: "the delay between batches",
 		},
-		"no more than until the pause":        {o: operationOf(6, policy(func(p *event.Policy) { p.MaxUnavailable, p.PauseAfter = event.Amount{N: 4}, 2 })), begin: "01"},
-		"a pause when those have ended":       {o: operationOf(6, policy(func(p *event.Policy) { p.PauseAfter = 1 })).on(noon, begun(0), succeeded(0)), pause: true},
-		"no pause while one is in hand":       {o: operationOf(6, policy(func(p *event.Policy) { p.PauseAfter, p.MaxUnavailable = 2, event.Amount{N: 2} })).on(noon, begun(0), begun(1), succeeded(0))},
-		"on after the pause":                  {o: operationOf(6, policy(func(p *event.Policy) { p.PauseAfter = 1 })).on(noon, begun(0), succeeded(0), event.OperationPaused{ByPolicy: true}, event.OperationResumed{}), begin: "1"},
+		"no more than until the pause":        {o: operationOf(6, policyWith(func(p *event.Policy) { p.MaxUnavailable, p.PauseAfter = event.Amount{N: 4}, 2 })), begin: "01"},
+		"a pause when those have ended":       {o: operationOf(6, policyWith(func(p *event.Policy) { p.PauseAfter = 1 })).on(noon, begun(0), succeeded(0)), pause: true},
+		"no pause while one is in hand":       {o: operationOf(6, policyWith(func(p *event.Policy) { p.PauseAfter, p.MaxUnavailable = 2, event.Amount{N: 2} })).on(noon, begun(0), begun(1), succeeded(0))},
+		"on after the pause":                  {o: operationOf(6, policyWith(func(p *event.Policy) { p.PauseAfter = 1 })).on(noon, begun(0), succeeded(0), event.OperationPaused{ByPolicy: true}, event.OperationResumed{}), begin: "1"},
 		"none while paused":                   {o: operationOf(3, event.DefaultPolicy()).on(noon, event.OperationPaused{}), wait: "it is paused"},
 		"an end after too many failed":        {o: operationOf(3, event.DefaultPolicy()).on(noon, begun(0), failed(0)), cause: "host 10.0.0.0: broken"},
-		"no end while another is in hand":     {o: operationOf(3, policy(func(p *event.Policy) { p.MaxUnavailable = event.Amount{N: 2} })).on(noon, begun(0), begun(1), failed(0))},
+		"no end while another is in hand":     {o: operationOf(3, policyWith(func(p *event.Policy) { p.MaxUnavailable = event.Amount{N: 2} })).on(noon, begun(0), begun(1), failed(0))},
 		"on when a failure is tolerated":      {o: operationOf(3, event.DefaultPolicy()).tolerating(1).on(noon, begun(0), failed(0)), begin: "1"},
 		"an end once cancelled":               {o: operationOf(3, event.DefaultPolicy()).on(noon, event.OperationCancelled{Cause: "enough"}), cause: "enough"},
 		"no end while cancelled, with a host": {o: operationOf(3, event.DefaultPolicy()).on(noon, begun(0), event.OperationCancelled{Cause: "enough"})},
@@ -277,7 +284,7 @@ func TestAHostThatIsBeingTakenCountsAsInHand(t *testing.T) {
 }
 
 func TestOSTreeHostsDownloadBeforeAnyIsBegun(t *testing.T) {
-	o := operationOf(3, policy(func(p *event.Policy) { p.Stage = true }))
+	o := operationOf(3, policyWith(func(p *event.Policy) { p.Stage = true }))
 	situation := func(m event.Member) Situation { return Situation{OSTree: m.HostID != "2"} }
 	if next := o.Next(noon, situation); ids(next.Stage) != "01" || len(next.Begin) != 0 {
 		t.Errorf("at first: %+v", next)
@@ -350,63 +357,16 @@ func TestOnlyWhatATurnMadeIsDropped(t *testing.T) {
 	}
 }
 
-func TestAWindowOpensAndCloses(t *testing.T) {
-	at := func(text string) time.Time {
-		when, err := time.Parse(time.RFC3339, text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return when
-	}
+func TestNoHostIsBegunOutsideTheWindow(t *testing.T) {
 	nights := &event.Window{Days: []string{"sat"}, From: "22:00", To: "04:30", Zone: "Europe/Berlin"}
-	daily := &event.Window{From: "02:30", To: "03:30", Zone: "Europe/Berlin"}       // what the clocks skip in March
-	midnight := &event.Window{From: "00:30", To: "04:00", Zone: "America/Santiago"} // what the clocks skip in September
-	evenings := &event.Window{From: "22:00", To: "00:30", Zone: "America/Santiago"}
-	for _, c := range []struct {
-		window *event.Window
-		now    string
-		opens  string // "": it is open
-	}{
-		{nights, "2026-03-07T20:59:59Z", "2026-03-07T21:00:00Z"},
-		{nights, "2026-03-07T21:00:00Z", ""},
-		{nights, "2026-03-08T03:29:59Z", ""},                     // Sunday, of the night that began on Saturday
-		{nights, "2026-03-08T03:30:00Z", "2026-03-14T21:00:00Z"}, // 04:30
-		{nights, "2026-03-28T23:00:00Z", ""},
-		{nights, "2026-03-29T02:29:59Z", ""}, // 04:29 by summer time
-		{nights, "2026-03-29T02:30:00Z", "2026-04-04T20:00:00Z"},
-		{daily, "2026-03-29T01:29:00Z", ""}, // 03:29, the hour before was skipped
-		{daily, "2026-03-29T01:30:00Z", "2026-03-30T00:30:00Z"},
-		{midnight, "2026-09-05T16:00:00Z", "2026-09-06T04:00:00Z"}, // 01:00, which comes after 23:59
-		{midnight, "2026-09-06T04:00:00Z", ""},
-		{midnight, "2026-09-06T07:00:00Z", "2026-09-07T03:30:00Z"},
-		{evenings, "2026-09-06T02:00:00Z", ""},
-		{evenings, "2026-09-06T04:00:00Z", "2026-09-07T01:00:00Z"},
-	} {
-		open, opens := opening(c.window, at(c.now))
-		if open != (c.opens == "") || !open && !opens.Equal(at(c.opens)) {
-			t.Errorf("at %s: open %v, opens %s", c.now, open, opens.UTC())
-		}
-	}
-	o := operationOf(1, policy(func(p *event.Policy) { p.Window = nights }))
-	if next := o.Next(at("2026-03-08T03:30:00Z"), free); len(next.Begin) != 0 || next.Wait != "its window is closed" || !next.Until.Equal(at("2026-03-14T21:00:00Z")) {
+	closed, opens := time.Date(2026, 3, 8, 3, 30, 0, 0, time.UTC), time.Date(2026, 3, 14, 21, 0, 0, 0, time.UTC)
+	o := operationOf(1, policyWith(func(p *event.Policy) { p.Window = nights }))
+	if next := o.Next(closed, free); len(next.Begin) != 0 || next.Wait != "its window is closed" || !next.Until.Equal(opens) {
 		t.Errorf("got %+v", next)
 	}
-}
-
-func TestAPolicyIsTheSameWhenItIsReadFromHistory(t *testing.T) {
-	asked, err := ParsePolicy(domain.Upgrade, map[string]json.RawMessage{
-		"order": json.RawMessage(`[]`), "window": json.RawMessage(`{"days": [], "from": "22:00", "to": "04:30", "zone": "UTC"}`),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := json.Marshal(asked)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var recorded event.Policy
-	if err := json.Unmarshal(text, &recorded); err != nil || !recorded.Equal(asked) {
-		t.Errorf("%+v, %v, asked for as %+v", recorded.Window, err, asked.Window)
+	o.Zone = nil
+	if next := o.Next(opens, free); len(next.Begin) != 0 || next.Wait != "its window is closed" || !next.Until.IsZero() {
+		t.Errorf("got %+v where the zone is not known", next)
 	}
 }
 
@@ -457,7 +417,7 @@ func TestAnyOperationKeepsItsPolicyAndEnds(t *testing.T) {
 				}
 				return
 			}
-			open, _ := opening(p.Window, now)
+			open, _ := policy.Opening(p.Window, time.UTC, now)
 			switch {
 			case len(next.Begin) == 0:
 			case o.Paused, o.Cancelled != "", failures > p.MaxFailures.Of(n), !open:

@@ -132,18 +132,18 @@ func (p *Progress) Clone() *Progress {
 }
 
 // Evolve brings the progress up to e, which was recorded at that time.
-func (p *Progress) Evolve(e event.OperationEvent, at time.Time) {
+func (p *Progress) Evolve(e event.OperationEvent, now time.Time) {
 	change := func(of event.Turn, f func(*Turn)) {
 		if p.turns == nil {
 			p.turns = map[domain.HostID]Turn{}
 		}
 		t := p.turns[of.HostID]
-		t.Since, t.Wait = at, Wait{}
+		t.Since, t.Wait = now, Wait{}
 		f(&t)
 		p.turns[of.HostID] = t
 	}
 	end := func(of event.Turn, state State, reason string, left event.System) {
-		change(of, func(t *Turn) { t.State, t.Reason, t.Left, t.Ended = state, reason, left, at })
+		change(of, func(t *Turn) { t.State, t.Reason, t.Left, t.Ended = state, reason, left, now })
 	}
 	switch e := e.(type) {
 	case event.HostStaged:
@@ -174,16 +174,16 @@ func (p *Progress) Evolve(e event.OperationEvent, at time.Time) {
 			t.Since = since
 			t.waits++
 			if e.Why != "" {
-				t.Wait = Wait{e.Why, at, e.Until}
+				t.Wait = Wait{e.Why, now, e.Until}
 			}
 		})
 	case event.HostTurnGated:
 		change(e.Turn, func(t *Turn) {
 			if t.Gated.IsZero() {
-				t.Gated = at
+				t.Gated = now
 			}
 			if t.Healthy = (time.Time{}); e.Healthy {
-				t.Healthy = at
+				t.Healthy = now
 			}
 		})
 	case event.HostTurnSucceeded:

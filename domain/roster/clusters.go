@@ -11,7 +11,7 @@ import (
 
 // The rules about clusters and their members.
 var (
-	ErrNoCluster      = domain.Refuse(domain.NotFound, "no-such-cluster")
+	ErrNoCluster      = domain.ErrNoCluster
 	ErrUnknownCluster = domain.Refuse(domain.Conflict, "unknown-cluster")
 	ErrUnknownManager = domain.Refuse(domain.Conflict, "unknown-container-manager")
 	ErrRunning        = domain.Refuse(domain.Conflict, "operation-running")
@@ -27,12 +27,12 @@ func (r *Roster) PutCluster(id domain.ClusterID, name domain.ClusterName, networ
 	exists := err == nil
 	wanted := old
 	if !exists {
-		wanted.Network = DefaultNetwork
+		wanted.Network = domain.DefaultNetwork
 	}
 	if network != nil {
 		wanted.Network = domain.NetworkName(*network)
 		if _, ok := r.networks.Get(wanted.Network); !ok {
-			wanted.Network = DefaultNetwork
+			wanted.Network = domain.DefaultNetwork
 		}
 	}
 	if manager != nil {
@@ -40,7 +40,7 @@ func (r *Roster) PutCluster(id domain.ClusterID, name domain.ClusterName, networ
 		if *manager != "" {
 			m, ok := r.managers.Get(wanted.Manager)
 			if !ok {
-				return nil, ErrUnknownManager.With("there is no container manager %q; PUT /containermanager/%s first", *manager, *manager)
+				return nil, ErrUnknownManager.With("there is no container manager %q", *manager).Naming("manager", *manager)
 			}
 			wanted.ManagerID = m.ManagerID
 		}
@@ -75,26 +75,22 @@ func (r *Roster) DeleteCluster(name domain.ClusterName) ([]event.RosterEvent, er
 	return append(events, event.ClusterDeleted{ClusterID: c.ID, Cluster: name}), nil
 }
 
-// Ready tells whether a host may join: its stream says so, not the roster.
-type Ready func(domain.HostID) bool
-
 // PutMembers replaces the members old by new, if old are the members. Both are
 // sets.
-func (r *Roster) PutMembers(name domain.ClusterName, old, wanted []domain.Address, ready Ready) ([]event.RosterEvent, error) {
+func (r *Roster) PutMembers(name domain.ClusterName, old, wanted []domain.Address, known Known) ([]event.RosterEvent, error) {
 	c, err := r.cluster(name)
 	if err != nil {
 		return nil, err
 	}
 	present := r.Members(c.ID)
 	if !slices.Equal(set(old), set(hostsOf(present))) {
-		return nil, ErrMembersChanged.With("the members of cluster %s are not those given as old; GET /cluster/%s/hosts and try again: there are %s",
-			name, name, some(present))
+		return nil, ErrMembersChanged.With("the members of cluster %s are not those given as old, but %s", name, some(present)).Naming("cluster", string(name))
 	}
 	var joining []Host
 	for _, address := range set(wanted) {
 		h, ok := r.HostAt(address)
 		if !ok {
-			return nil, ErrNoHost.With("there is no host %s; PUT /host/%s first", address, address)
+			return nil, ErrNoHost.With("there is no host %s", address).Naming("host", string(address))
 		}
 		if h.Cluster != c.ID {
 			joining = append(joining, h)
@@ -116,8 +112,11 @@ func (r *Roster) PutMembers(name domain.ClusterName, old, wanted []domain.Addres
 			events = append(events, r.leave(h)...)
 		}
 	}
+	if err := known.missing(joining...); err != nil {
+		return nil, err
+	}
 	for _, h := range joining {
-		if !ready(h.HostID) {
+		if !known.Hosts[h.HostID].Ready {
 			return nil, notReady(h)
 		}
 		events = append(events, event.HostJoined{HostID: h.HostID, Host: h.Host, ClusterID: c.ID, Cluster: name})
@@ -126,7 +125,7 @@ func (r *Roster) PutMembers(name domain.ClusterName, old, wanted []domain.Addres
 }
 
 // Join makes a host a member. Joining again changes nothing.
-func (r *Roster) Join(name domain.ClusterName, address domain.Address, ready Ready) ([]event.RosterEvent, error) {
+func (r *Roster) Join(name domain.ClusterName, address domain.Address, known Known) ([]event.RosterEvent, error) {
 	c, err := r.cluster(name)
 	if err != nil {
 		return nil, err
@@ -134,12 +133,16 @@ func (r *Roster) Join(name domain.ClusterName, address domain.Address, ready Rea
 	h, ok := r.HostAt(address)
 	switch {
 	case !ok:
-		return nil, ErrNoHost.With("there is no host %s; PUT /host/%s first", address, address)
+		return nil, ErrNoHost.With("there is no host %s", address).Naming("host", string(address))
 	case h.Cluster == c.ID:
 		return nil, nil
 	case h.Cluster != "":
 		return nil, r.elsewhere(h)
-	case !ready(h.HostID):
+	}
+	if err := known.missing(h); err != nil {
+		return nil, err
+	}
+	if !known.Hosts[h.HostID].Ready {
 		return nil, notReady(h)
 	}
 	return []event.RosterEvent{event.HostJoined{HostID: h.HostID, Host: address, ClusterID: c.ID, Cluster: name}}, nil
@@ -167,7 +170,7 @@ func (r *Roster) elsewhere(h Host) error {
 }
 
 func notReady(h Host) error {
-	return ErrHostNotReady.With("host %s is neither active nor disassociated yet; GET /host/%s says how far it is", h.Host, h.Host)
+	return ErrHostNotReady.With("host %s is neither active nor disassociated yet", h.Host).Naming("host", string(h.Host))
 }
 
 func running(c Cluster) error {

@@ -7,25 +7,16 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 
 	"commissaire/domain"
 	"commissaire/domain/event"
 )
 
-// The types of networks and container managers; the first of each is the default.
-const (
-	FlannelEtcd   = "flannel_etcd"
-	FlannelServer = "flannel_server"
-
-	OpenShift  = "openshift"
-	Kubernetes = "kubernetes"
-	Trivial    = "trivial"
-)
-
 // The rules about networks and container managers.
 var (
-	ErrNoNetwork = domain.Refuse(domain.NotFound, "no-such-network")
-	ErrNoManager = domain.Refuse(domain.NotFound, "no-such-container-manager")
+	ErrNoNetwork = domain.ErrNoNetwork
+	ErrNoManager = domain.ErrNoManager
 	ErrDiffers   = domain.Refuse(domain.Conflict, "already-defined")
 	ErrInUse     = domain.Refuse(domain.Conflict, "in-use")
 )
@@ -34,8 +25,8 @@ var (
 // the same name is refused.
 func (r *Roster) DefineNetwork(n event.NetworkDefined) ([]event.RosterEvent, error) {
 	switch n.Type {
-	case FlannelEtcd:
-	case FlannelServer:
+	case domain.FlannelEtcd:
+	case domain.FlannelServer:
 		var options struct {
 			Address string `json:"address"`
 		}
@@ -54,7 +45,7 @@ func (r *Roster) DefineNetwork(n event.NetworkDefined) ([]event.RosterEvent, err
 		if old.Type == n.Type && sameJSON(old.Options, n.Options) {
 			return nil, nil
 		}
-		return nil, ErrDiffers.With("network %s is defined otherwise; DELETE it before defining it anew", n.Network)
+		return nil, ErrDiffers.With("network %s is defined otherwise", n.Network)
 	}
 	return []event.RosterEvent{n}, nil
 }
@@ -64,7 +55,7 @@ func (r *Roster) RemoveNetwork(name domain.NetworkName) ([]event.RosterEvent, er
 	if _, ok := r.networks.Get(name); !ok {
 		return nil, ErrNoNetwork.With("there is no network %q", name)
 	}
-	if name == DefaultNetwork {
+	if name == domain.DefaultNetwork {
 		return nil, ErrInUse.With("the network default always exists")
 	}
 	if c := r.uses(func(c Cluster) bool { return c.Network == name }); c != "" {
@@ -80,18 +71,18 @@ func (r *Roster) DefineManager(m event.ContainerManagerDefined) ([]event.RosterE
 	if json.Unmarshal(m.Options, &options) != nil {
 		return nil, domain.ErrInvalid.At("options", "every option of a container manager is a string")
 	}
-	known := []string{"server_url", "apiserver", "certificate_path", "certificate_key_path", "ca_path"}
+	servers, files := domain.ManagerServers(), domain.ManagerFiles()
 	for key := range options {
-		if !slices.Contains(known, key) {
-			return nil, domain.ErrInvalid.At("options", "%q is no option: there are server_url (or apiserver), token, certificate_path, certificate_key_path, ca_path", key)
+		if !slices.Contains(servers, key) && !slices.Contains(files, key) {
+			return nil, domain.ErrInvalid.At("options", "%q is no option: there are %s, token, %s", key, strings.Join(servers, " (or ")+")", strings.Join(files, ", "))
 		}
 	}
-	servers := 0
-	for _, key := range []string{"server_url", "apiserver"} {
+	reached := false
+	for _, key := range servers {
 		if options[key] == "" {
 			continue
 		}
-		servers++
+		reached = true
 		switch u, err := url.Parse(options[key]); {
 		case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
 			return nil, domain.ErrInvalid.At("options", "%s must be an http or https URL", key)
@@ -100,11 +91,11 @@ func (r *Roster) DefineManager(m event.ContainerManagerDefined) ([]event.RosterE
 		}
 	}
 	switch m.Type {
-	case OpenShift, Kubernetes:
-		if servers == 0 {
+	case domain.OpenShift, domain.Kubernetes:
+		if !reached {
 			return nil, domain.ErrInvalid.At("options", "%s needs server_url (or apiserver)", m.Type)
 		}
-	case Trivial:
+	case domain.Trivial:
 	default:
 		return nil, domain.ErrInvalid.At("type", "%q is no container manager type: use openshift, kubernetes or trivial", m.Type)
 	}
@@ -112,7 +103,7 @@ func (r *Roster) DefineManager(m event.ContainerManagerDefined) ([]event.RosterE
 		if old.Type == m.Type && sameJSON(old.Options, m.Options) && old.TokenDigest == m.TokenDigest {
 			return nil, nil
 		}
-		return nil, ErrDiffers.With("container manager %s is defined otherwise; DELETE it before defining it anew", m.Manager)
+		return nil, ErrDiffers.With("container manager %s is defined otherwise", m.Manager)
 	}
 	return []event.RosterEvent{m}, nil
 }

@@ -10,7 +10,7 @@ import (
 
 // The rules about hosts.
 var (
-	ErrNoHost   = domain.Refuse(domain.NotFound, "no-such-host")
+	ErrNoHost   = domain.ErrNoHost
 	ErrOtherKey = domain.Refuse(domain.Conflict, "host-has-another-key")
 	// ErrKnownOtherwise refuses what is given of a host that is known otherwise.
 	ErrKnownOtherwise = domain.Refuse(domain.Conflict, "host-known-otherwise")
@@ -21,14 +21,10 @@ var (
 	ErrOldTerm        = domain.Refuse(domain.Conflict, "old-term")
 )
 
-// Pinned is the fingerprint of the host key that a host's own history has; "" while
-// it has none.
-type Pinned func(domain.HostID) string
-
 // AddHost makes a host known, and a member of a cluster where one is named. For a
 // host that is known already nothing changes, and what is given of it (neither ""
 // nor 0) must be as it is known.
-func (r *Roster) AddHost(host event.HostAdded, cluster *domain.ClusterName, pinned Pinned) ([]event.RosterEvent, error) {
+func (r *Roster) AddHost(host event.HostAdded, cluster *domain.ClusterName, known Known) ([]event.RosterEvent, error) {
 	var c Cluster
 	if cluster != nil {
 		var err error
@@ -36,14 +32,15 @@ func (r *Roster) AddHost(host event.HostAdded, cluster *domain.ClusterName, pinn
 			return nil, ErrUnknownCluster.With("there is no cluster %q; create it first", *cluster)
 		}
 	}
-	if known, ok := r.HostAt(host.Host); ok {
+	if old, ok := r.HostAt(host.Host); ok {
 		switch {
-		case host.Fingerprint != "" && known.Fingerprint != host.Fingerprint:
-			return nil, ErrOtherKey.With("host %s is known with another key; DELETE it first to add it with a new one", host.Host)
-		case cluster != nil && known.Cluster != c.ID:
-			return nil, ErrOtherMember.With("host %s is known and not a member of cluster %s; use /cluster/%s/hosts/%s", host.Host, c.Name, c.Name, host.Host)
+		case host.Fingerprint != "" && old.Fingerprint != host.Fingerprint:
+			return nil, ErrOtherKey.With("host %s is known with another key", host.Host)
+		case cluster != nil && old.Cluster != c.ID:
+			return nil, ErrOtherMember.With("host %s is known and not a member of cluster %s", host.Host, c.Name).
+				Naming("cluster", string(c.Name)).Naming("host", string(host.Host))
 		}
-		return nil, known.contradicted(host, pinned)
+		return nil, old.contradicted(host, known)
 	}
 	if host.RemoteUser == "" {
 		host.RemoteUser = domain.Root
@@ -59,30 +56,32 @@ func (r *Roster) AddHost(host event.HostAdded, cluster *domain.ClusterName, pinn
 }
 
 // contradicted refuses what is given of a host and is not as it is known.
-func (h Host) contradicted(given event.HostAdded, pinned Pinned) error {
+func (h Host) contradicted(given event.HostAdded, known Known) error {
 	differs := func(field string, known, given any) error {
-		return ErrKnownOtherwise.At(field, "host %s is known with %v, not with %v, and stays so; DELETE it first to add it with that", h.Host, known, given)
+		return ErrKnownOtherwise.At(field, "host %s is known with %v, not with %v, and stays so", h.Host, known, given)
 	}
 	switch {
 	case given.TakeOver && !h.TakeOver:
-		return ErrKnownOtherwise.At("take_over", "host %s is known; PUT /host/%s/takeover takes it over", h.Host, h.Host)
+		return ErrKnownOtherwise.At("take_over", "host %s is known", h.Host).Naming("host", string(h.Host))
 	case given.Port != 0 && given.Port != cmp.Or(h.Port, sshPort):
 		return differs("ssh_port", cmp.Or(h.Port, sshPort), given.Port)
 	case given.RemoteUser != "" && given.RemoteUser != cmp.Or(h.RemoteUser, domain.Root):
 		return differs("remote_user", cmp.Or(h.RemoteUser, domain.Root), given.RemoteUser)
 	}
 	if given.HostKey != "" {
-		switch known := cmp.Or(pinned(h.HostID), h.HostKey); known {
+		if err := known.missing(h); err != nil {
+			return err
+		}
+		switch key := cmp.Or(known.Hosts[h.HostID].Pinned, h.HostKey); key {
 		case given.HostKey:
 		case "":
 			return differs("ssh_host_key", "none", given.HostKey)
 		default:
-			return ErrKnownOtherwise.At("ssh_host_key", "the key of host %s is %s, not %s; PUT /host/%s/hostkey accepts another one that it shows",
-				h.Host, known, given.HostKey, h.Host)
+			return ErrKnownOtherwise.At("ssh_host_key", "the key of host %s is %s, not %s", h.Host, key, given.HostKey).Naming("host", string(h.Host))
 		}
 	}
 	if given.Certificate != "" && !sameCertificate(given.Certificate, h.Certificate) {
-		return ErrKnownOtherwise.At("ssh_certificate", "host %s is known with another one, or without; DELETE it first to add it with this one", h.Host)
+		return ErrKnownOtherwise.At("ssh_certificate", "host %s is known with another one, or without", h.Host)
 	}
 	return nil
 }
@@ -176,5 +175,5 @@ func (r *Roster) leave(h Host) []event.RosterEvent {
 }
 
 func inHand(h Host) error {
-	return ErrHostInHand.With("operation %s has host %s in hand; wait until its turn ends, or, as a last resort, PUT /operation/%s/abandon", h.By, h.Host, h.By)
+	return ErrHostInHand.With("operation %s has host %s in hand; wait until its turn ends", h.By, h.Host).Naming("operation", string(h.By))
 }

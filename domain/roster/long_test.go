@@ -39,7 +39,7 @@ func TestLongListsOfAPolicyAreTaken(t *testing.T) {
 	half := all[:many/2]
 	policy := event.DefaultPolicy()
 	policy.Only, policy.Order = &event.Only{Hosts: half}, &event.Order{First: half}
-	_, events, err := r.Start(upgradeOf(policy))
+	events, err := r.Start(upgradeOf(policy), Known{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,21 +50,22 @@ func TestLongListsOfAPolicyAreTaken(t *testing.T) {
 	r.Evolve(started)
 	again := policy
 	again.Only = &event.Only{Hosts: slices.Clone(half)}
-	if id, events, err := r.Start(upgradeOf(again)); err != nil || id != "op" || len(events) > 0 {
-		t.Errorf("the same again: %s, %d events, %v", id, len(events), err)
+	same := upgradeOf(again)
+	same.ID = "another"
+	if events, err := r.Start(same, Known{}); err != nil || len(events) > 0 || r.Meant(same) != "op" {
+		t.Errorf("the same again: %s, %d events, %v", r.Meant(same), len(events), err)
 	}
 	r.Evolve(event.OperationCompleted{Operation: "op", ClusterID: "C"})
 	failed := event.DefaultPolicy()
 	failed.Only = &event.Only{Failed: true}
 	q := upgradeOf(failed)
-	q.ID, q.Done = "again", func(domain.OperationID) (map[domain.HostID]bool, error) {
-		return map[domain.HostID]bool{domain.HostID(half[0]): true}, nil
-	}
-	if plan, err := r.Plan(q); err != nil || len(plan.Hosts) != len(half)-1 {
+	q.ID = "again"
+	done := Known{Done: map[domain.OperationID]map[domain.HostID]bool{"op": {domain.HostID(half[0]): true}}}
+	if plan, err := r.Plan(q, done); err != nil || len(plan.Hosts) != len(half)-1 {
 		t.Errorf("those that failed: %d, %v", len(plan.Hosts), err)
 	}
 	policy.Only, policy.Order = nil, &event.Order{First: append(slices.Clone(all[:many-1]), "10.99.0.1")}
-	if _, err := r.Plan(upgradeOf(policy)); !errors.Is(err, domain.ErrInvalid) || !strings.Contains(err.Error(), "10.99.0.1") {
+	if _, err := r.Plan(upgradeOf(policy), Known{}); !errors.Is(err, domain.ErrInvalid) || !strings.Contains(err.Error(), "10.99.0.1") {
 		t.Errorf("one that is no member: %v", err)
 	}
 }
@@ -72,17 +73,17 @@ func TestLongListsOfAPolicyAreTaken(t *testing.T) {
 func TestAllMembersOfALargeClusterAreReplaced(t *testing.T) {
 	r, all := crowded(many)
 	half := all[:many/2]
-	events, err := r.PutMembers("c", append(all, all...), append(slices.Clone(half), half...), ready)
+	events, err := r.PutMembers("c", append(all, all...), append(slices.Clone(half), half...), ready(r))
 	if err != nil || len(events) != many-len(half) {
 		t.Fatalf("%d leave, %v", len(events), err)
 	}
 	for _, e := range events {
 		r.Evolve(e)
 	}
-	if events, err = r.PutMembers("c", half, all, ready); err != nil || len(events) != many-len(half) {
+	if events, err = r.PutMembers("c", half, all, ready(r)); err != nil || len(events) != many-len(half) {
 		t.Fatalf("%d join, %v", len(events), err)
 	}
-	_, err = r.PutMembers("c", all, half, ready)
+	_, err = r.PutMembers("c", all, half, ready(r))
 	if !errors.Is(err, ErrMembersChanged) || len(err.Error()) > 500 || !strings.Contains(err.Error(), "and 44995 more") {
 		t.Errorf("%.1000s", err)
 	}
@@ -95,14 +96,14 @@ func BenchmarkLongLists(b *testing.B) {
 		policy.Only, policy.Order = &event.Only{Hosts: all}, &event.Order{First: all}
 		b.Run(fmt.Sprint("policy/", n), func(b *testing.B) {
 			for b.Loop() {
-				if _, err := r.Plan(upgradeOf(policy)); err != nil {
+				if _, err := r.Plan(upgradeOf(policy), Known{}); err != nil {
 					b.Fatal(err)
 				}
 			}
 		})
 		b.Run(fmt.Sprint("members/", n), func(b *testing.B) {
 			for b.Loop() {
-				if _, err := r.PutMembers("c", all, all[:n/2], ready); err != nil {
+				if _, err := r.PutMembers("c", all, all[:n/2], ready(r)); err != nil {
 					b.Fatal(err)
 				}
 			}

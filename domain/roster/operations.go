@@ -19,58 +19,60 @@ type Request struct {
 	Version string // Deploy: to which
 	Policy  event.Policy
 	Seed    uint64 // of a random order
-
-	// Done tells, of an operation that has ended, which hosts have what it
-	// wanted: the operation's stream says so, not the roster.
-	Done func(domain.OperationID) (map[domain.HostID]bool, error)
 }
 
-// Start starts an operation over the present members of a cluster. The answer's
-// id is that of the operation the caller meant: the one of that id if it was
-// started before, or the one that runs with the same kind, version and policy.
-func (r *Roster) Start(q Request) (domain.OperationID, []event.RosterEvent, error) {
+// Start starts an operation over the present members of a cluster. It records
+// nothing where the operation that is meant (Meant) was started before: the one of
+// that id, or the one that runs with the same kind, version and policy.
+func (r *Roster) Start(q Request, known Known) ([]event.RosterEvent, error) {
 	c, err := r.cluster(q.Cluster)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	same := func(o Operation) bool {
 		return o.ClusterID == c.ID && o.Kind == q.Kind && o.Version == q.Version && o.Policy.Equal(q.Policy)
 	}
 	if old, ok := r.operations.Get(q.ID); ok {
 		if !same(old) {
-			return "", nil, ErrKeyUsed.With("the idempotency key names operation %s, which is another one; use a new key", q.ID)
+			return nil, ErrKeyUsed.With("the idempotency key names operation %s, which is another one; use a new key", q.ID)
 		}
-		return q.ID, nil, nil
+		return nil, nil
 	}
 	if c.Running != "" {
 		if now, _ := r.operations.Get(c.Running); same(now) {
-			return c.Running, nil, nil
+			return nil, nil
 		}
-		return "", nil, running(c)
+		return nil, running(c)
 	}
-	started, err := r.Plan(q)
+	started, err := r.Plan(q, known)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	switch q.Kind {
-	case domain.Deploy:
-		return q.ID, []event.RosterEvent{event.DeployStarted{Started: started, Version: q.Version}}, nil
-	case domain.Upgrade:
-		return q.ID, []event.RosterEvent{event.UpgradeStarted{Started: started}}, nil
-	case domain.Restart:
-		return q.ID, []event.RosterEvent{event.RestartStarted{Started: started}}, nil
+	start := event.Start{Started: started, Kind: q.Kind, Version: q.Version}.Event()
+	if start == nil {
+		return nil, domain.ErrInvalid.With("%q is no operation", q.Kind)
 	}
-	return "", nil, domain.ErrInvalid.With("%q is no operation", q.Kind)
+	return []event.RosterEvent{start}, nil
+}
+
+// Meant is the operation that a request is for, once it was decided on: the one of
+// its id, else the one that runs.
+func (r *Roster) Meant(q Request) domain.OperationID {
+	if _, ok := r.operations.Get(q.ID); ok {
+		return q.ID
+	}
+	c, _ := r.cluster(q.Cluster)
+	return c.Running
 }
 
 // Plan is what would be started: over which hosts, and in which order.
-func (r *Roster) Plan(q Request) (event.Started, error) {
+func (r *Roster) Plan(q Request, known Known) (event.Started, error) {
 	c, err := r.cluster(q.Cluster)
 	if err != nil {
 		return event.Started{}, err
 	}
 	started := event.Started{Operation: q.ID, ClusterID: c.ID, Cluster: c.Name, Policy: q.Policy}
-	if started.Hosts, err = r.chosen(c, q); err != nil {
+	if started.Hosts, err = r.chosen(c, q, known); err != nil {
 		return event.Started{}, err
 	}
 	slices.SortFunc(started.Hosts, func(a, b event.Member) int { return a.Host.Compare(b.Host) })
@@ -100,7 +102,7 @@ func (r *Roster) Plan(q Request) (event.Started, error) {
 }
 
 // chosen are the members that an operation is for.
-func (r *Roster) chosen(c Cluster, q Request) ([]event.Member, error) {
+func (r *Roster) chosen(c Cluster, q Request, known Known) ([]event.Member, error) {
 	all, only := r.Members(c.ID), q.Policy.Only
 	if only == nil {
 		return all, nil
@@ -116,9 +118,9 @@ func (r *Roster) chosen(c Cluster, q Request) ([]event.Member, error) {
 	if !ok {
 		return nil, domain.ErrInvalid.At("only", "there was no %s of cluster %s yet that hosts could have failed in", q.Kind, c.Name)
 	}
-	done, err := q.Done(last)
-	if err != nil {
-		return nil, err
+	done, ok := known.Done[last]
+	if !ok {
+		return nil, &Unknown{Operations: []domain.OperationID{last}}
 	}
 	before, _ := r.operations.Get(last)
 	tried := make(map[domain.HostID]struct{}, len(before.Hosts))

@@ -16,9 +16,6 @@ import (
 	"github.com/tidwall/btree"
 )
 
-// DefaultNetwork exists from the start.
-const DefaultNetwork domain.NetworkName = "default"
-
 // Roster is what the roster's events come to. Clone it before events are tried
 // on it that may not be recorded.
 type Roster struct {
@@ -80,7 +77,7 @@ type Operation struct {
 // New is the roster before its first event.
 func New() *Roster {
 	r := &Roster{}
-	r.networks.Set(DefaultNetwork, Network{Type: FlannelEtcd, Options: json.RawMessage("{}")})
+	r.networks.Set(domain.DefaultNetwork, Network{Type: domain.FlannelEtcd, Options: json.RawMessage("{}")})
 	return r
 }
 
@@ -134,12 +131,8 @@ func (r *Roster) Evolve(e event.RosterEvent) {
 		r.log = cmp.Or(r.log, e.Log)
 	case event.HostReleased:
 		r.changeHost(e.HostID, func(h *Host) { h.Claim, h.By = "", "" })
-	case event.DeployStarted:
-		r.started(Operation{Started: e.Started, Kind: domain.Deploy, Version: e.Version})
-	case event.UpgradeStarted:
-		r.started(Operation{Started: e.Started, Kind: domain.Upgrade})
-	case event.RestartStarted:
-		r.started(Operation{Started: e.Started, Kind: domain.Restart})
+	case event.OperationStarted:
+		r.started(Operation(e.Start()))
 	case event.OperationCompleted:
 		r.ended(e.ClusterID)
 	case event.OperationAborted:
@@ -208,16 +201,6 @@ func (r *Roster) Operation(id domain.OperationID) (o Operation, running, ok bool
 	o, ok = r.operations.Get(id)
 	c, _ := r.clusters.Get(o.ClusterID)
 	return o, ok && c.Running == id, ok
-}
-
-// Running calls f with every operation that has not ended.
-func (r *Roster) Running(f func(Operation)) {
-	r.clusters.Scan(func(_ domain.ClusterID, c Cluster) bool {
-		if o, ok := r.operations.Get(c.Running); ok {
-			f(o)
-		}
-		return true
-	})
 }
 
 // Members are the hosts of a cluster.

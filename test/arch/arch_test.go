@@ -4,7 +4,13 @@ package arch
 import (
 	"bytes"
 	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -20,10 +26,12 @@ var rules = []struct {
 }{
 	{"domain", []string{"context", "log", "log/slog", "os", "net/http", "database/sql", module + "/commands", module + "/projections", module + "/adapters", module + "/api"}, "a decision waits for nothing and does no I/O"},
 	{"domain/event", []string{module + "/domain/roster", module + "/domain/host", module + "/domain/operation"}, "a fact does not know who decided it"},
+	{"domain/policy", []string{module + "/domain/roster", module + "/domain/host", module + "/domain/operation"}, "what may be asked for does not depend on who carries it out"},
 	{"domain/roster", []string{module + "/domain/host", module + "/domain/operation"}, "those who decide meet through facts"},
 	{"domain/host", []string{module + "/domain/roster", module + "/domain/operation"}, "those who decide meet through facts"},
 	{"domain/operation", []string{module + "/domain/roster", module + "/domain/host"}, "those who decide meet through facts"},
 	{"commands", []string{module + "/adapters", module + "/api", module + "/projections", "net/http", "golang.org/x/crypto/ssh"}, "commands declare ports and decide on history"},
+	{"commands/sleep", []string{module}, "all who wait import it"},
 	{"projections", []string{module + "/commands", module + "/adapters", module + "/api", module + "/domain/roster", module + "/domain/host", module + "/domain/operation"}, "a view reads facts and changes nothing"},
 	{"api", []string{module + "/adapters", module + "/domain/event", module + "/domain/roster", module + "/domain/host", module + "/domain/operation"}, "clients see views, and adapters are wired by cmd"},
 	{"adapters", []string{module + "/api", module + "/projections"}, "adapters are called, they do not call up"},
@@ -49,6 +57,7 @@ var folders = []string{"cmd", "domain", "commands", "projections", "adapters", "
 
 type goPackage struct {
 	ImportPath string
+	Dir        string
 	Doc        string
 	GoFiles    []string
 	Imports    []string
@@ -121,5 +130,48 @@ func TestCodeLiesWhereAReaderLooksForIt(t *testing.T) {
 		if len(p.GoFiles) > 0 && p.Doc == "" {
 			t.Errorf("%s has no package comment", p.ImportPath)
 		}
+	}
+}
+
+// routes are how texts name a request to the API.
+var routes = regexp.MustCompile(`\b(GET|PUT|POST|DELETE) (/|it\b)|/(cluster|containermanager|host|network|operation)s?/|X-Commissaire-`)
+
+// recorded are texts that name routes and stay as they are: they are reasons in
+// events, which views show as they were recorded.
+var recorded = []string{
+	"or PUT /host/%s/hostkey accepts it", "stop it; then PUT /host/%s/takeover", "then take it over here: PUT /host/%s/takeover",
+}
+
+// TestWhoDecidesKnowsNoRoutes: a refusal has a code, and the API adds by it what to
+// ask for instead.
+func TestWhoDecidesKnowsNoRoutes(t *testing.T) {
+	found := map[string]bool{}
+	for _, p := range packages(t) {
+		path := strings.TrimPrefix(p.ImportPath, module+"/")
+		if !within(path, "domain") && !within(path, "commands") {
+			continue
+		}
+		for _, name := range p.GoFiles {
+			files := token.NewFileSet()
+			file, err := parser.ParseFile(files, filepath.Join(p.Dir, name), nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				text, ok := n.(*ast.BasicLit)
+				if !ok || text.Kind != token.STRING || !routes.MatchString(text.Value) {
+					return true
+				}
+				if i := slices.IndexFunc(recorded, func(end string) bool { return strings.HasSuffix(strings.Trim(text.Value, "\"`"), end) }); i >= 0 {
+					found[recorded[i]] = true
+				} else {
+					t.Errorf("%s: %s names a route: the API says what to ask for", files.Position(text.Pos()), text.Value)
+				}
+				return true
+			})
+		}
+	}
+	if len(found) != len(recorded) {
+		t.Errorf("of the recorded texts there are only %v", found)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"commissaire/adapters/eventlog"
+	"commissaire/commands/sleep"
 	"commissaire/test/esdb"
 	"commissaire/test/longlog"
 )
@@ -89,7 +90,7 @@ func (b *bench) takeover(ctx context.Context) (err error) {
 	}{{"killed", syscall.SIGKILL}, {"stopped", syscall.SIGTERM}} {
 		var took []time.Duration
 		for range rounds {
-			if err := pause(ctx, rand.N(lease/2)); err != nil { // it says again and again that it leads
+			if err := sleep.For(ctx, rand.N(lease/2)); err != nil { // it says again and again that it leads
 				return err
 			}
 			began, other := time.Now(), 1-leader
@@ -128,17 +129,8 @@ func await(ctx context.Context, services ...*server) (int, error) {
 				return i, nil
 			}
 		}
-		if err := pause(ctx, 5*time.Millisecond); err != nil {
+		if err := sleep.For(ctx, 5*time.Millisecond); err != nil {
 			return 0, err
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

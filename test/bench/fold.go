@@ -45,12 +45,9 @@ func (b *bench) fold(ctx context.Context) (err error) {
 // foldAndStart folds a store, closes it, and has a service start with it.
 func (b *bench) foldAndStart(ctx context.Context, store eventlog.Store, where string, settings map[string]any) error {
 	views, began, used, n := projections.New(), time.Now(), processorTime(), 0
-	for batch, err := range eventlog.NewLog(store).Follow(ctx, 0) {
+	for batch, err := range eventlog.UpToHead(ctx, eventlog.NewLog(store).Follow(ctx, 0)) {
 		if err != nil {
 			return errors.Join(err, store.Close())
-		}
-		if len(batch) == 0 {
-			break
 		}
 		for _, r := range batch {
 			views.Apply(r)

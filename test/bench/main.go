@@ -1,6 +1,7 @@
 // Bench measures what the service does a second, and prints one table. Clients,
 // service and simulated hosts share this machine, so the figures compare with
-// each other, within one run, and with nothing else.
+// each other, within one run, and with nothing else. README.md has those of one
+// run, and says what bounds them.
 //
 //	go run ./test/bench [-only puts,gets,events,fold,rebuild,takeover,verify,merkle,ssh,roll,memory] [-events 1000000]
 package main

@@ -85,7 +85,7 @@ func upgrade(ctx context.Context, _ int, session process.Session) error {
 	if err != nil {
 		return err
 	}
-	result, err := session.Run(ctx, process.Turn{Name: uuid.NewString()}, process.Work{Kind: domain.Upgrade, Facts: facts})
+	result, err := session.Run(ctx, process.WorkID(uuid.NewString()), process.Work{Kind: domain.Upgrade, Facts: facts})
 	if err == nil && (result.Exit == nil || *result.Exit != 0) {
 		err = fmt.Errorf("the upgrade failed: %s", result.Said)
 	}

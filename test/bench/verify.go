@@ -88,19 +88,16 @@ func (b *bench) export(ctx context.Context, from eventlog.Feed, path string, als
 	if err != nil {
 		return 0, err
 	}
-	for batch, err := range from.Follow(ctx, 0) {
+	for batch, err := range eventlog.UpToHead(ctx, from.Follow(ctx, 0)) {
 		if err != nil {
 			return n, err
-		}
-		if len(batch) == 0 {
-			return n, w.Close()
 		}
 		if err := errors.Join(w.Write(batch), also(batch)); err != nil {
 			return n, err
 		}
 		n += len(batch)
 	}
-	return n, ctx.Err()
+	return n, w.Close()
 }
 
 // merkle measures what the tree over the log costs: durable changes with and

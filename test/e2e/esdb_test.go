@@ -70,12 +70,12 @@ func (s *service) inDouble(do func(*eventstoredb.Store) error) {
 func (s *service) inOrder(do func(eventlog.Raw)) {
 	s.t.Helper()
 	s.inDouble(func(store *eventstoredb.Store) error {
-		for batch, err := range store.Follow(s.t.Context(), 0) {
+		for batch, err := range eventlog.UpToHead(s.t.Context(), store.Follow(s.t.Context(), 0)) {
+			if err != nil {
+				return err
+			}
 			for _, raw := range batch {
 				do(raw)
-			}
-			if err != nil || len(batch) == 0 {
-				return err
 			}
 		}
 		return nil

@@ -313,13 +313,11 @@ func (c *crew) recorded() history {
 	log, end := c.log()
 	defer end()
 	h := history{t: c.t}
-	for batch, err := range log.Follow(c.t.Context(), 0) {
+	for batch, err := range eventlog.UpToHead(c.t.Context(), log.Follow(c.t.Context(), 0)) {
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		if h.events = append(h.events, batch...); len(batch) == 0 {
-			break
-		}
+		h.events = append(h.events, batch...)
 	}
 	return h
 }

@@ -178,12 +178,8 @@ func (h history) keepsTheRules() {
 				wrong("it is held by %+v", claims[e.HostID])
 			}
 			delete(claims, e.HostID)
-		case event.DeployStarted:
-			started(e.Started)
-		case event.UpgradeStarted:
-			started(e.Started)
-		case event.RestartStarted:
-			started(e.Started)
+		case event.OperationStarted:
+			started(e.Start().Started)
 		case event.OperationCompleted:
 			ended(e.Operation, e.ClusterID)
 		case event.OperationAborted:
@@ -232,12 +228,9 @@ func (h history) turns() map[string][]turn {
 	}
 	for _, r := range h.events {
 		switch e := r.Event.(type) {
-		case event.DeployStarted:
-			kinds[e.Operation] = domain.Deploy
-		case event.UpgradeStarted:
-			kinds[e.Operation] = domain.Upgrade
-		case event.RestartStarted:
-			kinds[e.Operation] = domain.Restart
+		case event.OperationStarted:
+			start := e.Start()
+			kinds[start.Operation] = start.Kind
 		case event.HostTurnBegun:
 			all[string(e.Host)] = append(all[string(e.Host)], turn{operation: e.Operation, kind: kinds[e.Operation], begun: r.Meta.Time})
 		case event.HostTurnSucceeded:

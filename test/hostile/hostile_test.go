@@ -11,7 +11,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"flag"
@@ -377,7 +376,7 @@ func (s *sequence) join(ctx context.Context) {
 	}
 	for _, h := range s.hosts {
 		put := commands.PutHost{
-			Address: domain.Address(h.address), PrivateKey: base64.StdEncoding.EncodeToString(s.login.private), HasKey: true,
+			Address: domain.Address(h.address), PrivateKey: s.login.private,
 			RemoteUser: []domain.RemoteUser{domain.Root, "core"}[s.pick(2)], Cluster: &s.cluster,
 		}
 		if s.pick(3) == 0 {
@@ -586,7 +585,7 @@ func (s *sequence) check() {
 	if n := s.logged.Len(); n > mostLogged || !utf8.Valid(s.logged.Bytes()) {
 		s.failed("%d bytes were logged", n)
 	}
-	for raws, err := range s.store.Follow(ctx, 0) {
+	for raws, err := range eventlog.UpToHead(ctx, s.store.Follow(ctx, 0)) {
 		if err != nil {
 			s.failed("the log cannot be read: %v", err)
 			return
@@ -608,7 +607,7 @@ func (s *sequence) check() {
 				s.failed("%s of %d bytes: %.300s", raw.Type, len(raw.Data), raw.Data)
 			}
 		}
-		if len(raws) == 0 || raws[len(raws)-1].Position >= head {
+		if raws[len(raws)-1].Position >= head {
 			return
 		}
 	}

@@ -30,7 +30,7 @@ import (
 	"k8s.io/client-go/util/retry"
 )
 
-// Rights are those that the README asks for, and all that who asks a real server has.
+// Rights are those that the README of adapters/containermanager asks for, and all that who asks a real server has.
 var Rights = []rbacv1.PolicyRule{
 	{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get", "list", "create", "patch", "delete"}},
 	{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list"}},

@@ -141,12 +141,9 @@ func head(t *testing.T, store eventlog.Store) event.Position {
 func backlog(t *testing.T, store eventlog.Store, after event.Position, streams ...event.Stream) []eventlog.Raw {
 	t.Helper()
 	var raws []eventlog.Raw
-	for batch, err := range store.Follow(t.Context(), after) {
+	for batch, err := range eventlog.UpToHead(t.Context(), store.Follow(t.Context(), after)) {
 		if err != nil {
 			t.Fatalf("Follow: %v", err)
-		}
-		if len(batch) == 0 {
-			break
 		}
 		raws = append(raws, only(batch, streams)...)
 	}
@@ -522,15 +519,12 @@ func followBacklog(t *testing.T, s suite) {
 		add(t, store, to, event.Revision(i-1), want[i:i+321])
 	}
 	var got []eventlog.Raw
-	for batch, err := range store.Follow(t.Context(), start) {
+	for batch, err := range eventlog.UpToHead(t.Context(), store.Follow(t.Context(), start)) {
 		if err != nil {
 			t.Fatalf("Follow: %v", err)
 		}
 		if len(batch) > 1000 {
 			t.Errorf("a batch has %d events", len(batch))
-		}
-		if len(batch) == 0 {
-			break
 		}
 		got = append(got, only(batch, []event.Stream{to})...)
 	}

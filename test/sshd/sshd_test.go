@@ -158,7 +158,7 @@ func TestARebootKeepsTheDiskAndNothingElse(t *testing.T) {
 	if seen, _ := run(t, client, "cat "+bootIDFile); strings.TrimSpace(seen) != first {
 		t.Errorf("the host shows boot id %q, not %s", seen, first)
 	}
-	run(t, client, "echo kept >/var/lib/kept; echo lost >/run/lost; (setsid sleep 300.5 >/dev/null 2>&1 &)")
+	run(t, client, "echo kept >/var/lib/kept; echo lost >/run/lost; (setsid sleep 300.5 >/dev/null 2>&1 &); until pgrep -f '^sleep 300.5'; do sleep 0.01; done")
 	if _, err := s.Exec(t.Context(), "pgrep -f '^sleep 300.5'"); err != nil {
 		t.Error(err)
 	}

@@ -51,8 +51,8 @@ func Append(lines []byte, raw eventlog.Raw) ([]byte, error) {
 	lines = append(lines, '"')
 	text(`,"source":`, streams+url.PathEscape(string(raw.Stream)))
 	text(`,"type":`, raw.Type)
-	if at, ok := recordedAt(raw.Meta); ok {
-		text(`,"time":`, at)
+	if recorded, ok := recordedAt(raw.Meta); ok {
+		text(`,"time":`, recorded)
 	}
 	lines = append(lines, `,"datacontenttype":"application/json","revision":"`...)
 	lines = strconv.AppendInt(lines, int64(raw.Revision), 10)
@@ -64,7 +64,7 @@ func Append(lines []byte, raw eventlog.Raw) ([]byte, error) {
 	} else {
 		lines = appendBase64(lines, `,"metadatabase64":"`, raw.Meta)
 	}
-	if compact(raw.Data) {
+	if isCompact(raw.Data) {
 		lines = append(lines, `,"data":`...)
 		lines = append(lines, raw.Data...)
 	} else {
@@ -94,8 +94,8 @@ func recordedAt(meta []byte) (string, bool) {
 	return m.Time, err == nil
 }
 
-// compact tells whether data is JSON that every tool reads alike, without blanks.
-func compact(data []byte) bool {
+// isCompact tells whether data is JSON that every tool reads alike, without blanks.
+func isCompact(data []byte) bool {
 	value := jsontext.Value(bytes.Clone(data))
 	return value.IsValid() && value.Compact() == nil && bytes.Equal(value, data)
 }
@@ -162,7 +162,7 @@ func (l line) raw() (raw eventlog.Raw, err error) {
 	if raw.ID, err = uuid.Parse(l.ID); err != nil {
 		return raw, fmt.Errorf("id: %w", err)
 	}
-	if raw.Meta, err = either(l.Metadata, l.MetadataBase64); err != nil {
+	if raw.Meta, err = decodeEither(l.Metadata, l.MetadataBase64); err != nil {
 		return raw, fmt.Errorf("metadatabase64: %w", err)
 	}
 	if raw.Data = []byte(l.Data); raw.Data == nil {
@@ -174,7 +174,8 @@ func (l line) raw() (raw eventlog.Raw, err error) {
 	return raw, nil
 }
 
-func either(text, encoded *string) ([]byte, error) {
+// decodeEither returns the text where there is one, else what is encoded in base64.
+func decodeEither(text, encoded *string) ([]byte, error) {
 	if text != nil {
 		return []byte(*text), nil
 	}

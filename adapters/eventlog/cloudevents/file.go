@@ -22,8 +22,8 @@ import (
 
 // How events are read: a line has at most so many bytes, a batch so many events.
 const (
-	longest = 64 << 20
-	batch   = 1000
+	maxLine   = 64 << 20
+	batchSize = 1000
 )
 
 // Compression is how a file is compressed: "" is not at all.
@@ -53,15 +53,16 @@ type Writer struct {
 	lines []byte
 }
 
-type open struct{ io.Writer }
+// uncompressed is a file that is not compressed, which stays open.
+type uncompressed struct{ io.Writer }
 
-func (open) Close() error { return nil }
+func (uncompressed) Close() error { return nil }
 
 // NewWriter writes to a file.
 func NewWriter(file io.Writer, how Compression) (*Writer, error) {
 	switch how {
 	case None:
-		return &Writer{out: open{file}}, nil
+		return &Writer{out: uncompressed{file}}, nil
 	case Gzip:
 		return &Writer{out: fastgzip.NewWriter(file)}, nil
 	case Zstd:
@@ -133,30 +134,38 @@ func (f *Files) Whole() *Files { return &Files{f.names, f.stdin, true} }
 // grow, so a file that is given twice, or in the wrong order, is damage, too.
 func (f *Files) Follow(ctx context.Context, after event.Position) iter.Seq2[[]eventlog.Raw, error] {
 	return func(yield func([]eventlog.Raw, error) bool) {
-		before := sequence{next: map[event.Stream]event.Revision{}, ids: map[uuid.UUID]struct{}{}}
-		for _, name := range f.names {
-			for events, err := range f.read(ctx, name) {
-				if err == nil || len(events) > 0 {
-					for i, e := range events {
-						if wrong := before.add(e.Raw, f.whole); wrong != nil {
-							err, events = &Damage{name, e.line, wrong}, events[:i]
-							break
-						}
-					}
-					if selected := later(events, after); len(selected) > 0 && !yield(selected, nil) {
-						return
-					}
+		for events, err := range f.readAll(ctx) {
+			if selected := selectAfter(events, after); len(selected) > 0 && !yield(selected, nil) {
+				return
+			}
+			if err != nil {
+				if ctx.Err() == nil {
+					yield(nil, err)
 				}
-				if err != nil {
-					if ctx.Err() == nil {
-						yield(nil, err)
-					}
-					return
-				}
+				return
 			}
 		}
 		if ctx.Err() == nil && yield(nil, nil) {
 			<-ctx.Done()
+		}
+	}
+}
+
+// readAll yields the events of all files in batches, as far as they follow one another,
+// and with the last of them what is wrong after it.
+func (f *Files) readAll(ctx context.Context) iter.Seq2[[]numbered, error] {
+	return func(yield func([]numbered, error) bool) {
+		before := sequence{next: map[event.Stream]event.Revision{}, ids: map[uuid.UUID]struct{}{}}
+		for _, name := range f.names {
+			for events, err := range f.read(ctx, name) {
+				events, wrong := before.addAll(events, name, f.whole)
+				if wrong != nil {
+					err = wrong
+				}
+				if !yield(events, err) || err != nil {
+					return
+				}
+			}
 		}
 	}
 }
@@ -166,6 +175,17 @@ type sequence struct {
 	last event.Position
 	next map[event.Stream]event.Revision
 	ids  map[uuid.UUID]struct{}
+}
+
+// addAll adds the events of a file up to the first that does not follow, which is
+// damage, and returns those before it.
+func (s *sequence) addAll(events []numbered, name string, whole bool) ([]numbered, error) {
+	for i, e := range events {
+		if err := s.add(e.Raw, whole); err != nil {
+			return events[:i], &Damage{name, e.line, err}
+		}
+	}
+	return events, nil
 }
 
 func (s *sequence) add(raw eventlog.Raw, whole bool) error {
@@ -192,7 +212,8 @@ type numbered struct {
 	line int
 }
 
-func later(events []numbered, after event.Position) []eventlog.Raw {
+// selectAfter returns the events after a position.
+func selectAfter(events []numbered, after event.Position) []eventlog.Raw {
 	all := make([]eventlog.Raw, 0, len(events))
 	for _, e := range events {
 		if e.Position > after {
@@ -216,63 +237,82 @@ func (f *Files) read(ctx context.Context, name string) iter.Seq2[[]numbered, err
 			defer func() { _ = file.Close() }() // it was only read
 			in = file
 		}
-		in, done, err := unpacked(in)
+		in, done, err := unpack(in)
 		if err != nil {
 			yield(nil, &Damage{name, 1, err})
 			return
 		}
 		defer done()
-		lines := bufio.NewReaderSize(in, 1<<20)
-		n := 0
+		lines := lines{name: name, in: bufio.NewReaderSize(in, 1<<20)}
 		for ctx.Err() == nil {
-			var events []numbered
-			var failure error
-			ended := false
-			for len(events) < batch && failure == nil {
-				text, err := whole(lines)
-				if ended = errors.Is(err, io.EOF) && len(text) == 0; ended {
-					break
-				}
-				n++
-				var raw eventlog.Raw
-				switch {
-				case errors.Is(err, io.EOF):
-					err = errors.New("it has no end: the file was cut off")
-				case err == nil:
-					raw, err = Parse(text)
-				}
-				if err != nil {
-					failure = &Damage{name, n, err}
-					break
-				}
-				events = append(events, numbered{raw, n})
-			}
-			if (len(events) > 0 || failure != nil) && !yield(events, failure) || failure != nil || ended {
+			events, more, err := lines.batch()
+			if (len(events) > 0 || err != nil) && !yield(events, err) || err != nil || !more {
 				return
 			}
 		}
 	}
 }
 
-// whole reads a line without its end.
-func whole(lines *bufio.Reader) ([]byte, error) {
+// lines are the lines of a file.
+type lines struct {
+	name string
+	in   *bufio.Reader
+	n    int // that were read
+}
+
+// batch is the next events. more is false at the end of the file. With an error,
+// which is a *Damage, it has what is before that.
+func (l *lines) batch() (events []numbered, more bool, err error) {
+	for len(events) < batchSize {
+		e, more, err := l.next()
+		if err != nil || !more {
+			return events, false, err
+		}
+		events = append(events, e)
+	}
+	return events, true, nil
+}
+
+// next is the next event. more is false where there is none.
+func (l *lines) next() (e numbered, more bool, err error) {
+	text, err := readLine(l.in)
+	ended := errors.Is(err, io.EOF)
+	if ended && len(text) == 0 {
+		return e, false, nil
+	}
+	l.n++
+	var raw eventlog.Raw
+	switch {
+	case ended:
+		err = errors.New("it has no end: the file was cut off")
+	case err == nil:
+		raw, err = Parse(text)
+	}
+	if err != nil {
+		return e, true, &Damage{l.name, l.n, err}
+	}
+	return numbered{raw, l.n}, true, nil
+}
+
+// readLine reads a line without its end.
+func readLine(lines *bufio.Reader) ([]byte, error) {
 	text, err := lines.ReadSlice('\n')
 	if errors.Is(err, bufio.ErrBufferFull) {
 		long := bytes.Clone(text)
-		for errors.Is(err, bufio.ErrBufferFull) && len(long) < longest {
+		for errors.Is(err, bufio.ErrBufferFull) && len(long) < maxLine {
 			text, err = lines.ReadSlice('\n')
 			long = append(long, text...)
 		}
-		if text = long; len(text) >= longest {
-			return nil, fmt.Errorf("it has more than %d bytes", longest)
+		if text = long; len(text) >= maxLine {
+			return nil, fmt.Errorf("it has more than %d bytes", maxLine)
 		}
 	}
 	return bytes.TrimSuffix(text, []byte("\n")), err
 }
 
-// unpacked is what a file has, whatever it is compressed with: the first bytes say
-// that, not the name.
-func unpacked(file io.Reader) (io.Reader, func(), error) {
+// unpack reads a file whatever it is compressed with: the first bytes say that, not
+// the name.
+func unpack(file io.Reader) (io.Reader, func(), error) {
 	in := bufio.NewReaderSize(file, 256<<10)
 	magic, err := in.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {

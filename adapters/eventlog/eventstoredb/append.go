@@ -21,28 +21,28 @@ const maxHidden = 5
 
 // Append implements eventlog.Store.
 func (s *Store) Append(ctx context.Context, stream event.Stream, expected event.Revision, events []eventlog.Raw) (event.Position, error) {
-	at, err := s.appendOwn(context.WithoutCancel(ctx), stream, expected, events)
+	pos, err := s.appendToLog(context.WithoutCancel(ctx), stream, expected, events)
 	if err != nil {
 		return 0, fmt.Errorf("append to %s: %w", stream, err)
 	}
-	return at, nil
+	return pos, nil
 }
 
-func (s *Store) appendOwn(ctx context.Context, stream event.Stream, expected event.Revision, events []eventlog.Raw) (event.Position, error) {
+func (s *Store) appendToLog(ctx context.Context, stream event.Stream, expected event.Revision, events []eventlog.Raw) (event.Position, error) {
 	if stream == leaseStream {
 		return 0, errors.New("that stream holds the lease")
 	}
 	if err := s.begin(); err != nil {
-		return 0, because(commands.ErrUnavailable, err)
+		return 0, wrap(commands.ErrUnavailable, err)
 	}
 	defer s.busy.Done()
 	ctx, cancel := context.WithTimeout(ctx, s.times.append)
 	defer cancel()
-	at, err := s.append(ctx, s.prefix+string(stream), expected, events, s.times.attempt)
+	pos, err := s.append(ctx, s.prefix+string(stream), expected, events, s.times.attempt)
 	if err == nil {
-		s.seen.event(at)
+		s.seen.recordEvent(pos)
 	}
-	return at, err
+	return pos, err
 }
 
 // append records events in a stream by its full name. It ends with ctx, or a
@@ -70,13 +70,13 @@ func (s *Store) append(ctx context.Context, stream string, expected event.Revisi
 		if err == nil && result.CommitPosition != 0 && result.CommitPosition != math.MaxUint64 {
 			return event.Position(result.CommitPosition), nil
 		}
-		doubt = doubt || !unrecorded(err) && !is(err, esdb.ErrorCodeWrongExpectedVersion)
+		doubt = doubt || !isUnrecorded(err) && !hasCode(err, esdb.ErrorCodeWrongExpectedVersion)
 		switch {
-		case err == nil || is(err, esdb.ErrorCodeWrongExpectedVersion):
+		case err == nil || hasCode(err, esdb.ErrorCodeWrongExpectedVersion):
 			return s.settle(ctx, stream, expected, events, doubt, err)
-		case !doubt && (final(err) || errors.Is(err, errNoServer)):
-			return 0, because(commands.ErrUnavailable, err)
-		case final(err):
+		case !doubt && (isFinal(err) || errors.Is(err, errNoServer)):
+			return 0, wrap(commands.ErrUnavailable, err)
+		case isFinal(err):
 			return s.settle(ctx, stream, expected, events, doubt, err)
 		case errors.Is(err, io.EOF):
 			// The server ended the call early and the client hides why: that another
@@ -90,15 +90,15 @@ func (s *Store) append(ctx context.Context, stream string, expected event.Revisi
 		}
 		if ended := s.wait(ctx, pauses.NextBackOff()); ended != nil {
 			if !doubt {
-				return 0, because(commands.ErrUnavailable, err)
+				return 0, wrap(commands.ErrUnavailable, err)
 			}
 			return s.settle(ctx, stream, expected, events, doubt, err)
 		}
 	}
 }
 
-// because is a failure of a kind, said once.
-func because(kind, err error) error {
+// wrap makes an error one of a kind, unless it is already.
+func wrap(kind, err error) error {
 	if err == nil || errors.Is(err, kind) {
 		return err
 	}
@@ -117,24 +117,24 @@ func (s *Store) settle(ctx context.Context, stream string, expected event.Revisi
 			if answered == nil {
 				answered = err
 			}
-			return 0, because(commands.ErrOutcomeUnknown, answered)
+			return 0, wrap(commands.ErrOutcomeUnknown, answered)
 		}
 		e := resolved.OriginalEvent()
 		switch {
 		case event.Revision(e.EventNumber) != place && doubt: // the stream is capped
-			return 0, because(commands.ErrOutcomeUnknown, answered)
+			return 0, wrap(commands.ErrOutcomeUnknown, answered)
 		case event.Revision(e.EventNumber) != place, e.EventID != events[place-expected-1].ID:
-			return 0, because(commands.ErrConflict, answered)
+			return 0, wrap(commands.ErrConflict, answered)
 		case place-expected == event.Revision(len(events)):
 			return event.Position(e.Position.Commit), nil
 		}
 		place++
 	}
-	if is(answered, esdb.ErrorCodeWrongExpectedVersion) {
-		return 0, because(commands.ErrConflict, answered) // the stream ends before, or the events end it otherwise
+	if hasCode(answered, esdb.ErrorCodeWrongExpectedVersion) {
+		return 0, wrap(commands.ErrConflict, answered) // the stream ends before, or the events end it otherwise
 	}
 	if answered == nil {
 		answered = errors.New("the server acknowledged events that cannot be read")
 	}
-	return 0, because(commands.ErrOutcomeUnknown, answered)
+	return 0, wrap(commands.ErrOutcomeUnknown, answered)
 }

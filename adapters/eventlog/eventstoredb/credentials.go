@@ -46,7 +46,7 @@ func (s *Store) PutBlob(ctx context.Context, id domain.CredentialID, sealed []by
 		return fmt.Errorf("keep credential %s: %w", id, err)
 	}
 	if err := s.begin(); err != nil {
-		return fmt.Errorf("keep credential %s: %w", id, because(commands.ErrUnavailable, err))
+		return fmt.Errorf("keep credential %s: %w", id, wrap(commands.ErrUnavailable, err))
 	}
 	defer s.busy.Done()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.times.append)
@@ -84,18 +84,18 @@ func (s *Store) blob(ctx context.Context, stream string) ([]byte, error) {
 		return reading.Recv()
 	})
 	switch {
-	case is(err, esdb.ErrorCodeResourceNotFound, esdb.ErrorCodeStreamDeleted), errors.Is(err, io.EOF):
+	case hasCode(err, esdb.ErrorCodeResourceNotFound, esdb.ErrorCodeStreamDeleted), errors.Is(err, io.EOF):
 		return nil, fs.ErrNotExist
 	case errors.Is(context.Cause(ctx), errNoAnswer):
-		return nil, because(commands.ErrUnavailable, errNoAnswer)
+		return nil, wrap(commands.ErrUnavailable, errNoAnswer)
 	case err != nil:
-		return nil, because(commands.ErrUnavailable, err)
+		return nil, wrap(commands.ErrUnavailable, err)
 	}
-	var kept sealedCredential
-	if e := last.OriginalEvent(); e == nil || e.EventType != credentialSealed || json.Unmarshal(e.Data, &kept) != nil {
+	var credential sealedCredential
+	if e := last.OriginalEvent(); e == nil || e.EventType != credentialSealed || json.Unmarshal(e.Data, &credential) != nil {
 		return nil, errNoBlob
 	}
-	return kept.Sealed, nil
+	return credential.Sealed, nil
 }
 
 // DeleteBlob deletes the stream of a sealed credential, so that the server drops
@@ -116,7 +116,7 @@ func (s *Store) DeleteBlob(ctx context.Context, id domain.CredentialID) error {
 	if errors.Is(context.Cause(ctx), errNoAnswer) {
 		err = errNoAnswer
 	}
-	if err != nil && !is(err, esdb.ErrorCodeResourceNotFound, esdb.ErrorCodeStreamDeleted) {
+	if err != nil && !hasCode(err, esdb.ErrorCodeResourceNotFound, esdb.ErrorCodeStreamDeleted) {
 		return fmt.Errorf("delete credential %s: %w", id, err)
 	}
 	return nil

@@ -229,7 +229,7 @@ func TestAnErrorOfTheClientIsKnownHoweverItIsWrapped(t *testing.T) {
 	appended(t, store, "host-1", event.NoRevision, events(1))
 	server.Tombstoned("commissaire-host-1")
 	for _, err := range store.read(t.Context(), store.streamFrom("commissaire-host-1", 0, 1)) {
-		if wrapped := fmt.Errorf("failed to perform read. Reason: %w", err); !is(wrapped, client.ErrorCodeStreamDeleted) || !final(wrapped) {
+		if wrapped := fmt.Errorf("failed to perform read. Reason: %w", err); !hasCode(wrapped, client.ErrorCodeStreamDeleted) || !isFinal(wrapped) {
 			t.Errorf("not known: %v", wrapped)
 		}
 	}
@@ -252,7 +252,7 @@ func TestCloseUnderStressEndsNoProcess(t *testing.T) {
 					case began <- struct{}{}:
 					default:
 					}
-					at, err := store.Append(t.Context(), event.Stream(fmt.Sprintf("s%d", i)), rev, events(1))
+					pos, err := store.Append(t.Context(), event.Stream(fmt.Sprintf("s%d", i)), rev, events(1))
 					switch {
 					case err == nil:
 						rev++
@@ -261,7 +261,7 @@ func TestCloseUnderStressEndsNoProcess(t *testing.T) {
 					default:
 						return
 					}
-					if _, err := store.ReadAt(t.Context(), []event.Position{at}); errors.Is(err, errClosed) {
+					if _, err := store.ReadAt(t.Context(), []event.Position{pos}); errors.Is(err, errClosed) {
 						return
 					}
 				}
@@ -521,23 +521,23 @@ func TestFollowingAgainAfterADropHasNoGapAndNoRepeat(t *testing.T) {
 func TestFollowingAgainDoesNotLookAgainAtWhatOthersRecorded(t *testing.T) {
 	server := esdb.Start(t)
 	store := opened(t, server.ConnectionString(), Options{}, quick)
-	at := appended(t, store, "roster", event.NoRevision, events(1))
+	pos := appended(t, store, "roster", event.NoRevision, events(1))
 	const foreign = 50_000
 	server.Fill("somebody-else", foreign)
 	backlog(t, store, 0)
 	for range 3 {
 		before := server.Scanned()
-		if raws := backlog(t, store, at); len(raws) != 0 {
+		if raws := backlog(t, store, pos); len(raws) != 0 {
 			t.Errorf("%d events follow, want none", len(raws))
 		}
 		if n := server.Scanned() - before; n > 2*window {
 			t.Errorf("the server looked at %d events again", n)
 		}
 	}
-	at = appended(t, store, "roster", 0, events(1))
+	pos = appended(t, store, "roster", 0, events(1))
 	server.Fill("somebody-else", foreign)
 	appended(t, store, "roster", 1, events(1))
-	if raws := backlog(t, store, at); len(raws) != 1 || raws[0].Revision != 2 {
+	if raws := backlog(t, store, pos); len(raws) != 1 || raws[0].Revision != 2 {
 		t.Errorf("%d events follow, want revision 2", len(raws))
 	}
 }
@@ -574,7 +574,7 @@ func TestAnAppendIsSettled(t *testing.T) {
 			appended(t, store, "roster", event.NoRevision, events(1))
 			batch := padded(300) // enough to be refused in the middle
 			server.FailAppends(test.faults...)
-			at, err := store.Append(t.Context(), "roster", 0, batch)
+			pos, err := store.Append(t.Context(), "roster", 0, batch)
 			if !errors.Is(err, test.want) {
 				if test.want != nil || !errors.Is(err, commands.ErrUnavailable) || len(test.faults) != 1 || test.faults[0] != esdb.Denied {
 					t.Fatalf("Append: %v, want %v", err, test.want)
@@ -591,8 +591,8 @@ func TestAnAppendIsSettled(t *testing.T) {
 			if !slices.Equal(ids(got), ids(batch)) {
 				t.Errorf("%d events were recorded, want the %d once", len(got), len(batch))
 			}
-			if at != got[len(got)-1].Position {
-				t.Errorf("Append returned position %d, the last is at %d", at, got[len(got)-1].Position)
+			if pos != got[len(got)-1].Position {
+				t.Errorf("Append returned position %d, the last is at %d", pos, got[len(got)-1].Position)
 			}
 		})
 	}
@@ -681,7 +681,7 @@ func TestAStreamThatWasDeletedForGoodTakesNothing(t *testing.T) {
 
 // The server knows when the time of a call is over, and may be the first to say so.
 func TestAFollowerWhoseTimeIsOverSeesNoFailure(t *testing.T) {
-	store := opened(t, esdb.Start(t).ConnectionString(), Options{}, usual)
+	store := opened(t, esdb.Start(t).ConnectionString(), Options{}, defaultTimes)
 	var all sync.WaitGroup
 	for i := range 200 {
 		all.Go(func() {
@@ -704,7 +704,7 @@ func TestAConnectionIsKeptWithoutCalls(t *testing.T) {
 	}
 	t.Parallel()
 	server := esdb.Start(t)
-	store := opened(t, server.ConnectionString(), Options{}, usual)
+	store := opened(t, server.ConnectionString(), Options{}, defaultTimes)
 	ctx, cancel := context.WithTimeout(t.Context(), 35*time.Second)
 	defer cancel()
 	for batch, err := range store.Follow(ctx, 0) {

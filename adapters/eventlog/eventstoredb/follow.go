@@ -22,45 +22,44 @@ const (
 
 var errGivenUp = errors.New("the connection was given up, as the server was not available")
 
-// seen is how far the log was read: own is an event, the last that is known, and
-// the log has none after it as far as until. Who follows after own goes on at
-// until, and the server need not look again at what others recorded between.
+// seen is how far the log was read: pos is that of the last event that is known, and
+// the log has none after it as far as until. Who follows after pos goes on at until, and the server need not look again at what others recorded between.
 type seen struct {
 	mu    sync.Mutex
-	own   event.Position
+	pos   event.Position
 	until esdb.Position
 }
 
-func (s *seen) last() (own event.Position, until esdb.Position) {
+func (s *seen) last() (pos event.Position, until esdb.Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.own, s.until
+	return s.pos, s.until
 }
 
-// event takes down an event of the log.
-func (s *seen) event(at event.Position) {
+// recordEvent records an event of the log.
+func (s *seen) recordEvent(pos event.Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if at > s.own {
-		s.own, s.until = at, esdb.Position{Commit: uint64(at), Prepare: uint64(at)}
+	if pos > s.pos {
+		s.pos, s.until = pos, esdb.Position{Commit: uint64(pos), Prepare: uint64(pos)}
 	}
 }
 
-// nothing takes down that there is nothing between an event and a place.
-func (s *seen) nothing(after event.Position, until esdb.Position) {
+// recordNothing records that there is nothing between an event and a place.
+func (s *seen) recordNothing(after event.Position, until esdb.Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if after == s.own && until.Commit > s.until.Commit {
+	if after == s.pos && until.Commit > s.until.Commit {
 		s.until = until
 	}
 }
 
-// from is where to subscribe to get what comes after an event.
-func (s *seen) from(after event.Position) esdb.AllPosition {
+// startAfter is where to subscribe to get what comes after an event.
+func (s *seen) startAfter(after event.Position) esdb.AllPosition {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case after == s.own && s.until.Commit > 0:
+	case after == s.pos && s.until.Commit > 0:
 		return s.until
 	case after > 0:
 		return esdb.Position{Commit: uint64(after), Prepare: uint64(after)}
@@ -79,7 +78,7 @@ func (s *Store) Follow(ctx context.Context, after event.Position) iter.Seq2[[]ev
 			if inner.Err() != nil {
 				err = context.Cause(inner)
 			}
-			yield(nil, fmt.Errorf("follow after position %d: %w", after, because(commands.ErrUnavailable, err)))
+			yield(nil, fmt.Errorf("follow after position %d: %w", after, wrap(commands.ErrUnavailable, err)))
 		}
 	}
 }
@@ -93,12 +92,12 @@ type subscription struct {
 // subscribe begins a subscription, which ends with ctx.
 func (s *Store) subscribe(ctx context.Context, cancel context.CancelCauseFunc, after event.Position) (begun subscription, err error) {
 	options := esdb.SubscribeToAllOptions{
-		From:               s.seen.from(after),
+		From:               s.seen.startAfter(after),
 		Filter:             &esdb.SubscriptionFilter{Type: esdb.StreamFilterType, Prefixes: []string{s.prefix}},
 		MaxSearchWindow:    window,
 		CheckpointInterval: 1,
 	}
-	err = s.again(ctx, func(context.Context) (bool, error) {
+	err = s.retry(ctx, func(context.Context) (bool, error) {
 		var err error
 		begun, err = call(ctx, s.links, func(ctx context.Context, k *link) (subscription, error) {
 			silence := time.AfterFunc(s.times.attempt, func() { cancel(errSilent) })
@@ -109,7 +108,7 @@ func (s *Store) subscribe(ctx context.Context, cancel context.CancelCauseFunc, a
 		return false, err
 	})
 	if err == nil {
-		s.seen.event(after)
+		s.seen.recordEvent(after)
 	}
 	return begun, err
 }
@@ -121,10 +120,28 @@ func (s *Store) follow(ctx context.Context, cancel context.CancelCauseFunc, afte
 		return err
 	}
 	defer context.AfterFunc(subscription.on.gone, func() { cancel(errGivenUp) })()
+	received := subscription.receive(ctx)
+	f := follower{seen: &s.seen, decode: s.decode, yield: yield, after: after}
+	for {
+		e, err := f.next(ctx, received)
+		if err == nil {
+			err = f.take(ctx, e)
+		}
+		if errors.Is(err, errLeft) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// receive receives what the subscription says, until it is dropped or ctx ends.
+func (s subscription) receive(ctx context.Context) <-chan *esdb.SubscriptionEvent {
 	received := make(chan *esdb.SubscriptionEvent, batchSize)
 	go func() { // ends with ctx, which ends with Follow
 		for ctx.Err() == nil {
-			e := subscription.Recv()
+			e := s.Recv()
 			select {
 			case received <- e:
 			case <-ctx.Done():
@@ -134,59 +151,82 @@ func (s *Store) follow(ctx context.Context, cancel context.CancelCauseFunc, afte
 			}
 		}
 	}()
-	var batch []eventlog.Raw
-	caughtUp, told := false, false
+	return received
+}
+
+// errLeft says that the reader left.
+var errLeft = errors.New("the reader left")
+
+// follower makes batches of what a subscription says.
+type follower struct {
+	seen   *seen
+	decode func(*esdb.ResolvedEvent) (eventlog.Raw, bool)
+	yield  func([]eventlog.Raw, error) bool
+
+	after    event.Position // of the last event
+	batch    []eventlog.Raw // what the reader has not got yet
+	caughtUp bool           // the server has said that this is the head
+	told     bool           // the reader knows that
+}
+
+// next is what the subscription says next. Before it waits for that, the reader gets
+// what there is; where that is nothing, it is told once that this is the head.
+func (f *follower) next(ctx context.Context, received <-chan *esdb.SubscriptionEvent) (*esdb.SubscriptionEvent, error) {
 	for {
-		var e *esdb.SubscriptionEvent
-		if len(batch) < batchSize {
+		if len(f.batch) < batchSize {
 			select {
-			case e = <-received:
+			case e := <-received:
+				return e, nil
 			default:
 			}
 		}
-		switch {
-		case e != nil:
-		case len(batch) > 0:
-			if !yield(batch, nil) {
-				return nil
-			}
-			batch, told = nil, false
-			continue
-		case caughtUp && !told:
-			if !yield(nil, nil) {
-				return nil
-			}
-			told = true
-			continue
-		default:
+		if len(f.batch) == 0 && (!f.caughtUp || f.told) {
 			select {
-			case e = <-received:
+			case e := <-received:
+				return e, nil
 			case <-ctx.Done():
-				return ctx.Err()
+				return nil, ctx.Err()
 			}
 		}
-		switch {
-		case e.EventAppeared != nil:
-			if r, ok := s.own(e.EventAppeared); ok {
-				batch, after = append(batch, r), r.Position
-				s.seen.event(after)
-			} else if o := e.EventAppeared.OriginalEvent(); o != nil {
-				s.seen.nothing(after, o.Position)
-			}
-		case e.CheckPointReached != nil:
-			s.seen.nothing(after, *e.CheckPointReached)
-		case e.CaughtUp != nil:
-			caughtUp, told = true, false
-		case e.FellBehind != nil:
-			caughtUp = false
-		case e.SubscriptionDropped != nil:
-			if len(batch) > 0 && !yield(batch, nil) {
-				return nil
-			}
-			if over(ctx) {
-				return ctx.Err()
-			}
-			return fmt.Errorf("the subscription was dropped: %w", e.SubscriptionDropped.Error)
+		f.told = len(f.batch) == 0
+		if !f.flush() {
+			return nil, errLeft
 		}
 	}
+}
+
+// flush yields the batch.
+func (f *follower) flush() bool {
+	batch := f.batch
+	f.batch = nil
+	return f.yield(batch, nil)
+}
+
+// take takes in what the subscription says. Where that is its end, the reader gets
+// what came before.
+func (f *follower) take(ctx context.Context, e *esdb.SubscriptionEvent) error {
+	switch {
+	case e.EventAppeared != nil:
+		if raw, ok := f.decode(e.EventAppeared); ok {
+			f.batch, f.after = append(f.batch, raw), raw.Position
+			f.seen.recordEvent(f.after)
+		} else if o := e.EventAppeared.OriginalEvent(); o != nil {
+			f.seen.recordNothing(f.after, o.Position)
+		}
+	case e.CheckPointReached != nil:
+		f.seen.recordNothing(f.after, *e.CheckPointReached)
+	case e.CaughtUp != nil:
+		f.caughtUp, f.told = true, false
+	case e.FellBehind != nil:
+		f.caughtUp = false
+	case e.SubscriptionDropped != nil:
+		if len(f.batch) > 0 && !f.flush() {
+			return errLeft
+		}
+		if hasEnded(ctx) {
+			return ctx.Err()
+		}
+		return fmt.Errorf("the subscription was dropped: %w", e.SubscriptionDropped.Error)
+	}
+	return nil
 }

@@ -63,17 +63,6 @@ func (s *Store) Lead(ctx context.Context, after domain.Term) (context.Context, d
 	}
 }
 
-// Leader is who leads as far as this instance knows; the zero Leader where nobody
-// is known to. It knows when it waits to lead, or does.
-func (s *Store) Leader() Leader {
-	s.lease.mu.Lock()
-	defer s.lease.mu.Unlock()
-	if s.lease.last.revision == s.lease.mine && (s.lease.leading == nil || s.lease.leading.Err() != nil) {
-		return Leader{}
-	}
-	return s.lease.last.leader(time.Now())
-}
-
 // tryToLead takes the lease if it is free; else the context it returns is nil.
 func (s *Store) tryToLead(ctx context.Context, after domain.Term) (context.Context, domain.Term, error) {
 	if err := s.begin(); err != nil {
@@ -89,17 +78,17 @@ func (s *Store) tryToLead(ctx context.Context, after domain.Term) (context.Conte
 	if over {
 		<-renewing
 	}
-	last, err := s.lookAtLease(trying)
+	last, err := s.readLease(trying)
 	if err != nil {
 		return nil, 0, err
 	}
-	own := over && last.Instance == s.lease.instance && last.Term == term
-	if !own && !last.vacant(time.Now()) {
+	ours := over && last.Instance == s.lease.instance && last.Term == term
+	if !ours && !last.isVacant(time.Now()) {
 		return nil, 0, nil
 	}
 	s.capLease(trying)
 	next := last.next(s.lease.instance, s.lease.length, after)
-	record, err := record(next)
+	record, err := encodeEntry(next)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -110,19 +99,19 @@ func (s *Store) tryToLead(ctx context.Context, after domain.Term) (context.Conte
 		}
 		return nil, 0, fmt.Errorf("take the lease: %w", err)
 	}
-	led = newLeading(ctx, until(wrote, s.lease.length))
+	led = newLeading(ctx, leadsUntil(wrote, s.lease.length))
 	s.lease.mu.Lock()
 	s.lease.mine, s.lease.term = last.revision+1, next.Term
-	s.lease.last = last.seen(next, s.lease.mine, time.Now())
+	s.lease.last = last.update(next, s.lease.mine, time.Now())
 	s.lease.leading, s.lease.renewing = led, make(chan struct{})
 	s.lease.mu.Unlock()
 	go s.renew(led, s.lease.renewing, next, last.revision+1, wrote)
 	return led, next.Term, nil
 }
 
-// lookAtLease reads the last entry.
-func (s *Store) lookAtLease(ctx context.Context) (sighting, error) {
-	found, at := entry{}, event.NoRevision
+// readLease reads the last entry.
+func (s *Store) readLease(ctx context.Context) (sighting, error) {
+	found, revision := entry{}, event.NoRevision
 	for resolved, err := range s.read(ctx, func(ctx context.Context, client *esdb.Client) (*esdb.ReadStream, error) {
 		return client.ReadStream(ctx, s.prefix+leaseStream, esdb.ReadStreamOptions{Direction: esdb.Backwards, From: esdb.End{}}, 1)
 	}) {
@@ -130,14 +119,14 @@ func (s *Store) lookAtLease(ctx context.Context) (sighting, error) {
 			return sighting{}, fmt.Errorf("read the lease: %w", err)
 		}
 		e := resolved.OriginalEvent()
-		if found, err = entryOf(e.Data); err != nil {
+		if found, err = parseEntry(e.Data); err != nil {
 			return sighting{}, err
 		}
-		at = event.Revision(e.EventNumber)
+		revision = event.Revision(e.EventNumber)
 	}
 	s.lease.mu.Lock()
 	defer s.lease.mu.Unlock()
-	s.lease.last = s.lease.last.seen(found, at, time.Now())
+	s.lease.last = s.lease.last.update(found, revision, time.Now())
 	return s.lease.last, nil
 }
 
@@ -162,7 +151,8 @@ func (s *Store) capLease(ctx context.Context) {
 	s.logger.Warn("the stream of the lease is not capped", "error", err)
 }
 
-func record(e entry) ([]eventlog.Raw, error) {
+// encodeEntry makes an event of an entry.
+func encodeEntry(e entry) ([]eventlog.Raw, error) {
 	data, err := json.Marshal(e)
 	if err != nil {
 		return nil, fmt.Errorf("write the lease: %w", err)
@@ -173,42 +163,50 @@ func record(e entry) ([]eventlog.Raw, error) {
 // renew renews the lease every third of it until led ends, or until another has
 // it: then led ends. A renewal of unknown outcome is the same event when it is
 // tried again, and counts from when it was tried first.
-func (s *Store) renew(led *leading, ended chan<- struct{}, e entry, at event.Revision, wrote time.Time) {
+func (s *Store) renew(led *leading, ended chan<- struct{}, e entry, revision event.Revision, wrote time.Time) {
 	defer close(ended)
 	stop := context.AfterFunc(s.ending, func() { led.stop(errClosed) })
 	defer stop()
-	for pause := time.Until(renewal(wrote, s.lease.length)); ; pause = time.Until(renewal(wrote, s.lease.length)) {
-		if s.wait(led, pause) != nil {
+	for {
+		if s.wait(led, time.Until(renewsAt(wrote, s.lease.length))) != nil {
 			return
 		}
-		record, err := record(e)
-		if err != nil {
-			led.stop(err)
+		wrote = time.Now()
+		if !s.appendRenewal(led, e, revision) {
 			return
 		}
-		sent := time.Now()
-		for pauses := newPauses(); ; {
-			if _, err = s.append(led, s.prefix+leaseStream, at, record, s.lease.length/6); err == nil {
-				break
-			}
-			if errors.Is(err, commands.ErrConflict) {
-				s.logger.Warn("another instance has taken the lease", "instance", s.lease.instance, "term", e.Term)
-				led.stop(errLeaseOver)
-				return
-			}
-			if s.wait(led, min(pauses.NextBackOff(), s.lease.length/10)) != nil {
-				s.logger.Warn("this instance leads no longer", "instance", s.lease.instance, "term", e.Term, "error", err)
-				return
-			}
-		}
-		at, wrote = at+1, sent
+		revision++
 		s.lease.mu.Lock()
-		s.lease.mine = at
-		s.lease.last = s.lease.last.seen(e, at, time.Now())
+		s.lease.mine = revision
+		s.lease.last = s.lease.last.update(e, revision, time.Now())
 		s.lease.mu.Unlock()
-		if !led.renew(until(sent, s.lease.length)) {
+		if !led.renew(leadsUntil(wrote, s.lease.length)) {
 			led.stop(errLeaseOver)
 			return
+		}
+	}
+}
+
+// appendRenewal appends an entry after a revision, and tries again until that succeeds;
+// it returns false when led ends before, or another has the lease, which ends led.
+func (s *Store) appendRenewal(led *leading, e entry, revision event.Revision) bool {
+	record, err := encodeEntry(e)
+	if err != nil {
+		led.stop(err)
+		return false
+	}
+	for pauses := newPauses(); ; {
+		_, err := s.append(led, s.prefix+leaseStream, revision, record, s.lease.length/6)
+		switch {
+		case err == nil:
+			return true
+		case errors.Is(err, commands.ErrConflict):
+			s.logger.Warn("another instance has taken the lease", "instance", s.lease.instance, "term", e.Term)
+			led.stop(errLeaseOver)
+			return false
+		case s.wait(led, min(pauses.NextBackOff(), s.lease.length/10)) != nil:
+			s.logger.Warn("this instance leads no longer", "instance", s.lease.instance, "term", e.Term, "error", err)
+			return false
 		}
 	}
 }
@@ -231,7 +229,7 @@ func (s *Store) resign() {
 	}
 	released := last.entry
 	released.Released = true
-	record, err := record(released)
+	record, err := encodeEntry(released)
 	if err == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), s.times.settle)
 		defer cancel()

@@ -12,14 +12,8 @@ import (
 	"commissaire/domain/event"
 )
 
-// Leader is an instance that leads.
-type Leader struct {
-	Instance string
-	Term     domain.Term
-}
-
 // entry is what an event of the lease's stream says: who leads, in which term
-// and for how long after it, or that he does no more.
+// and for how long after it, or that it does no more.
 type entry struct {
 	Instance string      `json:"instance"`
 	Term     domain.Term `json:"term"`
@@ -27,8 +21,8 @@ type entry struct {
 	Released bool        `json:"released,omitempty"`
 }
 
-// entryOf reads the data of an event of the lease's stream.
-func entryOf(data []byte) (entry, error) {
+// parseEntry reads the data of an event of the lease's stream.
+func parseEntry(data []byte) (entry, error) {
 	var e entry
 	if err := json.Unmarshal(data, &e); err != nil {
 		return entry{}, fmt.Errorf("read the lease: %w", err)
@@ -44,28 +38,20 @@ type sighting struct {
 	since    time.Time      // when it was seen at this revision for the first time
 }
 
-// seen is the sighting after the stream was read again. It begins anew only
+// update returns the sighting after the stream was read again. It begins anew only
 // when the entry is another.
-func (s sighting) seen(e entry, at event.Revision, now time.Time) sighting {
-	if at == s.revision {
+func (s sighting) update(e entry, revision event.Revision, now time.Time) sighting {
+	if revision == s.revision {
 		return s
 	}
-	return sighting{entry: e, revision: at, since: now}
+	return sighting{entry: e, revision: revision, since: now}
 }
 
-// vacant tells whether the lease may be taken: nobody has it, or who has it did
-// not say so again for as long as he may lead without. He counts from before he
-// wrote, and the sighting from after it was read, so he no longer leads by then.
-func (s sighting) vacant(now time.Time) bool {
+// isVacant tells whether the lease may be taken: nobody has it, or who has it did
+// not say so again for as long as it may lead without. The leader counts from before it
+// wrote, and the sighting from after it was read, so it no longer leads by then.
+func (s sighting) isVacant(now time.Time) bool {
 	return s.revision == event.NoRevision || s.Released || now.Sub(s.since) >= time.Duration(s.Length)*time.Millisecond
-}
-
-// leader is who leads, as far as this sighting tells.
-func (s sighting) leader(now time.Time) Leader {
-	if s.vacant(now) {
-		return Leader{}
-	}
-	return Leader{Instance: s.Instance, Term: s.Term}
 }
 
 // next is the entry of who takes the lease after this sighting, in a term that is
@@ -74,16 +60,18 @@ func (s sighting) next(instance string, length time.Duration, after domain.Term)
 	return entry{Instance: instance, Term: max(s.Term, after) + 1, Length: length.Milliseconds()}
 }
 
-// until is when a leader who wrote last at a time must have stopped: a tenth
+// leadsUntil is when a leader who wrote last at a time must have stopped: a tenth
 // before anybody may take over, for timers that are late and clocks that differ.
-func until(wrote time.Time, length time.Duration) time.Time { return wrote.Add(length - length/10) }
+func leadsUntil(wrote time.Time, length time.Duration) time.Time {
+	return wrote.Add(length - length/10)
+}
 
-// renewal is when a leader who wrote last at a time writes again.
-func renewal(wrote time.Time, length time.Duration) time.Time { return wrote.Add(length / 3) }
+// renewsAt is when a leader who wrote last at a time writes again.
+func renewsAt(wrote time.Time, length time.Duration) time.Time { return wrote.Add(length / 3) }
 
 var errLeaseOver = errors.New("this instance leads no longer")
 
-// leading is the context of who leads. It ends when his time is over without a
+// leading is the context of who leads. It ends when its time is over without a
 // renewal. Err looks at the clock, so it is right also when the timer did not
 // run because the process did not: it may be asked right before an act. Contexts
 // derived from it end with the timer.

@@ -17,6 +17,31 @@ import (
 
 const length = 9 * time.Second
 
+// leader is an instance that leads, in a term.
+type leader struct {
+	Instance string
+	Term     domain.Term
+}
+
+// leader is who leads, as far as this sighting tells.
+func (s sighting) leader(now time.Time) leader {
+	if s.isVacant(now) {
+		return leader{}
+	}
+	return leader{Instance: s.Instance, Term: s.Term}
+}
+
+// leader is who leads as far as this instance knows; the zero leader where nobody
+// is known to.
+func (s *Store) leader() leader {
+	s.lease.mu.Lock()
+	defer s.lease.mu.Unlock()
+	if s.lease.last.revision == s.lease.mine && (s.lease.leading == nil || s.lease.leading.Err() != nil) {
+		return leader{}
+	}
+	return s.lease.last.leader(time.Now())
+}
+
 func TestALeaseIsVacantWhenItWasSeenUnchangedForAllItsTime(t *testing.T) {
 	start := time.Now()
 	nobody := sighting{revision: event.NoRevision}
@@ -30,20 +55,20 @@ func TestALeaseIsVacantWhenItWasSeenUnchangedForAllItsTime(t *testing.T) {
 		vacant bool
 	}{
 		{"nobody has led", nobody, 0, true},
-		{"just seen", nobody.seen(taken, 0, start), 0, false},
-		{"not long enough", nobody.seen(taken, 0, start), length - time.Nanosecond, false},
-		{"long enough", nobody.seen(taken, 0, start), length, true},
-		{"seen again at the same revision", nobody.seen(taken, 0, start).seen(taken, 0, start.Add(length-1)), length, true},
-		{"renewed", nobody.seen(taken, 0, start).seen(taken, 1, start.Add(length-1)), length, false},
-		{"given up", nobody.seen(taken, 0, start).seen(released, 1, start), 0, true},
+		{"just seen", nobody.update(taken, 0, start), 0, false},
+		{"not long enough", nobody.update(taken, 0, start), length - time.Nanosecond, false},
+		{"long enough", nobody.update(taken, 0, start), length, true},
+		{"seen again at the same revision", nobody.update(taken, 0, start).update(taken, 0, start.Add(length-1)), length, true},
+		{"renewed", nobody.update(taken, 0, start).update(taken, 1, start.Add(length-1)), length, false},
+		{"given up", nobody.update(taken, 0, start).update(released, 1, start), 0, true},
 	} {
 		now := start.Add(test.after)
-		if got := test.last.vacant(now); got != test.vacant {
+		if got := test.last.isVacant(now); got != test.vacant {
 			t.Errorf("%s: vacant is %v", test.name, got)
 		}
-		want := Leader{Instance: "a", Term: 4}
+		want := leader{Instance: "a", Term: 4}
 		if test.vacant {
-			want = Leader{}
+			want = leader{}
 		}
 		if got := test.last.leader(now); got != want {
 			t.Errorf("%s: the leader is %v, want %v", test.name, got, want)
@@ -61,7 +86,7 @@ func TestTermsRiseOverEveryTaking(t *testing.T) {
 		}
 		highest, seen[next.Term] = next.Term, true
 		next.Released = i%2 == 0
-		last = last.seen(next, event.Revision(i), time.Now())
+		last = last.update(next, event.Revision(i), time.Now())
 	}
 }
 
@@ -70,12 +95,12 @@ func TestTermsRiseOverEveryTaking(t *testing.T) {
 func TestTheHolderStopsBeforeAnotherMayBegin(t *testing.T) {
 	wrote := time.Now()
 	for _, reached := range []time.Duration{0, time.Millisecond, time.Second, time.Minute} {
-		seen := sighting{revision: event.NoRevision}.seen(entry{Instance: "a", Term: 1, Length: length.Milliseconds()}, 0, wrote.Add(reached))
-		stopped := until(wrote, length)
-		if seen.vacant(stopped) {
+		seen := sighting{revision: event.NoRevision}.update(entry{Instance: "a", Term: 1, Length: length.Milliseconds()}, 0, wrote.Add(reached))
+		stopped := leadsUntil(wrote, length)
+		if seen.isVacant(stopped) {
 			t.Errorf("an entry that was seen after %v is vacant when its holder stops", reached)
 		}
-		if again := renewal(wrote, length); !again.Before(stopped) {
+		if again := renewsAt(wrote, length); !again.Before(stopped) {
 			t.Errorf("it is renewed at %v, and over at %v", again, stopped)
 		}
 	}
@@ -154,8 +179,8 @@ func TestALeaderLeadsOnAndItsStreamStaysShort(t *testing.T) {
 	server := esdb.Start(t)
 	a := instance(t, server, "a", short)
 	led, term := lead(t, a)
-	if term != 1 || a.Leader() != (Leader{"a", 1}) {
-		t.Errorf("term %d, leader %v", term, a.Leader())
+	if term != 1 || a.leader() != (leader{"a", 1}) {
+		t.Errorf("term %d, leader %v", term, a.leader())
 	}
 	last := func() event.Revision {
 		a.lease.mu.Lock()
@@ -254,8 +279,8 @@ func TestAnotherTakesOverAtOnceFromALeaderThatCloses(t *testing.T) {
 	if led2, _, err := b.tryToLead(t.Context(), 0); led2 != nil || err != nil {
 		t.Fatalf("both lead: %v", err)
 	}
-	if b.Leader() != (Leader{"a", first}) {
-		t.Errorf("b takes %v for the leader", b.Leader())
+	if b.leader() != (leader{"a", first}) {
+		t.Errorf("b takes %v for the leader", b.leader())
 	}
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
@@ -280,8 +305,8 @@ func TestALeaderWithoutTheStoreStopsBeforeAnotherBegins(t *testing.T) {
 	led, first := lead(t, a)
 	release := server.Stall()
 	<-led.Done() // nothing else ends it
-	if a.Leader() != (Leader{}) {
-		t.Errorf("a still takes %v for the leader", a.Leader())
+	if a.leader() != (leader{}) {
+		t.Errorf("a still takes %v for the leader", a.leader())
 	}
 	release()
 	_, second := lead(t, b)
@@ -348,11 +373,11 @@ func TestALeaderEndsWhenAnotherHasTheLease(t *testing.T) {
 	led, first := lead(t, a)
 	// b takes it as if it had waited.
 	eventually(t, "b takes the lease", func() bool {
-		last, err := b.lookAtLease(t.Context())
+		last, err := b.readLease(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		taken, err := record(last.next("b", time.Minute, 0))
+		taken, err := encodeEntry(last.next("b", time.Minute, 0))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -360,8 +385,8 @@ func TestALeaderEndsWhenAnotherHasTheLease(t *testing.T) {
 		return err == nil
 	})
 	<-led.Done()
-	if _, err := a.lookAtLease(t.Context()); err != nil || a.Leader() != (Leader{"b", first + 1}) {
-		t.Errorf("a takes %v for the leader, %v", a.Leader(), err)
+	if _, err := a.readLease(t.Context()); err != nil || a.leader() != (leader{"b", first + 1}) {
+		t.Errorf("a takes %v for the leader, %v", a.leader(), err)
 	}
 }
 
@@ -375,8 +400,8 @@ func TestTheEndOfItsContextEndsLeading(t *testing.T) {
 	}
 	cancel()
 	<-led.Done()
-	if a.Leader() != (Leader{}) {
-		t.Errorf("a takes %v for the leader", a.Leader())
+	if a.leader() != (leader{}) {
+		t.Errorf("a takes %v for the leader", a.leader())
 	}
 	// What it has it may have again, at once.
 	if _, second := lead(t, a); second <= first {

@@ -19,6 +19,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"commissaire/commands/sleep"
 )
 
 const (
@@ -54,14 +56,14 @@ type links struct {
 // that. It logs the first before it forgets: there the link is retired, and held
 // up until all calls that have begun have their connection.
 type link struct {
-	client   *esdb.Client
-	began    time.Time
-	ready    chan struct{} // closed when it is connected
-	gone     context.Context
-	leave    context.CancelFunc     // ends gone
-	starting sync.WaitGroup         // calls that have no connection yet; none is added to a retired link
-	said     atomic.Pointer[string] // what the client warned of last
-	of       *links
+	client      *esdb.Client
+	began       time.Time
+	ready       chan struct{} // closed when it is connected
+	gone        context.Context
+	leave       context.CancelFunc     // ends gone
+	starting    sync.WaitGroup         // calls that have no connection yet; none is added to a retired link
+	lastWarning atomic.Pointer[string] // what the client warned of last
+	of          *links
 
 	// Guarded by links.mu.
 	calls   int
@@ -102,7 +104,7 @@ func (l *links) use() (*link, error) {
 		message := fmt.Sprintf(format, arguments...)
 		l.logger.Debug("EventStoreDB client", "level", level, "message", message)
 		if level == esdb.LogWarn || level == esdb.LogError {
-			made.said.Store(&message)
+			made.lastWarning.Store(&message)
 		}
 	}
 	client, err := esdb.NewClient(&configuration)
@@ -121,8 +123,8 @@ func (l *links) use() (*link, error) {
 	return made, nil
 }
 
-// hold keeps the link from being closed until release, unless it is retired.
-func (k *link) hold() bool {
+// acquire keeps the link from being closed until release, unless it is retired.
+func (k *link) acquire() bool {
 	k.of.mu.Lock()
 	defer k.of.mu.Unlock()
 	if k.retired {
@@ -160,17 +162,17 @@ func (k *link) retire() {
 	}
 }
 
-// connected waits until the link is connected, but not long after it began to
+// waitConnected waits until the link is connected, but not long after it began to
 // connect, nor when too many wait: then it fails with errNoServer.
-func (k *link) connected(ctx context.Context) error {
+func (k *link) waitConnected(ctx context.Context) error {
 	select {
 	case <-k.ready:
 		return nil
 	default:
 	}
 	why := func() string {
-		if said := k.said.Load(); said != nil {
-			return *said
+		if warning := k.lastWarning.Load(); warning != nil {
+			return *warning
 		}
 		return "the server does not answer"
 	}
@@ -210,19 +212,19 @@ type visit struct {
 
 // toLeader is the context that the client is given for a visit.
 func (v *visit) toLeader(ctx context.Context) context.Context {
-	return begun{metadata.AppendToOutgoingContext(ctx, "requires-leader", "true"), v.started}
+	return noticingContext{metadata.AppendToOutgoingContext(ctx, "requires-leader", "true"), v.started}
 }
 
-// begun is a context that says when it is looked at, which the client does as
+// noticingContext is a context that says when it is looked at, which the client does as
 // soon as it has a connection.
-type begun struct {
+type noticingContext struct {
 	context.Context
-	said func()
+	notice func()
 }
 
 // Deadline implements context.Context.
-func (b begun) Deadline() (time.Time, bool) {
-	b.said()
+func (b noticingContext) Deadline() (time.Time, bool) {
+	b.notice()
 	return b.Context.Deadline()
 }
 
@@ -237,26 +239,26 @@ func (l *links) enter(ctx context.Context) (*visit, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := k.connected(ctx); err != nil {
+		if err := k.waitConnected(ctx); err != nil {
 			return nil, err
 		}
 		done, err := l.breaker.Allow()
 		if err != nil {
 			return nil, fmt.Errorf("%w: it was not just now", errNoServer)
 		}
-		if k.hold() {
+		if k.acquire() {
 			return &visit{link: k, done: done, started: sync.OnceFunc(k.starting.Done)}, nil
 		}
 		done(l.breaker.State() != gobreaker.StateHalfOpen) // nothing was asked
 	}
 }
 
-// answered takes down how a call ended; only the first counts.
-func (v *visit) answered(ctx context.Context, err error) {
+// recordOutcome records how a call ended; only the first counts.
+func (v *visit) recordOutcome(ctx context.Context, err error) {
 	v.once.Do(func() {
-		late := is(err, esdb.ErrorCodeDeadlineExceeded)
+		late := hasCode(err, esdb.ErrorCodeDeadlineExceeded)
 		switch {
-		case isUnavailable(err), is(err, esdb.ErrorAborted), late && (!over(ctx) || errors.Is(context.Cause(ctx), errNoAnswer)):
+		case isUnavailable(err), hasCode(err, esdb.ErrorAborted), late && (!hasEnded(ctx) || errors.Is(context.Cause(ctx), errNoAnswer)):
 			v.done(false)
 		case ctx.Err() != nil: // its caller left: that opens and closes no breaker
 			v.done(v.of.breaker.State() != gobreaker.StateHalfOpen)
@@ -269,17 +271,17 @@ func (v *visit) answered(ctx context.Context, err error) {
 	}
 }
 
-// over tells whether a context has ended. The server knows when its time is over,
+// hasEnded tells whether a context has ended. The server knows when its time is over,
 // and may be the first to say so.
-func over(ctx context.Context) bool {
+func hasEnded(ctx context.Context) bool {
 	if until, ok := ctx.Deadline(); ok && time.Until(until) < 100*time.Millisecond {
 		<-ctx.Done()
 	}
 	return ctx.Err() != nil
 }
 
-// unanswered takes down that a call was not answered.
-func (v *visit) unanswered() { v.once.Do(func() { v.done(false) }) }
+// recordSilence records that a call was not answered.
+func (v *visit) recordSilence() { v.once.Do(func() { v.done(false) }) }
 
 func (l *links) close() {
 	l.mu.Lock()
@@ -305,7 +307,7 @@ func call[T any](ctx context.Context, l *links, do func(context.Context, *link) 
 	done := make(chan outcome, 1)
 	v.run(ctx, func() {
 		value, err := do(v.toLeader(ctx), v.link)
-		v.answered(ctx, err)
+		v.recordOutcome(ctx, err)
 		done <- outcome{value, err}
 	})
 	select {
@@ -325,7 +327,7 @@ func (v *visit) run(ctx context.Context, do func()) {
 		select {
 		case <-finished:
 		case <-time.After(grace):
-			v.unanswered()
+			v.recordSilence()
 			v.retire()
 		}
 	})
@@ -342,11 +344,11 @@ func (v *visit) run(ctx context.Context, do func()) {
 // not available. Of a read that cannot begin it is not of the client's own type.
 func isUnavailable(said any) bool {
 	err, ok := said.(error)
-	return ok && answer(err).Code() == codes.Unavailable
+	return ok && statusOf(err).Code() == codes.Unavailable
 }
 
-// is tells whether the client failed with one of these codes.
-func is(err error, codes ...esdb.ErrorCode) bool {
+// hasCode tells whether the client failed with one of these codes.
+func hasCode(err error, codes ...esdb.ErrorCode) bool {
 	var failed *esdb.Error
 	if !errors.As(err, &failed) {
 		return false
@@ -361,28 +363,28 @@ func is(err error, codes ...esdb.ErrorCode) bool {
 
 // Refused tells whether a failure is that the server said no, which it will say
 // again: to who calls, or to what is called for.
-func Refused(err error) bool { return final(err) }
+func Refused(err error) bool { return isFinal(err) }
 
-// final tells whether trying again is of no use: the server has said no.
-func final(err error) bool {
-	return is(err, esdb.ErrorCodeAccessDenied, esdb.ErrorCodeUnauthenticated, esdb.ErrorCodeStreamDeleted, esdb.ErrorCodeUnsupportedFeature) ||
-		answer(err).Code() == codes.InvalidArgument
+// isFinal tells whether trying again is of no use: the server has said no.
+func isFinal(err error) bool {
+	return hasCode(err, esdb.ErrorCodeAccessDenied, esdb.ErrorCodeUnauthenticated, esdb.ErrorCodeStreamDeleted, esdb.ErrorCodeUnsupportedFeature) ||
+		statusOf(err).Code() == codes.InvalidArgument
 }
 
-// unrecorded tells whether a call cannot have recorded anything: it was not
+// isUnrecorded tells whether a call cannot have recorded anything: it was not
 // sent, it was refused, or the server ended it before it had all of it, which
 // shows as an end of file.
-func unrecorded(err error) bool {
-	if final(err) || is(err, esdb.ErrorCodeNotLeader) || errors.Is(err, io.EOF) || errors.Is(err, errNoServer) || errors.Is(err, errClosed) {
+func isUnrecorded(err error) bool {
+	if isFinal(err) || hasCode(err, esdb.ErrorCodeNotLeader) || errors.Is(err, io.EOF) || errors.Is(err, errNoServer) || errors.Is(err, errClosed) {
 		return true
 	}
-	said := answer(err)
+	said := statusOf(err)
 	return said.Code() == codes.Unavailable &&
 		(strings.HasPrefix(said.Message(), "Server Is ") || strings.Contains(said.Message(), "Error while dialing"))
 }
 
-// answer is what the server, or gRPC in its place, said.
-func answer(err error) *status.Status {
+// statusOf is what the server, or gRPC in its place, said.
+func statusOf(err error) *status.Status {
 	var said interface{ GRPCStatus() *status.Status }
 	if errors.As(err, &said) {
 		return said.GRPCStatus()
@@ -400,14 +402,11 @@ func newPauses() *backoff.ExponentialBackOff {
 
 // wait waits, or fails when ctx or the store ends.
 func (s *Store) wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-s.ending.Done():
+	ctx, done := s.bindToStore(ctx)
+	defer done()
+	err := sleep.For(ctx, d)
+	if err != nil && s.ending.Err() != nil {
 		return errClosed
-	case <-ctx.Done():
-		return ctx.Err()
 	}
+	return err
 }

@@ -10,8 +10,8 @@ import (
 
 func TestTwoServicesShareAServer(t *testing.T) {
 	server := esdb.Start(t)
-	a := opened(t, server.ConnectionString(), Options{Prefix: "berlin-"}, usual)
-	b := opened(t, server.ConnectionString(), Options{Prefix: "berlin2-"}, usual)
+	a := opened(t, server.ConnectionString(), Options{Prefix: "berlin-"}, defaultTimes)
+	b := opened(t, server.ConnectionString(), Options{Prefix: "berlin2-"}, defaultTimes)
 	first, second := events(2), events(1)
 	server.Fill("berlin", 3)
 	atA := appended(t, a, "roster", event.NoRevision, first)
@@ -50,7 +50,7 @@ func TestTwoServicesShareAServer(t *testing.T) {
 
 func TestTheHeadIsFoundWithoutReadingWhatOthersRecorded(t *testing.T) {
 	server := esdb.Start(t)
-	store := opened(t, server.ConnectionString(), Options{}, usual)
+	store := opened(t, server.ConnectionString(), Options{}, defaultTimes)
 	const foreign = 20_000
 	look := func(want event.Position, most int) {
 		t.Helper()
@@ -64,36 +64,36 @@ func TestTheHeadIsFoundWithoutReadingWhatOthersRecorded(t *testing.T) {
 			t.Errorf("the server looked at %d events, want %d at the most", n, most)
 		}
 	}
-	at := appended(t, store, "roster", event.NoRevision, events(1))
-	look(at, glance)
+	pos := appended(t, store, "roster", event.NoRevision, events(1))
+	look(pos, secondLook)
 	server.Fill("somebody-else", foreign)
-	look(at, foreign+2*glance) // the server looks at each once
-	look(at, 2*window)
-	look(at, 2*window)
-	other := opened(t, server.ConnectionString(), Options{}, usual)
-	at = appended(t, other, "roster", 0, events(1))
-	look(at, glance)
+	look(pos, foreign+2*secondLook) // the server looks at each once
+	look(pos, 2*window)
+	look(pos, 2*window)
+	other := opened(t, server.ConnectionString(), Options{}, defaultTimes)
+	pos = appended(t, other, "roster", 0, events(1))
+	look(pos, secondLook)
 
 	// Asked again it looks at little.
-	server.Fill("somebody-else", glance/2)
-	look(at, few+glance)
-	look(at, few)
+	server.Fill("somebody-else", secondLook/2)
+	look(pos, firstLook+secondLook)
+	look(pos, firstLook)
 
 	// One that has followed knows.
 	server.Fill("somebody-else", foreign)
-	cold := opened(t, server.ConnectionString(), Options{}, usual)
+	cold := opened(t, server.ConnectionString(), Options{}, defaultTimes)
 	backlog(t, cold, 0)
 	store = cold
-	look(at, 2*window)
+	look(pos, 2*window)
 	// One that has not finds it all the same.
-	store = opened(t, server.ConnectionString(), Options{}, usual)
-	look(at, 3*foreign)
+	store = opened(t, server.ConnectionString(), Options{}, defaultTimes)
+	look(pos, 3*foreign)
 }
 
 func TestAnEmptyLogOnAServerThatOthersUseHasNoHead(t *testing.T) {
 	server := esdb.Start(t)
 	server.Fill("somebody-else", 2000)
-	store := opened(t, server.ConnectionString(), Options{}, usual)
+	store := opened(t, server.ConnectionString(), Options{}, defaultTimes)
 	if head, err := store.Head(t.Context()); err != nil || head != 0 {
 		t.Errorf("the head is %d, %v, want 0", head, err)
 	}

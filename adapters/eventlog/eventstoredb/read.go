@@ -18,10 +18,10 @@ import (
 )
 
 const (
-	ahead  = 256 // events of a read that the client may have received before they are taken
-	few    = 8   // events that Head looks at from the end of the log first
-	glance = 256 // and then, before it looks on from where it knows
-	atOnce = 8   // positions that are read at the same time
+	readAhead  = 256 // events of a read that the client may have received before they are taken
+	firstLook  = 8   // events that Head looks at from the end of the log first
+	secondLook = 256 // and then, before it looks on from where it knows
+	maxReads   = 8   // positions that are read at the same time
 )
 
 var errSilent = errors.New("the server says nothing")
@@ -47,41 +47,19 @@ func (s *Store) read(ctx context.Context, begin reading) iter.Seq2[*esdb.Resolve
 			yield(nil, err)
 			return
 		}
-		type found struct {
-			event *esdb.ResolvedEvent
-			err   error
-		}
-		coming := make(chan found, ahead)
-		v.run(ctx, func() {
-			read, err := begin(v.toLeader(ctx), v.client)
-			for {
-				var e *esdb.ResolvedEvent
-				if err == nil {
-					e, err = read.Recv()
-				}
-				v.answered(ctx, err)
-				select {
-				case coming <- found{e, err}:
-				case <-ctx.Done():
-					return
-				}
-				if err != nil {
-					return
-				}
-			}
-		})
+		messages := v.receive(ctx, begin)
 		silence := time.NewTimer(s.times.attempt)
 		defer silence.Stop()
 		for {
-			var next found
+			var next message
 			select {
-			case next = <-coming:
+			case next = <-messages:
 			default:
 				silence.Reset(s.times.attempt)
 				select {
-				case next = <-coming:
+				case next = <-messages:
 				case <-silence.C:
-					v.unanswered()
+					v.recordSilence()
 					yield(nil, errSilent)
 					return
 				case <-ctx.Done():
@@ -90,7 +68,7 @@ func (s *Store) read(ctx context.Context, begin reading) iter.Seq2[*esdb.Resolve
 				}
 			}
 			switch {
-			case errors.Is(next.err, io.EOF), is(next.err, esdb.ErrorCodeResourceNotFound):
+			case errors.Is(next.err, io.EOF), hasCode(next.err, esdb.ErrorCodeResourceNotFound):
 				return
 			case next.err != nil && ctx.Err() != nil:
 				yield(nil, context.Cause(ctx))
@@ -102,18 +80,48 @@ func (s *Store) read(ctx context.Context, begin reading) iter.Seq2[*esdb.Resolve
 	}
 }
 
-// again reads until it succeeds, the server has said no, there is none, or no
-// progress is made for as long as an append may take. once reads from where the
-// one before ended and tells whether it came further.
-func (s *Store) again(ctx context.Context, once func(context.Context) (further bool, err error)) error {
-	ctx, done := s.joined(ctx)
+// message is what a read receives next: an event, or the error that ends it.
+type message struct {
+	event *esdb.ResolvedEvent
+	err   error
+}
+
+// receive begins a read and receives its messages, until one is an error or ctx ends.
+func (v *visit) receive(ctx context.Context, begin reading) <-chan message {
+	messages := make(chan message, readAhead)
+	v.run(ctx, func() {
+		read, err := begin(v.toLeader(ctx), v.client)
+		for {
+			var e *esdb.ResolvedEvent
+			if err == nil {
+				e, err = read.Recv()
+			}
+			v.recordOutcome(ctx, err)
+			select {
+			case messages <- message{e, err}:
+			case <-ctx.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	return messages
+}
+
+// retry tries to read until that succeeds, the server refuses it, there is no server,
+// or no progress is made for as long as an append may take. try reads from where the
+// try before ended and tells whether it came further.
+func (s *Store) retry(ctx context.Context, try func(context.Context) (further bool, err error)) error {
+	ctx, done := s.bindToStore(ctx)
 	defer done()
 	if err := s.ending.Err(); err != nil {
 		return errClosed
 	}
 	pauses, since := newPauses(), time.Now()
 	for {
-		further, err := once(ctx)
+		further, err := try(ctx)
 		switch {
 		case err == nil:
 			return nil
@@ -122,8 +130,8 @@ func (s *Store) again(ctx context.Context, once func(context.Context) (further b
 		case further:
 			pauses, since = newPauses(), time.Now()
 		}
-		if final(err) || errors.Is(err, errNoServer) || time.Since(since) > s.times.append {
-			return because(commands.ErrUnavailable, err)
+		if isFinal(err) || errors.Is(err, errNoServer) || time.Since(since) > s.times.append {
+			return wrap(commands.ErrUnavailable, err)
 		}
 		if s.wait(ctx, pauses.NextBackOff()) != nil {
 			return context.Cause(ctx)
@@ -135,12 +143,12 @@ func (s *Store) again(ctx context.Context, once func(context.Context) (further b
 func (s *Store) ReadStream(ctx context.Context, stream event.Stream, from event.Revision) iter.Seq2[eventlog.Raw, error] {
 	return func(yield func(eventlog.Raw, error) bool) {
 		next, left := max(from, 0), false
-		err := s.again(ctx, func(ctx context.Context) (further bool, err error) {
+		err := s.retry(ctx, func(ctx context.Context) (further bool, err error) {
 			for resolved, err := range s.read(ctx, s.streamFrom(s.prefix+string(stream), next, math.MaxInt64)) {
 				if err != nil {
 					return further, err
 				}
-				e, ok := s.own(resolved)
+				e, ok := s.decode(resolved)
 				if !ok {
 					continue
 				}
@@ -165,11 +173,11 @@ func (s *Store) ReadAt(ctx context.Context, positions []event.Position) ([]event
 	}
 	found := make([]eventlog.Raw, len(positions))
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(atOnce)
-	for i, at := range positions {
+	group.SetLimit(maxReads)
+	for i, pos := range positions {
 		group.Go(func() error {
 			var err error
-			found[i], err = s.readOne(ctx, at)
+			found[i], err = s.readOne(ctx, pos)
 			return err
 		})
 	}
@@ -179,24 +187,24 @@ func (s *Store) ReadAt(ctx context.Context, positions []event.Position) ([]event
 	return found, nil
 }
 
-func (s *Store) readOne(ctx context.Context, at event.Position) (eventlog.Raw, error) {
+func (s *Store) readOne(ctx context.Context, pos event.Position) (eventlog.Raw, error) {
 	var found eventlog.Raw
-	err := s.again(ctx, func(ctx context.Context) (bool, error) {
+	err := s.retry(ctx, func(ctx context.Context) (bool, error) {
 		for resolved, err := range s.read(ctx, func(ctx context.Context, client *esdb.Client) (*esdb.ReadStream, error) {
-			return client.ReadAll(ctx, esdb.ReadAllOptions{From: esdb.Position{Commit: uint64(at), Prepare: uint64(at)}}, 1)
+			return client.ReadAll(ctx, esdb.ReadAllOptions{From: esdb.Position{Commit: uint64(pos), Prepare: uint64(pos)}}, 1)
 		}) {
 			if err != nil {
 				return false, err
 			}
-			found, _ = s.own(resolved)
+			found, _ = s.decode(resolved)
 		}
 		return false, nil
 	})
 	switch {
 	case err != nil:
-		return eventlog.Raw{}, fmt.Errorf("read position %d: %w", at, err)
-	case found.Position != at || at == 0:
-		return eventlog.Raw{}, fmt.Errorf("read positions: there is no event at %d", at)
+		return eventlog.Raw{}, fmt.Errorf("read position %d: %w", pos, err)
+	case found.Position != pos || pos == 0:
+		return eventlog.Raw{}, fmt.Errorf("read positions: there is no event at %d", pos)
 	}
 	return found, nil
 }
@@ -209,9 +217,9 @@ func (s *Store) readOne(ctx context.Context, at event.Position) (eventlog.Raw, e
 func (s *Store) Head(ctx context.Context) (event.Position, error) {
 	var head event.Position
 	found := false
-	err := s.again(ctx, func(ctx context.Context) (_ bool, err error) {
-		for _, most := range []uint64{few, glance} {
-			if head, found, err = s.last(ctx, most); found || err != nil {
+	err := s.retry(ctx, func(ctx context.Context) (_ bool, err error) {
+		for _, most := range []uint64{firstLook, secondLook} {
+			if head, found, err = s.findLast(ctx, most); found || err != nil {
 				break
 			}
 		}
@@ -224,21 +232,18 @@ func (s *Store) Head(ctx context.Context) (event.Position, error) {
 		return head, nil
 	}
 	head, _ = s.seen.last()
-	for batch, err := range s.Follow(ctx, head) {
+	for batch, err := range eventlog.UpToHead(ctx, s.Follow(ctx, head)) {
 		if err != nil {
 			return 0, fmt.Errorf("read the head: %w", err)
 		}
-		if len(batch) == 0 {
-			return head, nil
-		}
 		head = batch[len(batch)-1].Position
 	}
-	return 0, fmt.Errorf("read the head: %w", context.Cause(ctx))
+	return head, nil
 }
 
-// last is the position of the last event, if the last events of all tell, not
+// findLast returns the position of the last event, if the last events of all tell, not
 // more than most.
-func (s *Store) last(ctx context.Context, most uint64) (event.Position, bool, error) {
+func (s *Store) findLast(ctx context.Context, most uint64) (event.Position, bool, error) {
 	var n uint64
 	var newest esdb.Position
 	for resolved, err := range s.read(ctx, func(ctx context.Context, client *esdb.Client) (*esdb.ReadStream, error) {
@@ -251,13 +256,13 @@ func (s *Store) last(ctx context.Context, most uint64) (event.Position, bool, er
 			newest = resolved.OriginalEvent().Position
 		}
 		head, until := s.seen.last()
-		e, own := s.own(resolved)
-		if own {
+		e, ours := s.decode(resolved)
+		if ours {
 			head = e.Position
-			s.seen.event(head)
+			s.seen.recordEvent(head)
 		}
-		if own || resolved.OriginalEvent().Position.Commit <= until.Commit {
-			s.seen.nothing(head, newest)
+		if ours || resolved.OriginalEvent().Position.Commit <= until.Commit {
+			s.seen.recordNothing(head, newest)
 			return head, true, nil
 		}
 	}

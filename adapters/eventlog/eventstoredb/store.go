@@ -1,5 +1,5 @@
 // Package eventstoredb keeps the log in EventStoreDB, for several instances of
-// the service.
+// the service. README.md is for those who run it.
 //
 // Decisions:
 //
@@ -21,8 +21,8 @@
 //     early, and a broken connection says nothing.
 //   - A position is the commit position, which is sparse.
 //   - The server has to be of version 23.10 or later: older ones do not say when
-//     a subscription has caught up. Gossip has to be open to everybody, as it is
-//     unless configured otherwise: the client asks for it without credentials.
+//     a subscription has caught up. Gossip has to be open to everybody: the client
+//     asks for it without credentials.
 package eventstoredb
 
 import (
@@ -67,7 +67,7 @@ type times struct {
 	discover time.Duration // between two times that a server is looked for
 }
 
-var usual = times{
+var defaultTimes = times{
 	append: 10 * time.Second, attempt: 3 * time.Second, settle: 2 * time.Second,
 	connect: 2 * time.Second, open: time.Second, discover: 250 * time.Millisecond,
 }
@@ -97,7 +97,7 @@ var prefixes = regexp.MustCompile(`^[A-Za-z0-9._]+-$`)
 // Open makes a store of an esdb:// connection string. It refuses one that it
 // does not understand, without repeating it, and does not connect yet.
 func Open(connection string, logger *slog.Logger, options Options) (*Store, error) {
-	return open(connection, logger, options, usual)
+	return open(connection, logger, options, defaultTimes)
 }
 
 func open(connection string, logger *slog.Logger, options Options, times times) (*Store, error) {
@@ -158,16 +158,16 @@ func configure(connection string, logger *slog.Logger) (*esdb.Configuration, err
 	return configuration, configuration.Validate()
 }
 
-// joined is a context that ends with ctx and with the store.
-func (s *Store) joined(ctx context.Context) (context.Context, func()) {
+// bindToStore returns a context that ends with ctx and with the store.
+func (s *Store) bindToStore(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(s.ending, func() { cancel(errClosed) })
 	return ctx, func() { stop(); cancel(nil) }
 }
 
-// own is a recorded event as the log knows it; ok is false for what others and
+// decode returns a recorded event as the log knows it; ok is false for what others and
 // the server recorded.
-func (s *Store) own(resolved *esdb.ResolvedEvent) (_ eventlog.Raw, ok bool) {
+func (s *Store) decode(resolved *esdb.ResolvedEvent) (_ eventlog.Raw, ok bool) {
 	e := resolved.OriginalEvent()
 	if e == nil || strings.HasPrefix(e.EventType, "$") {
 		return eventlog.Raw{}, false

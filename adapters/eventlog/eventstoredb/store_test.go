@@ -49,11 +49,11 @@ func events(n int) []eventlog.Raw {
 
 func appended(t *testing.T, store *Store, stream event.Stream, expected event.Revision, raws []eventlog.Raw) event.Position {
 	t.Helper()
-	at, err := store.Append(t.Context(), stream, expected, raws)
+	pos, err := store.Append(t.Context(), stream, expected, raws)
 	if err != nil {
 		t.Fatalf("Append: %v", err)
 	}
-	return at
+	return pos
 }
 
 func ids(raws []eventlog.Raw) []uuid.UUID {
@@ -80,12 +80,9 @@ func stream(t *testing.T, store *Store, name event.Stream) []eventlog.Raw {
 func backlog(t *testing.T, store *Store, after event.Position) []eventlog.Raw {
 	t.Helper()
 	var raws []eventlog.Raw
-	for batch, err := range store.Follow(t.Context(), after) {
+	for batch, err := range eventlog.UpToHead(t.Context(), store.Follow(t.Context(), after)) {
 		if err != nil {
 			t.Fatalf("Follow: %v", err)
-		}
-		if len(batch) == 0 {
-			break
 		}
 		raws = append(raws, batch...)
 	}

@@ -63,7 +63,7 @@ func (s *Store) append(stream event.Stream, expected event.Revision, events []ev
 	}
 	places := s.streams[stream]
 	if head := event.Revision(len(places) - 1); head != expected {
-		return s.appended(places, expected, events)
+		return s.findAppended(places, expected, events)
 	}
 	for i, e := range events {
 		e.Position = event.Position(len(s.events) + 1)
@@ -79,8 +79,8 @@ func (s *Store) append(stream event.Stream, expected event.Revision, events []ev
 	return event.Position(len(s.events)), nil
 }
 
-// appended is where events are if they were appended after expected before.
-func (s *Store) appended(places []int, expected event.Revision, events []eventlog.Raw) (event.Position, error) {
+// findAppended returns where events are that were appended after expected before.
+func (s *Store) findAppended(places []int, expected event.Revision, events []eventlog.Raw) (event.Position, error) {
 	first := int(expected) + 1
 	if first < 0 || first+len(events) > len(places) {
 		return 0, commands.ErrConflict
@@ -97,7 +97,7 @@ func (s *Store) appended(places []int, expected event.Revision, events []eventlo
 func (s *Store) ReadStream(ctx context.Context, stream event.Stream, from event.Revision) iter.Seq2[eventlog.Raw, error] {
 	return func(yield func(eventlog.Raw, error) bool) {
 		for rev := max(from, 0); ; rev++ {
-			e, ok, err := s.at(ctx, stream, rev)
+			e, ok, err := s.readOne(ctx, stream, rev)
 			if err != nil {
 				yield(eventlog.Raw{}, fmt.Errorf("read %s: %w", stream, err))
 				return
@@ -109,7 +109,8 @@ func (s *Store) ReadStream(ctx context.Context, stream event.Stream, from event.
 	}
 }
 
-func (s *Store) at(ctx context.Context, stream event.Stream, rev event.Revision) (eventlog.Raw, bool, error) {
+// readOne returns the event at a revision; false where there is none.
+func (s *Store) readOne(ctx context.Context, stream event.Stream, rev event.Revision) (eventlog.Raw, bool, error) {
 	if err := ctx.Err(); err != nil {
 		return eventlog.Raw{}, false, err
 	}
@@ -146,7 +147,7 @@ func (s *Store) ReadAt(_ context.Context, positions []event.Position) ([]eventlo
 func (s *Store) Follow(ctx context.Context, after event.Position) iter.Seq2[[]eventlog.Raw, error] {
 	return func(yield func([]eventlog.Raw, error) bool) {
 		for ctx.Err() == nil {
-			batch, changed, err := s.after(after)
+			batch, changed, err := s.readAfter(after)
 			if err != nil {
 				yield(nil, fmt.Errorf("follow: %w", err))
 				return
@@ -166,7 +167,9 @@ func (s *Store) Follow(ctx context.Context, after event.Position) iter.Seq2[[]ev
 	}
 }
 
-func (s *Store) after(after event.Position) ([]eventlog.Raw, <-chan struct{}, error) {
+// readAfter returns the next batch; at the head, where it is empty, the channel is
+// closed when there is more.
+func (s *Store) readAfter(after event.Position) ([]eventlog.Raw, <-chan struct{}, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

@@ -43,7 +43,7 @@ func Backup(ctx context.Context, dir, target string) (err error) {
 	if err := errors.Join(err, source.Close()); err != nil {
 		return err
 	}
-	if err := write(ctx, path, "SELECT 1"); err != nil { // makes it one with a write-ahead log, as every log is
+	if err := execute(ctx, path, "SELECT 1"); err != nil { // makes it one with a write-ahead log, as every log is
 		return err
 	}
 	return errors.Join(file.Sync(), syncDir(target))
@@ -61,12 +61,12 @@ func OpenBackup(ctx context.Context, dir string) (*Reader, error) {
 
 // Check fails where SQLite finds the file damaged.
 func (r *Reader) Check(ctx context.Context) error {
-	var said string
-	if err := r.db.QueryRowContext(ctx, "PRAGMA integrity_check(1)").Scan(&said); err != nil {
+	var answer string
+	if err := r.db.QueryRowContext(ctx, "PRAGMA integrity_check(1)").Scan(&answer); err != nil {
 		return fmt.Errorf("check the file of the event log: %w", err)
 	}
-	if said != "ok" {
-		return fmt.Errorf("the file of the event log is damaged: %s", said)
+	if answer != "ok" {
+		return fmt.Errorf("the file of the event log is damaged: %s", answer)
 	}
 	return nil
 }
@@ -74,14 +74,14 @@ func (r *Reader) Check(ctx context.Context) error {
 // BeginAfter makes every term that begins in the log of a directory later than
 // this one. Nobody may be using it.
 func BeginAfter(ctx context.Context, dir string, term domain.Term) error {
-	if err := write(ctx, filepath.Join(dir, File), "INSERT OR IGNORE INTO terms (term) VALUES (?)", int64(term)); err != nil {
+	if err := execute(ctx, filepath.Join(dir, File), "INSERT OR IGNORE INTO terms (term) VALUES (?)", int64(term)); err != nil {
 		return fmt.Errorf("raise the term of the event log in %s: %w", dir, err)
 	}
 	return nil
 }
 
-// write executes one statement and leaves nothing in a write-ahead log.
-func write(ctx context.Context, path, statement string, arguments ...any) error {
+// execute executes one statement and leaves nothing in a write-ahead log.
+func execute(ctx context.Context, path, statement string, arguments ...any) error {
 	db, err := connect(path, "")
 	if err != nil {
 		return err
@@ -100,7 +100,7 @@ func Restore(dir string, fill func(dir string) error) (err error) {
 			err = fmt.Errorf("restore into %s: %w", dir, err)
 		}
 	}()
-	if err := vacant(dir); err != nil {
+	if err := requireVacant(dir); err != nil {
 		return err
 	}
 	_, err = os.Stat(dir)
@@ -117,7 +117,7 @@ func Restore(dir string, fill func(dir string) error) (err error) {
 		return errInUse
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	if err := vacant(dir); err != nil { // a service may have been faster
+	if err := requireVacant(dir); err != nil { // a service may have been faster
 		return err
 	}
 	filling, err := os.MkdirTemp(dir, restoring)
@@ -136,7 +136,13 @@ func Restore(dir string, fill func(dir string) error) (err error) {
 	if err := fill(filling); err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(filling)
+	return moveAll(filling, dir)
+}
+
+// moveAll moves all that a directory has into another, durably, and removes it. Where
+// it fails, nothing that it moved is left there.
+func moveAll(from, dir string) (err error) {
+	entries, err := os.ReadDir(from)
 	if err != nil {
 		return err
 	}
@@ -145,7 +151,7 @@ func Restore(dir string, fill func(dir string) error) (err error) {
 	})
 	for _, entry := range entries {
 		to := filepath.Join(dir, entry.Name())
-		if err := os.Rename(filepath.Join(filling, entry.Name()), to); err != nil {
+		if err := os.Rename(filepath.Join(from, entry.Name()), to); err != nil {
 			return err
 		}
 		defer func() {
@@ -154,11 +160,11 @@ func Restore(dir string, fill func(dir string) error) (err error) {
 			}
 		}()
 	}
-	return errors.Join(os.Remove(filling), syncDir(dir), syncDir(filepath.Dir(dir)))
+	return errors.Join(os.Remove(from), syncDir(dir), syncDir(filepath.Dir(dir)))
 }
 
-// vacant refuses a directory that has anything but a lock in it.
-func vacant(dir string) error {
+// requireVacant refuses a directory that has anything but a lock in it.
+func requireVacant(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -167,7 +173,7 @@ func vacant(dir string) error {
 		switch name := entry.Name(); {
 		case name == lockFile:
 		case strings.HasPrefix(name, restoring):
-			return unrestored(name)
+			return unrestoredError(name)
 		default:
 			return fmt.Errorf("it has %s: give a directory that is empty, or none yet", name)
 		}
@@ -178,13 +184,14 @@ func vacant(dir string) error {
 // restoring begins the name of a directory that a restore fills.
 const restoring = "restoring-"
 
-func unrestored(name string) error {
+// unrestoredError says that a directory has what a restore left.
+func unrestoredError(name string) error {
 	return fmt.Errorf("it has %s, which a restore left that is under way or was killed: if none is, remove the directory", name)
 }
 
-// restored refuses a directory that has no log and what a restore left that was
+// refuseUnrestored refuses a directory that has no log and what a restore left that was
 // killed: a log that is begun there would know of nothing that was restored.
-func restored(dir string) error {
+func refuseUnrestored(dir string) error {
 	if _, err := os.Lstat(filepath.Join(dir, File)); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -194,7 +201,7 @@ func restored(dir string) error {
 	}
 	for _, entry := range entries {
 		if strings.HasPrefix(entry.Name(), restoring) {
-			return unrestored(entry.Name())
+			return unrestoredError(entry.Name())
 		}
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"commissaire/adapters/eventlog"
 	"commissaire/adapters/eventlog/sqlite"
 	"commissaire/domain"
 	"commissaire/domain/event"
@@ -28,12 +29,9 @@ func read(t *testing.T, dir string) (n int) {
 	if err := reader.Check(t.Context()); err != nil {
 		t.Error(err)
 	}
-	for batch, err := range reader.Follow(t.Context(), 0) {
+	for batch, err := range eventlog.UpToHead(t.Context(), reader.Follow(t.Context(), 0)) {
 		if err != nil {
 			t.Fatal(err)
-		}
-		if len(batch) == 0 {
-			break
 		}
 		for _, e := range batch {
 			if n++; e.Position != event.Position(n) {

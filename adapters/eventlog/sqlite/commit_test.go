@@ -24,11 +24,11 @@ func TestAFailedCommitIsUnavailableOnlyWhereItNeverCanBeFound(t *testing.T) {
 		sqlite3.SQLITE_IOERR_SHMSIZE:   commands.ErrOutcomeUnknown,
 		sqlite3.SQLITE_IOERR_DIR_FSYNC: commands.ErrOutcomeUnknown,
 	} {
-		if err := uncommitted(fmt.Errorf("commit: %w", failure)); !errors.Is(err, want) || !errors.Is(err, failure) {
+		if err := commitError(fmt.Errorf("commit: %w", failure)); !errors.Is(err, want) || !errors.Is(err, failure) {
 			t.Errorf("%v gives %v, want %v", failure, err, want)
 		}
 	}
-	if err := uncommitted(errors.New("something else")); !errors.Is(err, commands.ErrOutcomeUnknown) {
+	if err := commitError(errors.New("something else")); !errors.Is(err, commands.ErrOutcomeUnknown) {
 		t.Errorf("an error that is not of SQLite gives %v", err)
 	}
 }

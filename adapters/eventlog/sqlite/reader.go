@@ -21,15 +21,15 @@ type Reader struct{ db *sql.DB }
 
 var _ eventlog.Feed = (*Reader)(nil)
 
-// looksAgain is how long a Reader at the head waits before it looks again.
-const looksAgain = 200 * time.Millisecond
+// pollInterval is how long a Reader at the head waits before it looks again.
+const pollInterval = 200 * time.Millisecond
 
 // OpenReader opens a log to read it. A directory that has none is refused.
 func OpenReader(ctx context.Context, dir string) (*Reader, error) {
 	return openReader(ctx, dir, "mode=ro&_pragma=busy_timeout(5000)&_pragma=query_only(1)")
 }
 
-func openReader(ctx context.Context, dir, how string) (*Reader, error) {
+func openReader(ctx context.Context, dir, parameters string) (*Reader, error) {
 	fail := func(err error) (*Reader, error) {
 		return nil, fmt.Errorf("read the event log in %s: %w", dir, err)
 	}
@@ -37,14 +37,14 @@ func openReader(ctx context.Context, dir, how string) (*Reader, error) {
 	if _, err := os.Stat(path); err != nil {
 		return fail(err)
 	}
-	if err := look(ctx, path); err != nil {
+	if err := inspect(ctx, path); err != nil {
 		return fail(err)
 	}
-	db, err := sql.Open("sqlite", address(path)+"?"+how)
+	db, err := sql.Open("sqlite", fileURI(path)+"?"+parameters)
 	if err != nil {
 		return fail(err)
 	}
-	version, err := recognise(ctx, db)
+	version, err := readVersion(ctx, db)
 	if err == nil && version == 0 {
 		err = errNoLog
 	}
@@ -58,33 +58,11 @@ func openReader(ctx context.Context, dir, how string) (*Reader, error) {
 // comes before the error, which names its position. What comes next is read
 // meanwhile, by several at once.
 func (r *Reader) Follow(ctx context.Context, after event.Position) iter.Seq2[[]eventlog.Raw, error] {
-	return func(yield func([]eventlog.Raw, error) bool) {
-		for ctx.Err() == nil {
-			head, err := r.head(ctx)
-			if err == nil && head > after {
-				var more bool
-				if after, more, err = upTo(ctx, after, head, r.read, yield); !more {
-					return
-				}
-			}
-			if err == nil && after >= head && ctx.Err() == nil {
-				if !yield(nil, nil) {
-					return
-				}
-				err = r.wait(ctx, after)
-			}
-			if err != nil {
-				if ctx.Err() == nil {
-					yield(nil, fmt.Errorf("follow after position %d: %w", after, err))
-				}
-				return
-			}
-		}
-	}
+	return followed{head: r.head, wait: r.wait, read: r.read}.follow(ctx, after)
 }
 
-func (r *Reader) read(ctx context.Context, after, end event.Position) span {
-	return readSpan(ctx, r.db, after, end)
+func (r *Reader) read(ctx context.Context, s span) (found, error) {
+	return readSpan(ctx, r.db, s)
 }
 
 func (r *Reader) head(ctx context.Context) (event.Position, error) {
@@ -95,7 +73,7 @@ func (r *Reader) head(ctx context.Context) (event.Position, error) {
 
 // wait waits until there is more than what is up to a position.
 func (r *Reader) wait(ctx context.Context, after event.Position) error {
-	tick := time.NewTicker(looksAgain)
+	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
 		select {

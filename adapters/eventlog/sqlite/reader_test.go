@@ -119,25 +119,22 @@ func TestGapsOfAnySizeArePassedOver(t *testing.T) {
 	}
 	defer func() { _ = reader.Close() }()
 	var want []event.Position
-	for at := event.Position(1); at <= 4990; at++ {
+	for pos := event.Position(1); pos <= 4990; pos++ {
 		switch {
-		case at >= 700 && at <= 3100 || at%3 == 0:
-		case at > 4900:
-			want = append(want, at+9000000000000000000)
+		case pos >= 700 && pos <= 3100 || pos%3 == 0:
+		case pos > 4900:
+			want = append(want, pos+9000000000000000000)
 		default:
-			want = append(want, at)
+			want = append(want, pos)
 		}
 	}
 	store = open(t, dir)
 	defer closing(t, store)
 	for _, feed := range []eventlog.Feed{reader, store} {
 		var got []event.Position
-		for batch, err := range feed.Follow(t.Context(), 0) {
+		for batch, err := range eventlog.UpToHead(t.Context(), feed.Follow(t.Context(), 0)) {
 			if err != nil {
 				t.Fatal(err)
-			}
-			if len(batch) == 0 {
-				break
 			}
 			for _, e := range batch {
 				got = append(got, e.Position)

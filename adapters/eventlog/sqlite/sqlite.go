@@ -41,26 +41,26 @@ const (
 
 const (
 	schemaVersion = 1
-	group         = 512 // appends in one transaction at the most
-	page          = 1000
+	maxGroup      = 512 // appends in one transaction at the most
+	pageSize      = 1000
 )
 
-// oldest is the first SQLite without the WAL-reset bug (sqlite.org/wal.html).
-var oldest = [3]int{3, 51, 3}
+// minVersion is the first SQLite without the WAL-reset bug (sqlite.org/wal.html).
+var minVersion = [3]int{3, 51, 3}
 
 // Store is an eventlog.Store and eventlog.Lease in a directory.
 type Store struct {
 	lock    *flock.Flock
 	writer  *sql.DB
 	readers *sql.DB
-	queue   chan *appending
+	queue   chan *pendingAppend
 	stopped chan struct{}
 
 	mu     sync.Mutex
 	closed bool
 	head   event.Position
 	grown  chan struct{}
-	using  sync.WaitGroup // calls under way, for which Close waits
+	calls  sync.WaitGroup // calls under way, for which Close waits
 
 	heads map[event.Stream]event.Revision // of the goroutine that writes
 }
@@ -74,12 +74,13 @@ var errInUse = errors.New("another process is using it; stop that one first")
 
 var errClosed = errors.New("the event log is closed")
 
-type appending struct {
+// pendingAppend is an append that waits to be recorded, and then its outcome.
+type pendingAppend struct {
 	stream   event.Stream
 	expected event.Revision
 	events   []eventlog.Raw
-	more     []*appending // to other streams, recorded after it and only with it
-	at       event.Position
+	more     []*pendingAppend // to other streams, recorded after it and only with it
+	pos      event.Position
 	err      error
 	done     chan struct{}
 }
@@ -94,7 +95,7 @@ func Open(ctx context.Context, dir string) (*Store, error) {
 	}
 	path, lockPath := filepath.Join(dir, File), filepath.Join(dir, lockFile)
 	if _, err := os.Lstat(lockPath); errors.Is(err, fs.ErrNotExist) { // is the directory ours to make a lock in?
-		if err := look(ctx, path); err != nil {
+		if err := inspect(ctx, path); err != nil {
 			return fail(err)
 		}
 	}
@@ -107,18 +108,18 @@ func Open(ctx context.Context, dir string) (*Store, error) {
 		return fail(errInUse)
 	}
 	s := &Store{
-		lock: lock, queue: make(chan *appending, group), stopped: make(chan struct{}), grown: make(chan struct{}),
+		lock: lock, queue: make(chan *pendingAppend, maxGroup), stopped: make(chan struct{}), grown: make(chan struct{}),
 		heads: map[event.Stream]event.Revision{},
 	}
 	if err := s.open(ctx, path); err != nil {
 		return fail(errors.Join(err, s.release()))
 	}
-	go s.write()
+	go s.writeGroups()
 	return s, nil
 }
 
 func (s *Store) open(ctx context.Context, path string) error {
-	if err := restored(filepath.Dir(path)); err != nil {
+	if err := refuseUnrestored(filepath.Dir(path)); err != nil {
 		return err
 	}
 	created, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
@@ -130,7 +131,7 @@ func (s *Store) open(ctx context.Context, path string) error {
 	case !errors.Is(err, fs.ErrExist):
 		return err
 	default:
-		if err := look(ctx, path); err != nil {
+		if err := inspect(ctx, path); err != nil {
 			return err
 		}
 	}
@@ -138,11 +139,11 @@ func (s *Store) open(ctx context.Context, path string) error {
 		return err
 	}
 	s.writer.SetMaxOpenConns(1)
-	version, err := recognise(ctx, s.writer)
+	version, err := readVersion(ctx, s.writer)
 	if err != nil {
 		return err
 	}
-	if err := check(ctx, s.writer); err != nil {
+	if err := checkDurability(ctx, s.writer); err != nil {
 		return err
 	}
 	if version == 0 {
@@ -157,9 +158,9 @@ func (s *Store) open(ctx context.Context, path string) error {
 	return err
 }
 
-// look looks at an existing file, and changes nothing: not even the files that
+// inspect looks at an existing file, and changes nothing: not even the files that
 // SQLite keeps beside it, which it would rather start recovering.
-func look(ctx context.Context, path string) (err error) {
+func inspect(ctx context.Context, path string) (err error) {
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -187,13 +188,13 @@ func look(ctx context.Context, path string) (err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	db, err := sql.Open("sqlite", address(path)+"?mode=ro&immutable=1")
+	db, err := sql.Open("sqlite", fileURI(path)+"?mode=ro&immutable=1")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	_, err = recognise(ctx, db)
-	if logged != nil && logged.Size() > 0 && codeOf(err)&0xff == sqlite3.SQLITE_CORRUPT {
+	_, err = readVersion(ctx, db)
+	if logged != nil && logged.Size() > 0 && errorCode(err)&0xff == sqlite3.SQLITE_CORRUPT {
 		return nil // a checkpoint is under way, or was when a process was killed: with the write-ahead log it may be whole
 	}
 	return err
@@ -201,9 +202,9 @@ func look(ctx context.Context, path string) (err error) {
 
 var errNoLog = errors.New("events.db is no event log")
 
-// recognise returns the version of an event log; 0 of a database with nothing
+// readVersion returns the version of an event log; 0 of a database with nothing
 // in it. Any other database is refused.
-func recognise(ctx context.Context, db *sql.DB) (version int, err error) {
+func readVersion(ctx context.Context, db *sql.DB) (version int, err error) {
 	var tables, ours int
 	if err := db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
 		return 0, err
@@ -222,16 +223,16 @@ func recognise(ctx context.Context, db *sql.DB) (version int, err error) {
 	return version, nil
 }
 
-func address(path string) string {
+func fileURI(path string) string {
 	return "file:" + (&url.URL{Path: path}).EscapedPath()
 }
 
-func connect(path, more string) (*sql.DB, error) {
-	return sql.Open("sqlite", address(path)+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)"+more)
+func connect(path, parameters string) (*sql.DB, error) {
+	return sql.Open("sqlite", fileURI(path)+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)"+parameters)
 }
 
-// check asserts what durability rests on.
-func check(ctx context.Context, db *sql.DB) error {
+// checkDurability asserts what durability rests on.
+func checkDurability(ctx context.Context, db *sql.DB) error {
 	var version, mode string
 	var synchronous int
 	if err := db.QueryRowContext(ctx, "SELECT sqlite_version()").Scan(&version); err != nil {
@@ -242,10 +243,10 @@ func check(ctx context.Context, db *sql.DB) error {
 		return fmt.Errorf("SQLite calls itself %q", version)
 	}
 	for i := range have {
-		if have[i] > oldest[i] {
+		if have[i] > minVersion[i] {
 			break
 		}
-		if have[i] < oldest[i] {
+		if have[i] < minVersion[i] {
 			return fmt.Errorf("SQLite %s can corrupt a write-ahead log; 3.51.3 or later is needed", version)
 		}
 	}
@@ -279,12 +280,12 @@ func create(ctx context.Context, db *sql.DB) error {
 	return tx.Commit()
 }
 
-// write is the one goroutine that writes.
-func (s *Store) write() {
+// writeGroups is the one goroutine that writes.
+func (s *Store) writeGroups() {
 	defer close(s.stopped)
 	for first := range s.queue {
-		batch := []*appending{first}
-		for len(batch) < group {
+		batch := []*pendingAppend{first}
+		for len(batch) < maxGroup {
 			select {
 			case next, ok := <-s.queue:
 				if ok {
@@ -305,7 +306,7 @@ func (s *Store) write() {
 // commit records a group in one transaction. When that fails nothing of it is
 // recorded; where one append alone is to blame, the others are tried again
 // without it.
-func (s *Store) commit(batch []*appending) {
+func (s *Store) commit(batch []*pendingAppend) {
 	for len(batch) > 0 {
 		failed, err := s.record(context.Background(), batch) // an append that was handed over is not cancelled
 		if err == nil {
@@ -314,19 +315,19 @@ func (s *Store) commit(batch []*appending) {
 		clear(s.heads)
 		for _, a := range batch {
 			if failed == nil || failed == a {
-				a.at, a.err = 0, fmt.Errorf("append to %s: %w", a.stream, err)
+				a.pos, a.err = 0, fmt.Errorf("append to %s: %w", a.stream, err)
 			}
 		}
 		if failed == nil {
 			return
 		}
-		batch = slices.DeleteFunc(slices.Clone(batch), func(a *appending) bool { return a == failed })
+		batch = slices.DeleteFunc(slices.Clone(batch), func(a *pendingAppend) bool { return a == failed })
 	}
 }
 
-// codeOf is what SQLite says of an error (sqlite.org/rescode.html), 0 where it is not
-// of SQLite.
-func codeOf(err error) int {
+// errorCode is the code of an error of SQLite (sqlite.org/rescode.html); 0 of any other
+// error.
+func errorCode(err error) int {
 	if failure, ok := errors.AsType[interface {
 		error
 		Code() int
@@ -336,19 +337,19 @@ func codeOf(err error) int {
 	return 0
 }
 
-// ofOne tells whether an error is about the row that was to be recorded, and not
+// isAboutRow tells whether an error is about the row that was to be recorded, and not
 // about the disk or the database.
-func ofOne(err error) bool {
-	return slices.Contains([]int{sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH}, codeOf(err)&0xff)
+func isAboutRow(err error) bool {
+	return slices.Contains([]int{sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH}, errorCode(err)&0xff)
 }
 
-// uncommitted says what the failure of a COMMIT leaves open. SQLite has rolled
+// commitError says what the failure of a COMMIT leaves open. SQLite has rolled
 // back, so that here nothing is recorded; and where the write-ahead log could not
 // be written whole, nothing ever will be. Else (its fsync failed, its index
 // could not grow) all of it is in the file: a process that is killed now finds
 // it recorded when it recovers, one that goes on writes over it.
-func uncommitted(err error) error {
-	if code := codeOf(err); code == sqlite3.SQLITE_FULL || code == sqlite3.SQLITE_IOERR_WRITE {
+func commitError(err error) error {
+	if code := errorCode(err); code == sqlite3.SQLITE_FULL || code == sqlite3.SQLITE_IOERR_WRITE {
 		return fmt.Errorf("%w: %w", commands.ErrUnavailable, err)
 	}
 	return fmt.Errorf("%w: %w", commands.ErrOutcomeUnknown, err)
@@ -356,7 +357,7 @@ func uncommitted(err error) error {
 
 // record records a group. Where one of it is to blame that it cannot be, that
 // one is returned.
-func (s *Store) record(ctx context.Context, batch []*appending) (failed *appending, err error) {
+func (s *Store) record(ctx context.Context, batch []*pendingAppend) (failed *pendingAppend, err error) {
 	committing := false
 	defer func() {
 		if err != nil && !committing {
@@ -372,7 +373,7 @@ func (s *Store) record(ctx context.Context, batch []*appending) (failed *appendi
 			_ = tx.Rollback() // the first error says more
 		}
 	}()
-	at, err := s.end(ctx, tx)
+	pos, err := s.readEnd(ctx, tx)
 	if err != nil {
 		return nil, err
 	}
@@ -382,47 +383,56 @@ func (s *Store) record(ctx context.Context, batch []*appending) (failed *appendi
 	}
 	defer func() { _ = insert.Close() }() // it ends with the transaction
 	for _, a := range batch {
-		if at, err = s.insert(ctx, tx, insert, a, at); err != nil {
-			return blamed(a, err), err
-		}
-		for _, m := range a.more {
-			if a.err != nil {
-				break // it has recorded nothing yet
-			}
-			if at, err = s.insert(ctx, tx, insert, m, at); err != nil {
-				return blamed(a, err), err
-			}
-			if m.err != nil {
-				return a, m.err
-			}
-			a.at = m.at
+		if pos, failed, err = s.insertAll(ctx, tx, insert, a, pos); err != nil {
+			return failed, err
 		}
 	}
 	committing = true
 	if err := tx.Commit(); err != nil {
-		return nil, uncommitted(err)
+		return nil, commitError(err)
 	}
-	s.grow(at)
+	s.setHead(pos)
 	return nil, nil
 }
 
-// blamed is the append whose row cannot be recorded; nil where an error is not
+// insertAll inserts an append and those that are recorded only with it. Where it is
+// to blame that it cannot be recorded, it is returned as the one that failed.
+func (s *Store) insertAll(ctx context.Context, tx *sql.Tx, insert *sql.Stmt, a *pendingAppend, pos event.Position) (_ event.Position, failed *pendingAppend, err error) {
+	if pos, err = s.insert(ctx, tx, insert, a, pos); err != nil {
+		return pos, blame(a, err), err
+	}
+	for _, m := range a.more {
+		if a.err != nil {
+			break // it has recorded nothing
+		}
+		if pos, err = s.insert(ctx, tx, insert, m, pos); err != nil {
+			return pos, blame(a, err), err
+		}
+		if m.err != nil {
+			return pos, a, m.err
+		}
+		a.pos = m.pos
+	}
+	return pos, nil, err
+}
+
+// blame returns the append whose row cannot be recorded; nil where an error is not
 // about a row.
-func blamed(a *appending, err error) *appending {
-	if ofOne(err) {
+func blame(a *pendingAppend, err error) *pendingAppend {
+	if isAboutRow(err) {
 		return a
 	}
 	return nil
 }
 
-// insert records an append after position at, and returns the new one. Where the
+// insert records an append after a position, and returns the new one. Where the
 // stream has moved on, it records nothing and says so in the append.
-func (s *Store) insert(ctx context.Context, tx *sql.Tx, insert *sql.Stmt, a *appending, at event.Position) (event.Position, error) {
+func (s *Store) insert(ctx context.Context, tx *sql.Tx, insert *sql.Stmt, a *pendingAppend, pos event.Position) (event.Position, error) {
 	a.err = nil
 	last, ok := s.heads[a.stream]
 	if !ok {
 		if err := tx.QueryRowContext(ctx, "SELECT COALESCE(MAX(rev), -1) FROM events WHERE stream = ?", a.stream).Scan(&last); err != nil {
-			return at, err
+			return pos, err
 		}
 		if len(s.heads) > 100_000 {
 			clear(s.heads)
@@ -430,64 +440,64 @@ func (s *Store) insert(ctx context.Context, tx *sql.Tx, insert *sql.Stmt, a *app
 		s.heads[a.stream] = last
 	}
 	if last != a.expected {
-		was, err := repeated(ctx, tx, a)
+		was, err := findRepeated(ctx, tx, a)
 		if err != nil {
-			return at, err
+			return pos, err
 		}
-		if a.at = was; was == 0 {
+		if a.pos = was; was == 0 {
 			a.err = fmt.Errorf("append to %s: its last revision is %d, not %d: %w", a.stream, last, a.expected, commands.ErrConflict)
 		}
-		return at, nil
+		return pos, nil
 	}
 	for _, e := range a.events {
-		at++
+		pos++
 		last++
-		if _, err := insert.ExecContext(ctx, int64(at), string(a.stream), int64(last), e.Type, e.ID.String(), string(e.Data), string(e.Meta)); err != nil {
-			return at, err
+		if _, err := insert.ExecContext(ctx, int64(pos), string(a.stream), int64(last), e.Type, e.ID.String(), string(e.Data), string(e.Meta)); err != nil {
+			return pos, err
 		}
 	}
 	s.heads[a.stream] = last
-	a.at = at
-	return at, nil
+	a.pos = pos
+	return pos, nil
 }
 
-// end is the position of the last event. Where it is not the one that this
+// readEnd returns the position of the last event. Where it is not the one that this
 // process left there (a COMMIT had an unknown outcome, somebody recorded by
 // hand), nothing that was remembered counts any more.
-func (s *Store) end(ctx context.Context, tx *sql.Tx) (at event.Position, err error) {
-	if err := tx.QueryRowContext(ctx, "SELECT COALESCE(MAX(pos), 0) FROM events").Scan(&at); err != nil {
+func (s *Store) readEnd(ctx context.Context, tx *sql.Tx) (pos event.Position, err error) {
+	if err := tx.QueryRowContext(ctx, "SELECT COALESCE(MAX(pos), 0) FROM events").Scan(&pos); err != nil {
 		return 0, err
 	}
 	s.mu.Lock()
 	head := s.head
 	s.mu.Unlock()
-	if at < head {
-		return 0, fmt.Errorf("events after position %d are gone", at)
+	if pos < head {
+		return 0, fmt.Errorf("events after position %d are gone", pos)
 	}
-	if at > head {
+	if pos > head {
 		clear(s.heads)
-		s.grow(at)
+		s.setHead(pos)
 	}
-	return at, nil
+	return pos, nil
 }
 
-// grow makes a position the head and tells who follows.
-func (s *Store) grow(at event.Position) {
+// setHead makes a position the head and wakes the followers.
+func (s *Store) setHead(pos event.Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if at != s.head {
-		s.head = at
+	if pos != s.head {
+		s.head = pos
 		close(s.grown) // Close does so too, after the last of these
 		s.grown = make(chan struct{})
 	}
 }
 
-// repeated is the position of the last of these events, if exactly they follow
+// findRepeated returns the position of the last of these events, if exactly they follow
 // the expected revision already; else 0.
-func repeated(ctx context.Context, tx *sql.Tx, a *appending) (at event.Position, err error) {
+func findRepeated(ctx context.Context, tx *sql.Tx, a *pendingAppend) (pos event.Position, err error) {
 	for i, e := range a.events {
 		var id string
-		err := tx.QueryRowContext(ctx, "SELECT pos, id FROM events WHERE stream = ? AND rev = ?", a.stream, int64(a.expected)+int64(i)+1).Scan(&at, &id)
+		err := tx.QueryRowContext(ctx, "SELECT pos, id FROM events WHERE stream = ? AND rev = ?", a.stream, int64(a.expected)+int64(i)+1).Scan(&pos, &id)
 		if errors.Is(err, sql.ErrNoRows) || err == nil && id != e.ID.String() {
 			return 0, nil
 		}
@@ -495,15 +505,15 @@ func repeated(ctx context.Context, tx *sql.Tx, a *appending) (at event.Position,
 			return 0, err
 		}
 	}
-	return at, nil
+	return pos, nil
 }
 
-// use keeps the store open until using.Done; false when it is closed.
-func (s *Store) use() bool {
+// acquire keeps the store open until calls.Done; it returns false when it is closed.
+func (s *Store) acquire() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed {
-		s.using.Add(1)
+		s.calls.Add(1)
 	}
 	return !s.closed
 }
@@ -513,14 +523,14 @@ func (s *Store) Append(_ context.Context, stream event.Stream, expected event.Re
 	if len(events) == 0 {
 		return 0, fmt.Errorf("append to %s: no events", stream)
 	}
-	if !s.use() {
+	if !s.acquire() {
 		return 0, fmt.Errorf("append to %s: %w: %w", stream, commands.ErrUnavailable, errClosed)
 	}
-	defer s.using.Done()
-	a := &appending{stream: stream, expected: expected, events: events, done: make(chan struct{})}
+	defer s.calls.Done()
+	a := &pendingAppend{stream: stream, expected: expected, events: events, done: make(chan struct{})}
 	s.queue <- a
 	<-a.done
-	return a.at, a.err
+	return a.pos, a.err
 }
 
 // AppendAll records events of any streams, in this order, all or none of them,
@@ -528,18 +538,18 @@ func (s *Store) Append(_ context.Context, stream event.Stream, expected event.Re
 // it; where one does not, or is another event already, it fails with
 // commands.ErrConflict, wrapped. Else it is as Append.
 func (s *Store) AppendAll(_ context.Context, events []eventlog.Raw) error {
-	if !s.use() {
+	if !s.acquire() {
 		return fmt.Errorf("append: %w: %w", commands.ErrUnavailable, errClosed)
 	}
-	defer s.using.Done()
-	var all []*appending
+	defer s.calls.Done()
+	var all []*pendingAppend
 	for i, e := range events {
 		if i > 0 && e.Stream == events[i-1].Stream && e.Revision == events[i-1].Revision+1 {
 			last := all[len(all)-1]
 			last.events = append(last.events, e)
 			continue
 		}
-		all = append(all, &appending{stream: e.Stream, expected: e.Revision - 1, events: []eventlog.Raw{e}})
+		all = append(all, &pendingAppend{stream: e.Stream, expected: e.Revision - 1, events: []eventlog.Raw{e}})
 	}
 	if len(all) == 0 {
 		return errors.New("append: no events")
@@ -552,19 +562,19 @@ func (s *Store) AppendAll(_ context.Context, events []eventlog.Raw) error {
 }
 
 // read is query, while the store is open.
-func (s *Store) read(ctx context.Context, about int, which string, arguments ...any) ([]eventlog.Raw, error) {
-	if !s.use() {
+func (s *Store) read(ctx context.Context, sizeHint int, where string, arguments ...any) ([]eventlog.Raw, error) {
+	if !s.acquire() {
 		return nil, errClosed
 	}
-	defer s.using.Done()
-	return query(ctx, s.readers, about, which, arguments...)
+	defer s.calls.Done()
+	return query(ctx, s.readers, sizeHint, where, arguments...)
 }
 
 // ReadStream implements eventlog.Store.
 func (s *Store) ReadStream(ctx context.Context, stream event.Stream, from event.Revision) iter.Seq2[eventlog.Raw, error] {
 	return func(yield func(eventlog.Raw, error) bool) {
 		for {
-			events, err := s.read(ctx, 1, "WHERE stream = ? AND rev >= ? ORDER BY rev LIMIT ?", string(stream), int64(from), int64(page))
+			events, err := s.read(ctx, 1, "WHERE stream = ? AND rev >= ? ORDER BY rev LIMIT ?", string(stream), int64(from), int64(pageSize))
 			if err != nil {
 				yield(eventlog.Raw{}, fmt.Errorf("read %s: %w", stream, err))
 				return
@@ -574,7 +584,7 @@ func (s *Store) ReadStream(ctx context.Context, stream event.Stream, from event.
 					return
 				}
 			}
-			if len(events) < page {
+			if len(events) < pageSize {
 				return
 			}
 			from = events[len(events)-1].Revision + 1
@@ -589,8 +599,8 @@ func (s *Store) ReadAt(ctx context.Context, positions []event.Position) ([]event
 		part := rest[:min(len(rest), 500)]
 		rest = rest[len(part):]
 		arguments := make([]any, len(part))
-		for i, at := range part {
-			arguments[i] = int64(at)
+		for i, pos := range part {
+			arguments[i] = int64(pos)
 		}
 		events, err := s.read(ctx, len(part), "WHERE pos IN (?"+strings.Repeat(", ?", len(part)-1)+")", arguments...)
 		if err != nil {
@@ -601,10 +611,10 @@ func (s *Store) ReadAt(ctx context.Context, positions []event.Position) ([]event
 		}
 	}
 	all := make([]eventlog.Raw, len(positions))
-	for i, at := range positions {
-		e, ok := found[at]
+	for i, pos := range positions {
+		e, ok := found[pos]
 		if !ok {
-			return nil, fmt.Errorf("read position %d: there is no event", at)
+			return nil, fmt.Errorf("read position %d: there is no event", pos)
 		}
 		all[i] = e
 	}
@@ -613,67 +623,56 @@ func (s *Store) ReadAt(ctx context.Context, positions []event.Position) ([]event
 
 // Follow implements eventlog.Store.
 func (s *Store) Follow(ctx context.Context, after event.Position) iter.Seq2[[]eventlog.Raw, error] {
-	return func(yield func([]eventlog.Raw, error) bool) {
-		for ctx.Err() == nil {
-			s.mu.Lock()
-			head, grown, closed := s.head, s.grown, s.closed
-			s.mu.Unlock()
-			if closed {
-				yield(nil, fmt.Errorf("follow after position %d: %w", after, errClosed))
-				return
-			}
-			if after >= head {
-				if !yield(nil, nil) {
-					return
-				}
-				select {
-				case <-grown:
-				case <-ctx.Done():
-				}
-				continue
-			}
-			at, more, err := upTo(ctx, after, head, s.readSpan, yield)
-			if !more {
-				return
-			}
-			if err == nil && at == after {
-				err = fmt.Errorf("events up to %d are gone", head)
-			}
-			if err != nil {
-				if ctx.Err() == nil {
-					yield(nil, fmt.Errorf("follow after position %d: %w", at, err))
-				}
-				return
-			}
-			after = at
-		}
-	}
+	return followed{head: s.readHead, wait: s.wait, read: s.readSpan}.follow(ctx, after)
 }
 
-func (s *Store) readSpan(ctx context.Context, after, end event.Position) span {
-	if !s.use() {
-		return span{end: end, err: errClosed}
+func (s *Store) readSpan(ctx context.Context, where span) (found, error) {
+	if !s.acquire() {
+		return found{}, errClosed
 	}
-	defer s.using.Done()
-	return readSpan(ctx, s.readers, after, end)
+	defer s.calls.Done()
+	return readSpan(ctx, s.readers, where)
 }
 
-// Head implements eventlog.Store.
-func (s *Store) Head(context.Context) (event.Position, error) {
+func (s *Store) readHead(context.Context) (event.Position, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return 0, fmt.Errorf("read the head: %w", errClosed)
+		return 0, errClosed
 	}
 	return s.head, nil
 }
 
+// wait waits until there is more than what is up to a position, or the store is closed.
+func (s *Store) wait(ctx context.Context, after event.Position) error {
+	s.mu.Lock()
+	more, grown := s.closed || s.head > after, s.grown
+	s.mu.Unlock()
+	if more {
+		return nil
+	}
+	select {
+	case <-grown:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// Head implements eventlog.Store.
+func (s *Store) Head(ctx context.Context) (event.Position, error) {
+	head, err := s.readHead(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("read the head: %w", err)
+	}
+	return head, nil
+}
+
 // Lead implements eventlog.Lease: who has the directory leads.
 func (s *Store) Lead(ctx context.Context, after domain.Term) (leading context.Context, term domain.Term, err error) {
-	if !s.use() {
+	if !s.acquire() {
 		return nil, 0, fmt.Errorf("begin a term: %w", errClosed)
 	}
-	defer s.using.Done()
+	defer s.calls.Done()
 	err = s.writer.QueryRowContext(ctx, "INSERT INTO terms (term) SELECT MAX(COALESCE(MAX(term), 0), ?) + 1 FROM terms RETURNING term", after).Scan(&term)
 	if err != nil {
 		return nil, 0, fmt.Errorf("begin a term: %w", err)
@@ -692,7 +691,7 @@ func (s *Store) Close() error {
 	}
 	s.closed = true
 	s.mu.Unlock()
-	s.using.Wait()
+	s.calls.Wait()
 	close(s.queue)
 	<-s.stopped
 	close(s.grown) // followers see that it is closed

@@ -64,8 +64,13 @@ func (n *naming) Follow(ctx context.Context, after event.Position) iter.Seq2[[]e
 	}
 }
 
+// apply notes the credential that an event names. Only events of the roster name any.
 func (n *naming) apply(e event.Event) {
-	switch e := e.(type) {
+	roster, ok := e.(event.RosterEvent)
+	if !ok {
+		return
+	}
+	switch e := roster.(type) {
 	case event.HostAdded:
 		if e.Credential != "" {
 			n.names[string(e.HostID)] = e.Credential
@@ -78,6 +83,9 @@ func (n *naming) apply(e event.Event) {
 		}
 	case event.ContainerManagerRemoved:
 		delete(n.names, string(e.ManagerID))
+	case event.ClusterCreated, event.ClusterReconfigured, event.ClusterDeleted, event.HostJoined, event.HostLeft,
+		event.NetworkDefined, event.NetworkRemoved, event.HostTaken, event.HostReleased, event.TermBegun,
+		event.OperationStarted, event.OperationCompleted, event.OperationAborted:
 	}
 }
 

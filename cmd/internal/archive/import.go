@@ -50,13 +50,10 @@ func Import(ctx context.Context, stdin io.Reader, names []string, open func() (e
 
 // readThrough reads a feed to its end.
 func readThrough(ctx context.Context, feed eventlog.Feed) error {
-	for batch, err := range feed.Follow(ctx, 0) {
+	for _, err := range eventlog.UpToHead(ctx, feed.Follow(ctx, 0)) {
 		if err != nil {
 			return err
 		}
-		if len(batch) == 0 {
-			break
-		}
 	}
-	return ctx.Err()
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"commissaire/api/authentication"
+	"commissaire/domain"
 )
 
 // passwordInURL is what stands between the user and the host of a URL.
@@ -17,7 +18,7 @@ func (c Config) Masked() Config {
 	for i, p := range plugins {
 		users := make(map[string]authentication.User, len(p.Users))
 		for name, user := range p.Users {
-			users[name] = authentication.User{Hash: "********", Roles: user.Roles}
+			users[name] = authentication.User{Hash: domain.Mask, Roles: user.Roles}
 		}
 		plugins[i].Users = users
 	}

@@ -26,10 +26,7 @@ func (r *Replay) entries(ctx context.Context, positions []event.Position) ([]api
 	}
 	entries := []api.HistoryEntry{}
 	last := positions[len(positions)-1]
-	for batch, err := range r.feed.Follow(ctx, positions[0]-1) {
-		if err == nil && len(batch) == 0 {
-			err = errors.New("the log has not all that was read of it before")
-		}
+	for batch, err := range eventlog.UpToHead(ctx, r.feed.Follow(ctx, positions[0]-1)) {
 		if err != nil {
 			return nil, err
 		}
@@ -47,5 +44,5 @@ func (r *Replay) entries(ctx context.Context, positions []event.Position) ([]api
 			}
 		}
 	}
-	return nil, ctx.Err()
+	return nil, errors.New("the log has not all that was read of it before")
 }

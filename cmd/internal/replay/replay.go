@@ -49,25 +49,23 @@ func (r *Replay) Snapshot() *projections.Snapshot { return r.views.Snapshot() }
 // of events that were read.
 func (r *Replay) Fold(ctx context.Context, until *projections.Bound, count func(int)) error {
 	n := 0
-	for batch, err := range eventlog.Follow(ctx, r.feed, 0) {
+	for batch, err := range eventlog.UpToHead(ctx, eventlog.Follow(ctx, r.feed, 0)) {
 		if err != nil {
 			return err
 		}
 		for _, e := range batch {
 			if until != nil && until.Before(e) {
-				return until.Reached(e.Position, time.Now())
+				return until.Check(e.Position, time.Now())
 			}
 			r.views.Apply(e)
 		}
-		if n += len(batch); len(batch) == 0 {
-			break
-		}
+		n += len(batch)
 		count(n)
 	}
-	if until != nil && ctx.Err() == nil {
-		return until.Reached(r.views.Snapshot().Position, time.Now())
+	if until != nil {
+		return until.Check(r.views.Snapshot().Position, time.Now())
 	}
-	return ctx.Err()
+	return nil
 }
 
 // Follow applies what comes after the events that were folded, and calls applied after

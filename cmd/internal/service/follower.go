@@ -8,19 +8,20 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
-	"github.com/ThreeDotsLabs/watermill/message"
-	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
-
 	"commissaire/adapters/eventlog"
 	"commissaire/api"
 	"commissaire/cmd/internal/audit"
 	"commissaire/cmd/internal/config"
 	"commissaire/commands"
 	"commissaire/commands/process"
+	"commissaire/commands/sleep"
 	"commissaire/domain"
 	"commissaire/domain/event"
 	"commissaire/projections"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
 )
 
 // retryAfter is the pause before something that failed is done again.
@@ -40,7 +41,7 @@ type follower struct {
 	views     *projections.Views
 	process   *process.Process
 	events    *api.Events
-	rebuilds  *projections.Rebuilds
+	rebuilds  *projections.Rebuilder
 	snapshots *snapshotKeeper
 	freshness *freshness
 	logger    *slog.Logger
@@ -66,9 +67,12 @@ func (f *follower) catchUp(ctx context.Context) error {
 		return err
 	}
 	defer projections.Hurry()()
-	for batch, err := range f.log.Follow(ctx, f.position()) {
+	for batch, err := range eventlog.UpToHead(ctx, f.log.Follow(ctx, f.position())) {
+		if err != nil && ctx.Err() == nil {
+			err = fmt.Errorf("read the event log: %w", err)
+		}
 		if err != nil {
-			return fmt.Errorf("read the event log: %w", err)
+			return err
 		}
 		for _, r := range batch {
 			f.views.Apply(r)
@@ -76,11 +80,8 @@ func (f *follower) catchUp(ctx context.Context) error {
 				f.process.Apply(r)
 			}
 		}
-		if len(batch) == 0 {
-			break
-		}
 	}
-	return ctx.Err()
+	return nil
 }
 
 // resume takes the views from the latest snapshot, where there is one.
@@ -98,8 +99,8 @@ func (f *follower) begin(c config.Events, shared bool) {
 	if !f.resumed {
 		close(f.complete)
 	}
-	f.rebuilds = projections.NewRebuilds(projections.RebuildsConfig{
-		Views: f.views, Read: f.log.Follow, Kept: f.snapshots.save, Now: time.Now, Logger: f.logger,
+	f.rebuilds = projections.NewRebuilder(projections.RebuilderConfig{
+		Views: f.views, Read: f.log.Follow, Rebuilt: f.snapshots.save, Now: time.Now, Logger: f.logger,
 	})
 	f.freshness = &freshness{served: f.position, currentSince: time.Now()}
 	if shared {
@@ -158,7 +159,7 @@ func (f *follower) completeProcess(ctx context.Context) {
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		sleep(ctx, pause)
+		_ = sleep.For(ctx, pause) // the loop asks whether ctx has ended
 	}
 }
 
@@ -196,12 +197,4 @@ func (f *follower) nodeStatus(ctx context.Context, name domain.ManagerName, host
 		return nil, err
 	}
 	return manager.NodeStatus(ctx, host)
-}
-
-// sleep returns after a pause, or when ctx ends.
-func sleep(ctx context.Context, pause time.Duration) {
-	select {
-	case <-time.After(pause):
-	case <-ctx.Done():
-	}
 }

@@ -3,6 +3,8 @@ package service
 import (
 	"context"
 	"fmt"
+
+	"commissaire/commands/sleep"
 )
 
 // lead acts whenever this instance leads, until ctx ends.
@@ -14,7 +16,7 @@ func (s *Service) lead(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := s.leadOnce(ctx); err != nil && ctx.Err() == nil {
 			s.logger.Error("this instance does not lead; trying again", "error", err)
-			sleep(ctx, retryAfter)
+			_ = sleep.For(ctx, retryAfter) // the loop asks whether ctx has ended
 		}
 	}
 }

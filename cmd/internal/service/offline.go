@@ -84,12 +84,9 @@ func (o *Offline) Verify(ctx context.Context, count func(int)) (done projections
 // fold folds the whole log into all of the views; what they have already changes nothing.
 func (o *Offline) fold(ctx context.Context, count func(int), into ...*projections.Views) (done projections.Rebuild, err error) {
 	began := time.Now()
-	for batch, err := range eventlog.Follow(ctx, o.log, 0) {
+	for batch, err := range eventlog.UpToHead(ctx, eventlog.Follow(ctx, o.log, 0)) {
 		if err != nil {
 			return done, err
-		}
-		if len(batch) == 0 {
-			break
 		}
 		for _, views := range into {
 			for _, r := range batch {
@@ -101,5 +98,5 @@ func (o *Offline) fold(ctx context.Context, count func(int), into ...*projection
 	}
 	done.State, done.StartedAt, done.FinishedAt = projections.Done, projections.Time{Time: began}, &projections.Time{Time: time.Now()}
 	done.PerSecond = float64(done.Events) / time.Since(began).Seconds()
-	return done, ctx.Err()
+	return done, nil
 }

@@ -16,6 +16,7 @@ import (
 	"commissaire/adapters/eventlog/memory"
 	"commissaire/adapters/eventlog/sqlite"
 	"commissaire/commands"
+	"commissaire/commands/sleep"
 )
 
 // What lies beside the log in a store's directory.
@@ -149,10 +150,8 @@ func (l Location) RetryWhileAway(ctx context.Context, logger *slog.Logger, do fu
 			logged = err.Error()
 			logger.Warn("the store is away; the service starts when it is there", "error", err)
 		}
-		select {
-		case <-time.After(retryAfter):
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := sleep.For(ctx, retryAfter); err != nil {
+			return err
 		}
 	}
 }

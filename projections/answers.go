@@ -33,15 +33,15 @@ func NewAnswer(value any) *Answer {
 	}}
 }
 
-// listOf is the answer that lists others.
-func listOf(all []*Answer) *Answer {
+// listAnswer is the answer that lists others.
+func listAnswer(all []*Answer) *Answer {
 	return &Answer{make: func() []byte {
 		body := []byte("[")
-		for i, one := range all {
+		for i, answer := range all {
 			if i > 0 {
 				body = append(body, ',')
 			}
-			text, _ := one.JSON()
+			text, _ := answer.JSON()
 			body = append(body, bytes.TrimSuffix(text, []byte("\n"))...)
 		}
 		return append(body, "]\n"...)
@@ -76,8 +76,8 @@ func (t *Time) UnmarshalJSON(data []byte) error {
 		*t = Time{}
 		return nil
 	}
-	at, err := time.Parse("2006-01-02T15:04:05.000000", text)
-	*t = Time{at}
+	parsed, err := time.Parse("2006-01-02T15:04:05.000000", text)
+	*t = Time{parsed}
 	return err
 }
 
@@ -166,7 +166,7 @@ type Operation struct {
 
 	cluster    domain.ClusterID
 	place      map[domain.HostID]int // in Hosts
-	kept       *keptTurns            // of which Hosts are made; nil: they are there
+	saved      *savedTurns           // of which Hosts are made; nil: they are there
 	generation int
 }
 
@@ -200,4 +200,29 @@ type Turn struct {
 	limit   *Wait         // of what is being done, while something else is waited for
 	claim   domain.ClaimID
 	frozen  Host
+}
+
+// Record is the operation in the form that clients of its kind know.
+func (o *Operation) Record() *Answer { return NewAnswer(o.record()) }
+
+func (o *Operation) record() any {
+	done, now := []Host{}, []Host{}
+	for _, t := range o.Hosts {
+		switch t.State {
+		case begun:
+			now = append(now, t.frozen)
+		case succeeded, skipped:
+			if t.frozen.Address != "" { // one that was removed before its turn has no record
+				done = append(done, t.frozen)
+			}
+		}
+	}
+	switch o.Kind {
+	case domain.Deploy:
+		return Deploy{o.Cluster, o.Status, o.Version, done, now, o.StartedAt, o.FinishedAt}
+	case domain.Upgrade:
+		return Upgrade{o.Cluster, o.Status, done, now, o.StartedAt, o.FinishedAt}
+	case domain.Restart:
+	}
+	return Restart{o.Cluster, o.Status, done, now, o.StartedAt, o.FinishedAt}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -113,6 +114,25 @@ func same(t *rapid.T, a, b *Views) {
 	}
 }
 
+// TestEveryTreeIsCopied sees that no view is missing from the list of them: two
+// snapshots that had a tree in common would change each other.
+func TestEveryTreeIsCopied(t *testing.T) {
+	s := New().Snapshot()
+	was, is := reflect.ValueOf(*s), reflect.ValueOf(*s.copy())
+	trees := 0
+	for i, field := range reflect.VisibleFields(was.Type()) {
+		if strings.HasPrefix(field.Type.String(), "*btree.Map[") {
+			trees++
+			if was.Field(i).Pointer() == is.Field(i).Pointer() {
+				t.Errorf("a copy shares its %s", field.Name)
+			}
+		}
+	}
+	if trees == 0 {
+		t.Error("a snapshot has no tree")
+	}
+}
+
 func TestAPartOfASnapshotIsNone(t *testing.T) {
 	l := newLog(t).roster(created, added, joined).host(investigated, bootstrapped)
 	text := written(t, l.views.Snapshot())
@@ -151,7 +171,7 @@ func TestViewsFoldedAfreshJoinWhatGoesOn(t *testing.T) {
 		spoilt := ""
 		if views.Snapshot().hosts.Len() > 0 && rapid.Bool().Draw(t, "spoilt") {
 			id, h, _ := views.state.hosts.Min()
-			h = views.state.own(h)
+			h = views.state.writable(h)
 			h.Facts.OS = "plan9"
 			spoilt = "hosts " + string(id)
 			views.current.Store(false)
@@ -171,14 +191,14 @@ func TestViewsFoldedAfreshJoinWhatGoesOn(t *testing.T) {
 				}
 			}
 		}
-		var told []event.Recorded
+		var folded []event.Recorded
 		joined := false
 		keep := rapid.Bool().Draw(t, "keep")
 		ctx, stop := context.WithCancel(context.Background())
 		defer stop()
-		different, err := views.Refold(ctx, Refold{
-			Read: read, Keep: keep, Joined: func() { joined = true },
-			Folded: func(batch []event.Recorded) { told = append(told, batch...) },
+		different, err := views.Rebuild(ctx, RebuildOptions{
+			Read: read, Serve: keep, Joined: func() { joined = true },
+			Folded: func(batch []event.Recorded) { folded = append(folded, batch...) },
 		})
 		if err != nil || !strings.HasPrefix(different, spoilt) || spoilt == "" && different != "" || !joined {
 			t.Fatalf("%q, %v; should name %q; joined: %t", different, err, spoilt, joined)
@@ -186,13 +206,13 @@ func TestViewsFoldedAfreshJoinWhatGoesOn(t *testing.T) {
 		if !bytes.Equal(written(t, begun), before) {
 			t.Fatal("a snapshot that somebody held has changed")
 		}
-		for i, r := range told {
+		for i, r := range folded {
 			if r.Position != event.Position(3*(i+1)) {
 				t.Fatalf("event %d that was folded is at %d", i, r.Position)
 			}
 		}
-		if len(told) != len(log.events) {
-			t.Fatalf("it was told of %d of %d events", len(told), len(log.events))
+		if len(folded) != len(log.events) {
+			t.Fatalf("it was called with %d of %d events", len(folded), len(log.events))
 		}
 		if spoilt != "" && !keep {
 			return
@@ -231,7 +251,7 @@ func TestWhatIsFoldedAfreshMayBeGivenUp(t *testing.T) {
 			}
 		}
 		joined := func() { t.Error("it joined") }
-		if _, err := l.views.Refold(ctx, Refold{Read: read, Keep: true, Joined: joined}); err == nil {
+		if _, err := l.views.Rebuild(ctx, RebuildOptions{Read: read, Serve: true, Joined: joined}); err == nil {
 			t.Error("what was given up says that it came to its end")
 		}
 		if l.views.tail != nil || !bytes.Equal(written(t, l.views.Snapshot()), before) {
