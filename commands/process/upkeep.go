@@ -193,7 +193,9 @@ func (u *upkeep) connect(ctx context.Context) (err error) {
 
 func (u *upkeep) investigate(ctx context.Context) error {
 	address := u.host.Host
-	failed := func(state *host.Host, why string) []event.HostEvent { return state.RecordInvestigationFailure(address, why) }
+	failed := func(state *host.Host, why string) []event.HostEvent {
+		return state.RecordInvestigationFailure(address, why)
+	}
 	if err := u.connect(ctx); err != nil {
 		return u.fail(ctx, err, failed)
 	}
@@ -218,7 +220,9 @@ func (u *upkeep) investigate(ctx context.Context) error {
 
 func (u *upkeep) bootstrap(ctx context.Context) error {
 	address := u.host.Host
-	failed := func(state *host.Host, why string) []event.HostEvent { return state.RecordBootstrapFailure(address, why) }
+	failed := func(state *host.Host, why string) []event.HostEvent {
+		return state.RecordBootstrapFailure(address, why)
+	}
 	if err := u.connect(ctx); err != nil {
 		return u.fail(ctx, err, failed)
 	}
