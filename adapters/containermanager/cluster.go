@@ -20,7 +20,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/retry"
 )
 
@@ -51,7 +50,7 @@ type cluster struct {
 }
 
 // call asks the API server for something, within the time limit of a call.
-func (c *cluster) call(ctx context.Context, f func(ctx context.Context, api kubernetes.Interface) error) error {
+func (c *cluster) call(ctx context.Context, f func(ctx context.Context, api *server) error) error {
 	limited, cancel := context.WithTimeout(ctx, c.config.Timeout)
 	defer cancel()
 	to, err := c.connect(limited)
@@ -95,7 +94,7 @@ func said(err error) error {
 
 // Register makes a node, unless there is one.
 func (c *cluster) Register(ctx context.Context, host domain.Address) error {
-	return c.call(ctx, func(ctx context.Context, api kubernetes.Interface) error {
+	return c.call(ctx, func(ctx context.Context, api *server) error {
 		_, err := find(ctx, api, host)
 		if !errors.Is(err, errNoNode) {
 			return err
@@ -104,7 +103,7 @@ func (c *cluster) Register(ctx context.Context, host domain.Address) error {
 		if _, isIP := host.IP(); isIP {
 			kind = corev1.NodeInternalIP
 		}
-		_, err = api.CoreV1().Nodes().Create(ctx, &corev1.Node{
+		_, err = api.core.Nodes().Create(ctx, &corev1.Node{
 			ObjectMeta: metav1.ObjectMeta{Name: nodeName(host)},
 			Status:     corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: kind, Address: string(host)}}},
 		}, metav1.CreateOptions{})
@@ -118,7 +117,7 @@ func (c *cluster) Register(ctx context.Context, host domain.Address) error {
 // Unregister deletes the node, and one that Register made before a kubelet came
 // with another name.
 func (c *cluster) Unregister(ctx context.Context, host domain.Address) error {
-	return c.call(ctx, func(ctx context.Context, api kubernetes.Interface) error {
+	return c.call(ctx, func(ctx context.Context, api *server) error {
 		for range maxNodes {
 			node, err := find(ctx, api, host)
 			if errors.Is(err, errNoNode) {
@@ -127,7 +126,7 @@ func (c *cluster) Unregister(ctx context.Context, host domain.Address) error {
 			if err != nil {
 				return err
 			}
-			err = api.CoreV1().Nodes().Delete(ctx, node.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(node.UID))})
+			err = api.core.Nodes().Delete(ctx, node.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(node.UID))})
 			if err != nil && !apierrors.IsNotFound(err) {
 				return err
 			}
@@ -138,12 +137,12 @@ func (c *cluster) Unregister(ctx context.Context, host domain.Address) error {
 
 // NodeStatus is the node object, as the API server has it.
 func (c *cluster) NodeStatus(ctx context.Context, host domain.Address) (status json.RawMessage, err error) {
-	err = c.call(ctx, func(ctx context.Context, api kubernetes.Interface) error {
+	err = c.call(ctx, func(ctx context.Context, api *server) error {
 		node, err := find(ctx, api, host)
 		if err != nil {
 			return err
 		}
-		status, err = api.CoreV1().RESTClient().Get().Resource("nodes").Name(node.Name).Do(ctx).Raw()
+		status, err = api.core.RESTClient().Get().Resource("nodes").Name(node.Name).Do(ctx).Raw()
 		if err != nil {
 			return err
 		}
@@ -161,7 +160,7 @@ func (c *cluster) NodeStatus(ctx context.Context, host domain.Address) (status j
 // Ready looks at the node's condition Ready. One that was reported in another
 // boot does not count, where the node says which boot it was.
 func (c *cluster) Ready(ctx context.Context, host domain.Address, bootID string) (ready bool, why string, err error) {
-	err = c.call(ctx, func(ctx context.Context, api kubernetes.Interface) error {
+	err = c.call(ctx, func(ctx context.Context, api *server) error {
 		node, err := find(ctx, api, host)
 		if errors.Is(err, errNoNode) {
 			why = err.Error()
@@ -192,7 +191,7 @@ func (c *cluster) Ready(ctx context.Context, host domain.Address, bootID string)
 
 // Cordoned tells whether the node is unschedulable.
 func (c *cluster) Cordoned(ctx context.Context, host domain.Address) (cordoned bool, err error) {
-	err = c.call(ctx, func(ctx context.Context, api kubernetes.Interface) error {
+	err = c.call(ctx, func(ctx context.Context, api *server) error {
 		node, err := find(ctx, api, host)
 		if err == nil {
 			cordoned = node.Spec.Unschedulable
@@ -204,12 +203,12 @@ func (c *cluster) Cordoned(ctx context.Context, host domain.Address) (cordoned b
 
 // Cordon makes the node unschedulable.
 func (c *cluster) Cordon(ctx context.Context, host domain.Address) error {
-	return c.call(ctx, func(ctx context.Context, api kubernetes.Interface) error { return cordon(ctx, api, host, true) })
+	return c.call(ctx, func(ctx context.Context, api *server) error { return cordon(ctx, api, host, true) })
 }
 
 // Uncordon makes the node schedulable. One that is gone is not cordoned.
 func (c *cluster) Uncordon(ctx context.Context, host domain.Address) error {
-	return c.call(ctx, func(ctx context.Context, api kubernetes.Interface) error {
+	return c.call(ctx, func(ctx context.Context, api *server) error {
 		if err := cordon(ctx, api, host, false); !errors.Is(err, errNoNode) && !apierrors.IsNotFound(err) {
 			return err
 		}
@@ -217,7 +216,7 @@ func (c *cluster) Uncordon(ctx context.Context, host domain.Address) error {
 	})
 }
 
-func cordon(ctx context.Context, api kubernetes.Interface, host domain.Address, wanted bool) error {
+func cordon(ctx context.Context, api *server, host domain.Address, wanted bool) error {
 	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
 		node, err := find(ctx, api, host)
 		if err != nil {
@@ -230,14 +229,14 @@ func cordon(ctx context.Context, api kubernetes.Interface, host domain.Address, 
 		if !wanted {
 			patch = `{"spec":{"unschedulable":null}}`
 		}
-		_, err = api.CoreV1().Nodes().Patch(ctx, node.Name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
+		_, err = api.core.Nodes().Patch(ctx, node.Name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
 		return err
 	})
 }
 
 // find is the node of a host; errNoNode where there is none.
-func find(ctx context.Context, api kubernetes.Interface, host domain.Address) (*corev1.Node, error) {
-	named, err := api.CoreV1().Nodes().Get(ctx, nodeName(host), metav1.GetOptions{})
+func find(ctx context.Context, api *server, host domain.Address) (*corev1.Node, error) {
+	named, err := api.core.Nodes().Get(ctx, nodeName(host), metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		named = nil
@@ -248,7 +247,7 @@ func find(ctx context.Context, api kubernetes.Interface, host domain.Address) (*
 	}
 	found := named
 	for options := (metav1.ListOptions{Limit: page}); ; {
-		list, err := api.CoreV1().Nodes().List(ctx, options)
+		list, err := api.core.Nodes().List(ctx, options)
 		if err != nil {
 			return nil, err
 		}

@@ -23,7 +23,6 @@ import (
 	"commissaire/domain"
 	"commissaire/domain/event"
 
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 )
@@ -45,8 +44,8 @@ type options map[string]string
 type connection struct {
 	files     [3][]byte // it was made with: authorities, certificate, key
 	transport *http.Transport
-	api       kubernetes.Interface
-	drains    kubernetes.Interface // the same for drains, which may ask so much that others would wait too long
+	api       *server
+	drains    *server // the same for drains, which may ask so much that others would wait too long
 }
 
 // connect makes a connection, or gives the former one back while the files that
@@ -168,11 +167,11 @@ func (config Config) connection(ctx context.Context, definition event.ContainerM
 		return nil, err
 	}
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	api, err := kubernetes.NewForConfigAndClient(settings, client)
+	api, err := newServer(*settings, client)
 	if err != nil {
 		return nil, err
 	}
-	drains, err := kubernetes.NewForConfigAndClient(settings, client)
+	drains, err := newServer(*settings, client)
 	if err != nil {
 		return nil, err
 	}

@@ -307,7 +307,7 @@ func TestAPodThatSomebodyHasDeletedIsWaitedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	deleted := &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: server.Namespace, Name: "pet"}}
-	if err := to.api.PolicyV1().Evictions(server.Namespace).Evict(t.Context(), deleted); err != nil {
+	if err := to.api.policy.Evictions(server.Namespace).Evict(t.Context(), deleted); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.Drain(t.Context(), web1, -1); err != nil || len(server.Pods("10.0.0.1")) > 0 {

@@ -20,7 +20,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/pager"
 )
 
@@ -45,7 +44,7 @@ func (c *cluster) Drain(ctx context.Context, host domain.Address, grace int) err
 	if grace >= 0 {
 		d.options.GracePeriodSeconds = new(int64(grace))
 	}
-	if err := c.call(ctx, func(limited context.Context, api kubernetes.Interface) error {
+	if err := c.call(ctx, func(limited context.Context, api *server) error {
 		node, err := find(limited, api, host)
 		if err != nil {
 			return err
@@ -70,7 +69,7 @@ func (c *cluster) Drain(ctx context.Context, host domain.Address, grace int) err
 
 // drain is the draining of one node.
 type drain struct {
-	api     kubernetes.Interface
+	api     *server
 	node    string
 	options metav1.DeleteOptions
 	sets    map[string]bool // daemon sets that were looked for; false: there is none
@@ -102,7 +101,7 @@ func (d *drain) run(ctx context.Context) error {
 // canEvict refuses servers that are older than evictions of policy/v1 (Kubernetes 1.22).
 func (d *drain) canEvict(ctx context.Context) error {
 	var known metav1.APIResourceList
-	if err := d.api.CoreV1().RESTClient().Get().AbsPath("/api/v1").Do(ctx).Into(&known); err != nil {
+	if err := d.api.core.RESTClient().Get().AbsPath("/api/v1").Do(ctx).Into(&known); err != nil {
 		return err
 	}
 	if !slices.ContainsFunc(known.APIResources, func(r metav1.APIResource) bool {
@@ -117,7 +116,7 @@ func (d *drain) canEvict(ctx context.Context) error {
 func (d *drain) pods(ctx context.Context) (pods []*corev1.Pod, err error) {
 	var lost []string
 	list := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-		return d.api.CoreV1().Pods(metav1.NamespaceAll).List(ctx, options)
+		return d.api.core.Pods(metav1.NamespaceAll).List(ctx, options)
 	})
 	list.PageSize = page
 	if err := list.EachListItem(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", d.node).String()}, func(object runtime.Object) error {
@@ -164,7 +163,7 @@ func (d *drain) stays(ctx context.Context, pod *corev1.Pod) (bool, error) {
 	name := pod.Namespace + "/" + controller.Name
 	there, known := d.sets[name]
 	if !known {
-		switch _, err := d.api.AppsV1().DaemonSets(pod.Namespace).Get(ctx, controller.Name, metav1.GetOptions{}); {
+		switch _, err := d.api.apps.DaemonSets(pod.Namespace).Get(ctx, controller.Name, metav1.GetOptions{}); {
 		case err == nil:
 			there = true
 		case !apierrors.IsNotFound(err):
@@ -192,7 +191,7 @@ func (d *drain) evict(ctx context.Context, pods []*corev1.Pod) error {
 			continue
 		}
 		evictions.Go(func() error {
-			err := d.api.PolicyV1().Evictions(pod.Namespace).Evict(ctx, &policyv1.Eviction{
+			err := d.api.policy.Evictions(pod.Namespace).Evict(ctx, &policyv1.Eviction{
 				ObjectMeta:    metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name},
 				DeleteOptions: &d.options,
 			})
