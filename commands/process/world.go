@@ -131,12 +131,14 @@ func (w *world) removeHost(e event.HostRemoved, c *consequences) {
 func (w *world) applyHost(id domain.HostID, e event.HostEvent, c *consequences) {
 	w.host(id).Evolve(e)
 	c.changed = append(c.changed, id)
-	switch e := e.(type) {
-	case event.HostTakeoverOrdered, event.HostKeyAccepted:
+	_, takeover := e.(event.HostTakeoverOrdered)
+	_, key := e.(event.HostKeyAccepted)
+	if takeover || key {
 		c.ordered = append(c.ordered, id)
-	case event.HostRegistered:
+	}
+	if late, ok := e.(event.HostRegistered); ok {
 		if _, known := w.roster.Host(id); !known { // it was removed while it was being registered
-			w.removed[id] = event.HostAdded{HostID: id, Host: e.Host}
+			w.removed[id] = event.HostAdded{HostID: id, Host: late.Host}
 		}
 	}
 	if _, gone := w.removed[id]; gone {
