@@ -80,50 +80,53 @@ const lateLook = 30 * time.Second
 // another key, and users come late from the network. A reboot that the host refuses
 // fails at once.
 func (t *turn) back(ctx context.Context, from string) (after event.Facts, err error) {
-	resumed := !t.state.BackBy.IsZero()
-	if !resumed {
-		after, err = t.order(ctx, from)
-		if err != nil || after.BootID != "" {
+	wait := time.Duration(0)
+	if t.state.BackBy.IsZero() {
+		wait = t.p.config.RebootFirstLook
+		if after, err = t.order(ctx, from); err != nil || after.BootID != "" {
 			return after, err
 		}
 	}
 	limited, cancel := context.WithDeadline(ctx, later(t.state.BackBy, t.p.config.Now()).Add(lateLook))
 	defer cancel()
-	wait, slow := t.p.config.RebootFirstLook, time.Duration(0)
-	if resumed {
-		wait = 0
-	}
+	slow := time.Duration(0)
 	for tries := 1; pause(ctx, wait); tries++ {
-		var in bool
-		after, in, err = t.isBack(limited, from)
+		after, in, err := t.isBack(limited, from)
 		if err == nil {
 			return after, nil
 		}
-		if errors.Is(err, errStillUp) && !t.ordered { // who recorded the order may not have given it
-			if ordering := t.reboot(limited, from); ordering != nil {
-				err = ordering
-			}
-			if errors.As(err, new(*Refused)) {
-				return after, err
-			}
+		stillUp := errors.Is(err, errStillUp)
+		if stillUp {
+			err = t.orderAgain(limited, from)
 		}
 		t.hangUp()
 		left := t.state.BackBy.Sub(t.p.config.Now())
-		lastTry := left <= 0 && (tries >= t.p.config.Attempts || limited.Err() != nil)
 		switch {
 		case ctx.Err() != nil:
 			return after, ctx.Err()
-		case !fromHost(err) && limited.Err() == nil:
+		case !fromHost(err) && limited.Err() == nil, stillUp && errors.As(err, new(*Refused)):
 			return after, err
-		case lastTry:
+		case left <= 0 && (tries >= t.p.config.Attempts || limited.Err() != nil):
 			return after, &Refused{Reason: fmt.Sprintf("the host was not back within %s of its reboot, look at its console: %s", t.p.config.RebootTimeout, reason(err))}
 		}
-		if wait = t.nextLook(left); in && left > 0 && !errors.Is(err, errStillUp) {
+		wait = t.nextLook(left)
+		if in && left > 0 && !errors.Is(err, errStillUp) {
 			slow = t.p.slower(slow)
 			wait = min(slow, left)
 		}
 	}
 	return after, ctx.Err()
+}
+
+// orderAgain gives the order, unless the host took note of it: whoever recorded it may
+// not have given it. It says why the host does not go down.
+func (t *turn) orderAgain(ctx context.Context, from string) error {
+	if !t.ordered {
+		if err := t.reboot(ctx, from); err != nil {
+			return err
+		}
+	}
+	return errStillUp
 }
 
 // nextLook is the pause before the next look at a host that has so much time left to
