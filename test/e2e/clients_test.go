@@ -120,18 +120,6 @@ func (c *crowd) shows(path string, into any) (status int) {
 	return response.StatusCode
 }
 
-// pause waits, or returns false when ctx ends before.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
 // garden is a network, two clusters and a host, which one client alone changes.
 type garden struct {
 	server   string    // of the network; "": there is no network

@@ -121,28 +121,6 @@ func TestNoKillBreaksARule(t *testing.T) {
 		*kills, time.Since(began).Round(time.Second), done, refused, unknown, completed+len(failed), resumed, len(f.Commands()), len(f.InHand()), len(h.events))
 }
 
-func commands(h *fleet.Host, begin string) (n int) {
-	for _, c := range h.Commands() {
-		if strings.HasPrefix(c.Line, begin) {
-			n++
-		}
-	}
-	return n
-}
-
-// join makes a fleet's hosts the members of the cluster c and waits until they
-// are ready.
-func (s *service) join(f *fleet.Fleet, body func() map[string]any) {
-	s.t.Helper()
-	s.put("/cluster/c", nil).is(201)
-	for _, h := range f.Hosts() {
-		b := body()
-		b["cluster"] = "c"
-		s.put("/host/"+h.Address(), b).is(201)
-		s.until("/host/"+h.Address(), status("disassociated"))
-	}
-}
-
 // TestAKilledServiceFinishesItsOperation kills the service while a host is being
 // upgraded, and again while it reboots: each was asked for once.
 func TestAKilledServiceFinishesItsOperation(t *testing.T) {

@@ -104,16 +104,6 @@ func (s *stream) await(t *testing.T, position uint64) (all []message) {
 	}
 }
 
-// position is where a change was recorded, or the views stood.
-func (a answer) position() uint64 {
-	a.t.Helper()
-	at, err := strconv.ParseUint(a.header.Get("X-Commissaire-Position"), 10, 64)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return at
-}
-
 // listener reads streams one after the other. Each goes on where the one before
 // ended, however that was.
 type listener struct {

@@ -295,10 +295,6 @@ func (r trial) fails(kind, why string) map[string]any {
 	return turn
 }
 
-func turnOf(o map[string]any, host int) map[string]any {
-	return o["hosts"].([]any)[host].(map[string]any)
-}
-
 // events are the data of the events of some types in a history; of all without one.
 func (r trial) events(path string, types ...string) (found []map[string]any) {
 	r.t.Helper()
@@ -356,11 +352,4 @@ func (r trial) undisturbed(bad string, first, third []string) {
 	if n := r.fleet.MostInHand(time.Time{}); n > 1 {
 		r.t.Errorf("%d hosts were in hand at once", n)
 	}
-}
-
-func lines(commands []fleet.Command) (lines []string) {
-	for _, c := range commands {
-		lines = append(lines, c.Line)
-	}
-	return lines
 }

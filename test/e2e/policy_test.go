@@ -13,54 +13,6 @@ import (
 	"commissaire/test/fleet"
 )
 
-// rolled is a cluster of ostree hosts at 127.0.NET.1 and upward, ready to be
-// rolled over.
-func rolled(t *testing.T, net, n int, speed fleet.Speed) (*service, *fleet.Fleet) {
-	t.Helper()
-	specs := atomics(net, n)
-	for i := range specs {
-		specs[i].Speed = speed
-	}
-	f, body := hosts(t, specs...)
-	s := newService(t, map[string]any{"bootstrap.profile": "none", "operations.health-interval": "20ms"})
-	s.join(f, body)
-	return s, f
-}
-
-// upgrades is how often each host of a fleet was upgraded, in their order.
-func upgrades(f *fleet.Fleet) (n []int) {
-	for _, h := range f.Hosts() {
-		n = append(n, commands(h, "rpm-ostree upgrade"))
-	}
-	return n
-}
-
-func checkUpgrades(t *testing.T, f *fleet.Fleet, want ...int) {
-	t.Helper()
-	if got := upgrades(f); !slices.Equal(got, want) {
-		t.Errorf("the hosts were upgraded %v times, want %v", got, want)
-	}
-}
-
-// inHand is when a host was in hand first, and until when.
-func inHand(t *testing.T, f *fleet.Fleet, host int) (from, until time.Time) {
-	t.Helper()
-	address := f.Hosts()[host].Address()
-	for _, c := range f.InHand() {
-		if c.Host != address {
-			continue
-		}
-		if from.IsZero() {
-			from = c.Time
-		}
-		until = c.Until
-	}
-	if from.IsZero() || until.IsZero() {
-		t.Fatalf("host %s was in hand from %s to %s", address, from, until)
-	}
-	return from, until
-}
-
 func TestMoreFailuresThanToleratedStopIt(t *testing.T) {
 	t.Run("a number: what was begun is finished", func(t *testing.T) {
 		s, f := rolled(t, 51, 6, fleet.Speed{})

@@ -228,22 +228,6 @@ func (c *lookers) look() {
 	}
 }
 
-// tool runs the program and gives what it prints.
-func (s *service) tool(arguments ...string) string {
-	s.t.Helper()
-	out, err := s.run("", arguments...)
-	if err != nil {
-		s.t.Errorf("commissaire %s: %v: %s", strings.Join(arguments, " "), err, out)
-	}
-	return strings.TrimSpace(out)
-}
-
-// clientFile is a file that says how to ask the service.
-func (s *service) clientFile() string {
-	s.write("commctl.json", map[string]any{"endpoint": s.base, "username": "admin", "password": password})
-	return filepath.Join(s.dir, "commctl.json")
-}
-
 // TestAServiceGoesOnFromASnapshot ends a service in the middle of an operation,
 // and starts it from a snapshot: it finishes the operation, and knows all that was
 // before.

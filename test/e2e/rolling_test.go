@@ -15,34 +15,6 @@ import (
 	"commissaire/test/fleet"
 )
 
-// atomics are n ostree hosts with an upgrade waiting, at 127.0.NET.1 and upward.
-func atomics(net, n int) []fleet.Spec {
-	specs := make([]fleet.Spec, n)
-	for i := range specs {
-		specs[i] = fleet.Spec{Address: fmt.Sprintf("127.0.%d.%d", net, i+1), OS: fleet.Atomic, Version: "41.1", Next: "41.2"}
-	}
-	return specs
-}
-
-// roll starts an operation and returns where it is.
-func (s *service) roll(kind, policy string) string {
-	s.t.Helper()
-	a := s.put("/cluster/c/"+kind, policy).is(201)
-	return strings.TrimPrefix(a.header.Get("Location"), "/api/v0")
-}
-
-func state(want string) func(map[string]any) bool {
-	return func(o map[string]any) bool { return o["state"] == want }
-}
-
-func (s *service) turns(at string) string {
-	var all []string
-	for _, turn := range s.get(at).is(200).object()["hosts"].([]any) {
-		all = append(all, sprint(turn.(map[string]any)["state"]))
-	}
-	return strings.Join(all, " ")
-}
-
 func TestBatchesRebootAndPassTheGate(t *testing.T) {
 	f, body := hosts(t, atomics(31, 5)...)
 	s := newService(t, map[string]any{"bootstrap.profile": "none", "operations.health-interval": "20ms"})

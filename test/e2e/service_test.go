@@ -10,29 +10,19 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
-	"github.com/getkin/kin-openapi/openapi3"
-	"github.com/getkin/kin-openapi/openapi3filter"
-	"github.com/getkin/kin-openapi/routers"
-	"github.com/getkin/kin-openapi/routers/gorillamux"
 	"golang.org/x/crypto/bcrypt"
-	"golang.org/x/crypto/ssh"
 
 	"commissaire/test/esdb"
-	"commissaire/test/fleet"
 	"commissaire/test/systemd"
 )
 
@@ -207,263 +197,12 @@ func (s *service) end(signal os.Signal) {
 	<-s.ends
 }
 
-// answer is what the service said.
-type answer struct {
-	t      *testing.T
-	call   string
-	status int
-	header http.Header
-	body   []byte
-}
-
-func (s *service) as(user, method, path string, body any, headers ...string) answer {
-	s.t.Helper()
-	return s.do(s.request(user, method, path, body, headers...))
-}
-
-func (s *service) do(r *http.Request) answer {
-	s.t.Helper()
-	call := r.Method + " " + r.URL.Path
-	response, err := s.client.Do(r)
-	if err != nil {
-		s.t.Fatalf("%s: %v", call, err)
-	}
-	defer func() { _ = response.Body.Close() }()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.documented(r, response, text)
-	return answer{s.t, call, response.StatusCode, response.Header, text}
-}
-
-// request is a request of a user; "" is nobody. The body is text, or becomes JSON.
-// A path that begins with // is not one of the API.
-func (s *service) request(user, method, path string, body any, headers ...string) *http.Request {
-	s.t.Helper()
-	var reader io.Reader
-	switch body := body.(type) {
-	case nil:
-	case string:
-		reader = strings.NewReader(body)
-	default:
-		text, err := json.Marshal(body)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		reader = bytes.NewReader(text)
-	}
-	url := s.base + "/api/v0" + path
-	if rest, ok := strings.CutPrefix(path, "//"); ok {
-		url = s.base + "/" + rest
-	}
-	r, err := http.NewRequestWithContext(s.t.Context(), method, url, reader)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if user != "" {
-		r.SetBasicAuth(user, password)
-	}
-	for i := 0; i+1 < len(headers); i += 2 {
-		r.Header.Set(headers[i], headers[i+1])
-	}
-	return r
-}
-
-// documented holds an answer against the API document. What is no route may be
-// asked for too: that is answered with a problem, which `is` checks.
-func (s *service) documented(r *http.Request, response *http.Response, body []byte) {
-	s.t.Helper()
-	r.URL = &url.URL{Path: strings.TrimSuffix(r.URL.Path, "/")} // one slash at the end is as good as none
-	route, params, err := document().FindRoute(r)
-	if err != nil {
-		if response.StatusCode < 400 {
-			s.t.Errorf("%s %s is answered, and not in the API document", r.Method, r.URL.Path)
-		}
-		return
-	}
-	input := &openapi3filter.ResponseValidationInput{
-		RequestValidationInput: &openapi3filter.RequestValidationInput{Request: r, PathParams: params, Route: route},
-		Status:                 response.StatusCode, Header: response.Header, Body: io.NopCloser(bytes.NewReader(body)),
-		Options: &openapi3filter.Options{IncludeResponseStatus: true, MultiError: true},
-	}
-	if err := openapi3filter.ValidateResponse(s.t.Context(), input); err != nil {
-		s.t.Errorf("%s %s is not answered as documented: %v", r.Method, r.URL.Path, err)
-	}
-}
-
-var document = sync.OnceValue(func() routers.Router {
-	doc, err := openapi3.NewLoader().LoadFromFile("../../api/openapi.yaml")
-	if err != nil {
-		panic(err)
-	}
-	router, err := gorillamux.NewRouter(doc)
-	if err != nil {
-		panic(err)
-	}
-	return router
-})
-
-func (s *service) get(path string, headers ...string) answer {
-	s.t.Helper()
-	return s.as("admin", http.MethodGet, path, nil, headers...)
-}
-
-func (s *service) put(path string, body any, headers ...string) answer {
-	s.t.Helper()
-	return s.as("admin", http.MethodPut, path, body, headers...)
-}
-
-func (s *service) delete(path string) answer {
-	s.t.Helper()
-	return s.as("admin", http.MethodDelete, path, nil)
-}
-
-// is checks the status; a refusal must be a whole problem.
-func (a answer) is(status int) answer {
-	a.t.Helper()
-	if a.status != status {
-		a.t.Fatalf("%s: got %d, want %d: %s", a.call, a.status, status, a.body)
-	}
-	if status >= 400 {
-		if got := a.header.Get("Content-Type"); got != "application/problem+json" {
-			a.t.Errorf("%s: a refusal of type %s", a.call, got)
-		}
-		for _, key := range []string{"type", "title", "status", "instance", "request_id"} {
-			if _, ok := a.object()[key]; !ok {
-				a.t.Errorf("%s: the problem has no %s: %s", a.call, key, a.body)
-			}
-		}
-		if status == http.StatusMethodNotAllowed && a.header.Get("Allow") == "" {
-			a.t.Errorf("%s: 405 without Allow", a.call)
-		}
-	}
-	return a
-}
-
-func (a answer) object() map[string]any {
-	a.t.Helper()
-	var value map[string]any
-	if err := json.Unmarshal(a.body, &value); err != nil {
-		a.t.Fatalf("%s: %v: %s", a.call, err, a.body)
-	}
-	return value
-}
-
-// keys checks that the record has exactly these keys.
-func (a answer) keys(want ...string) answer {
-	a.t.Helper()
-	got := slices.Sorted(maps.Keys(a.object()))
-	slices.Sort(want)
-	if !slices.Equal(got, want) {
-		a.t.Errorf("%s: keys %v, want %v", a.call, got, want)
-	}
-	return a
-}
-
-func (a answer) list() (all []any) {
-	a.t.Helper()
-	if err := json.Unmarshal(a.body, &all); err != nil {
-		a.t.Fatalf("%s: no list: %s", a.call, a.body)
-	}
-	return all
-}
-
-// next is the path of the next page, "" after the last.
-func (a answer) next() string {
-	path, _, _ := strings.Cut(strings.TrimPrefix(a.header.Get("Link"), "</api/v0"), ">; rel=\"next\"")
-	return path
-}
-
-// says checks the whole body, as JSON.
-func (a answer) says(want string) answer {
-	a.t.Helper()
-	var x, y any
-	if json.Unmarshal(a.body, &x) != nil || json.Unmarshal([]byte(want), &y) != nil || fmt.Sprint(x) != fmt.Sprint(y) {
-		a.t.Errorf("%s: got %s, want %s", a.call, a.body, want)
-	}
-	return a
-}
-
-// until asks again until the condition holds.
-func (s *service) until(path string, condition func(map[string]any) bool) (o map[string]any) {
-	s.t.Helper()
-	s.await(func() bool {
-		a := s.get(path)
-		if a.status == http.StatusOK {
-			o = a.object()
-		}
-		return a.status == http.StatusOK && condition(o)
-	}, path)
-	return o
-}
-
-// await looks again and again whether a condition on what is at a path holds.
-func (s *service) await(condition func() bool, path string) {
-	s.t.Helper()
-	patience := 60 * time.Second
-	if *realDisk != "" {
-		patience = 3 * time.Minute // real hosts boot and install
-	}
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !condition() {
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			log, _ := os.ReadFile(filepath.Join(s.dir, "log"))
-			s.t.Fatalf("GET %s did not come to what was waited for: %s\n%s", path, s.get(path).body, log)
-		}
-	}
-}
-
-// leads waits until the service acts.
-func (s *service) leads() {
-	s.t.Helper()
-	s.until("/status", func(o map[string]any) bool {
-		leader, ok := o["leader"].(map[string]any)
-		return o["leads"] == true && ok && leader["instance"] == o["instance"]
-	})
-}
-
-func status(want ...string) func(map[string]any) bool {
-	return func(o map[string]any) bool { return slices.Contains(want, fmt.Sprint(o["status"])) }
-}
-
-// hosts starts simulated hosts and returns how they are added.
-func hosts(t *testing.T, specs ...fleet.Spec) (*fleet.Fleet, func() map[string]any) {
-	t.Helper()
-	return startFleet(t, fleet.Config{Hosts: specs})
-}
-
-// startFleet starts simulated hosts that one key opens.
-func startFleet(t *testing.T, config fleet.Config) (*fleet.Fleet, func() map[string]any) {
-	t.Helper()
-	private, public, err := fleet.NewUserKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.Authorized = []ssh.PublicKey{public}
-	f, err := fleet.Start(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(f.Close)
-	return f, func() map[string]any {
-		return map[string]any{"ssh_priv_key": base64.StdEncoding.EncodeToString(private), "ssh_port": f.Port()}
-	}
-}
-
 // on is the service for a subtest.
 func on(t *testing.T, s *service) *service {
 	c := *s
 	c.t = t
 	return &c
 }
-
-func sprint(value any) string { return fmt.Sprint(value) }
 
 // run runs the program to its end, with a text as its standard input.
 func (s *service) run(input string, args ...string) (string, error) {
@@ -474,4 +213,18 @@ func (s *service) run(input string, args ...string) (string, error) {
 	return string(out), err
 }
 
-func fingerprint(h *fleet.Host) string { return ssh.FingerprintSHA256(h.HostKey()) }
+// tool runs the program and gives what it prints.
+func (s *service) tool(arguments ...string) string {
+	s.t.Helper()
+	out, err := s.run("", arguments...)
+	if err != nil {
+		s.t.Errorf("commissaire %s: %v: %s", strings.Join(arguments, " "), err, out)
+	}
+	return strings.TrimSpace(out)
+}
+
+// clientFile is a file that says how to ask the service.
+func (s *service) clientFile() string {
+	s.write("commctl.json", map[string]any{"endpoint": s.base, "username": "admin", "password": password})
+	return filepath.Join(s.dir, "commctl.json")
+}

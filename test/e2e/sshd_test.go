@@ -43,12 +43,6 @@ func (s *service) members(cluster string, hosts ...*sshd.Server) {
 	}
 }
 
-// operate starts an operation and returns where it is.
-func (s *service) operate(cluster, kind string, body any) string {
-	s.t.Helper()
-	return strings.TrimPrefix(s.put("/cluster/"+cluster+"/"+kind, body).is(201).header.Get("Location"), "/api/v0")
-}
-
 // looks are calls that change nothing on a host, and those that only carry others.
 var looks = []string{"rpm -q ", "rpm-ostree status ", "subscription-manager repos --list-enabled", "systemctl is-active ", "systemctl is-enabled ", "systemd-run "}
 
@@ -67,20 +61,6 @@ func calls(h *sshd.Server, prefix string) (n int) {
 		}
 	}
 	return n
-}
-
-// within waits until something is so.
-func within(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline, tick := time.After(60*time.Second), time.NewTicker(10*time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("not within 60 s: %s", what)
-		}
-	}
 }
 
 // output is what a shell command prints on a host.
@@ -119,24 +99,6 @@ func same(t *testing.T, what string, got, want any) {
 	if string(x) != string(y) {
 		t.Errorf("%s: got\n%s, want\n%s", what, x, y)
 	}
-}
-
-// list is a list of objects within a record.
-func list(value any) (objects []map[string]any) {
-	items, _ := value.([]any)
-	for _, item := range items {
-		object, _ := item.(map[string]any)
-		objects = append(objects, object)
-	}
-	return objects
-}
-
-func of(objects []map[string]any, key string) []any {
-	values := []any{}
-	for _, o := range objects {
-		values = append(values, o[key])
-	}
-	return values
 }
 
 var timeForm = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$`)
@@ -459,19 +421,6 @@ func TestAServiceKilledAtAnyTimeRunsNothingTwice(t *testing.T) {
 	}
 	if n := calls(one, "systemd-run "); n != 5 { // two packages, the services, the upgrade, the reboot
 		t.Errorf("host %s was told to do %d stretches of work", one.Address, n)
-	}
-}
-
-// states checks how the turns of an operation that has ended ended.
-func (s *service) states(at string, want ...string) {
-	s.t.Helper()
-	o := s.get(at).is(200)
-	var got []string
-	for _, turn := range list(o.object()["hosts"]) {
-		got = append(got, sprint(turn["state"]))
-	}
-	if !slices.Equal(got, want) {
-		s.t.Errorf("turns %v, not %v: %s", got, want, o.body)
 	}
 }
 
