@@ -188,6 +188,24 @@ func (a answer) next() string {
 	return path
 }
 
+// events are the data of the events of some types in a history.
+func (s *service) events(path string, types ...string) (found []map[string]any) {
+	s.t.Helper()
+	for _, e := range list(s.get(path).is(200).list()) {
+		if slices.Contains(types, sprint(e["type"])) {
+			data, _ := e["data"].(map[string]any)
+			found = append(found, data)
+		}
+	}
+	return found
+}
+
+// mentions counts how often the history of what is at a path has a text.
+func (s *service) mentions(path, text string) int {
+	s.t.Helper()
+	return strings.Count(string(s.get(path+"/history").is(200).body), text)
+}
+
 // says checks the whole body, as JSON.
 func (a answer) says(want string) answer {
 	a.t.Helper()
@@ -199,6 +217,11 @@ func (a answer) says(want string) answer {
 }
 
 func sprint(value any) string { return fmt.Sprint(value) }
+
+// location is the path of what a request made.
+func (a answer) location() string {
+	return strings.TrimPrefix(a.header.Get("Location"), "/api/v0")
+}
 
 // position is where a change was recorded, or the views stood.
 func (a answer) position() uint64 {

@@ -99,7 +99,7 @@ func TestBackupsUnderLoadHaveAllThatWasAcknowledged(t *testing.T) {
 	s := newService(t, map[string]any{"bootstrap.profile": "none", "watch.interval": "1s", "container-managers.timeout": "1s"})
 	s.join(f, body)
 	s.put("/containermanager/m", `{"options":{"server_url":"https://127.0.44.99:1","token":"a-token-that-is-nowhere"}}`).is(201)
-	operation := s.roll("upgrade", `{"delay": 2}`)
+	operation := s.operate("upgrade", `{"delay": 2}`)
 
 	// Five clients, until they are told to stop. No host that one adds is removed
 	// within the backup in which it was added.
@@ -218,8 +218,7 @@ func TestBackupsUnderLoadHaveAllThatWasAcknowledged(t *testing.T) {
 		t.Errorf("nothing was under way at the first backup: %s", all[0].answers[operation])
 	}
 	for range 3 {
-		s.stop(syscall.SIGKILL)
-		s.start()
+		s.crash()
 		s.leads()
 	}
 	s.put("/cluster/c/restart", `{"max_unavailable": 4}`).is(201)

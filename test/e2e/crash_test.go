@@ -44,16 +44,9 @@ func TestNoKillBreaksARule(t *testing.T) {
 	for _, name := range []string{"c", "r0", "r1"} {
 		s.put("/cluster/"+name, nil).is(201)
 	}
-	for i, h := range f.Hosts()[:13] {
-		b := body()
-		if i < len(operated) {
-			b["cluster"] = "c"
-		}
-		s.put("/host/"+h.Address(), b).is(201)
-	}
-	for _, h := range f.Hosts()[:13] {
-		s.until("/host/"+h.Address(), status("disassociated"))
-	}
+	s.addHosts("c", body, addresses(operated)...)
+	s.addHosts("", body, addresses(wanted)...)
+	s.ready(addresses(f.Hosts()[:13])...)
 
 	all := &crowd{service: s, replies: map[string]reply{}}
 	r := &rivals{crowd: all, random: random(1), cluster: [2]string{"r0", "r1"}, may: map[string]bool{"---": true}}
@@ -134,11 +127,8 @@ func TestAKilledServiceFinishesItsOperation(t *testing.T) {
 		first := f.Host("127.0.12.1")
 		first.Slow(command, 1e9)
 		s.put("/cluster/c/"+kind, nil).is(201)
-		if err := first.Await(t.Context(), func(h *fleet.Host) bool { return commands(h, command) == 1 }); err != nil {
-			t.Fatal(err)
-		}
-		s.stop(syscall.SIGKILL)
-		s.start()
+		awaitCommand(t, first, command)
+		s.crash()
 		record := s.until("/cluster/c/"+kind, status("finished", "failed"))
 		if record["status"] != "finished" {
 			t.Errorf("the %s %v: %s", kind, record["status"], s.get("/operations?limit=1").body)
@@ -157,7 +147,7 @@ func TestAKilledServiceFinishesItsOperation(t *testing.T) {
 func TestAHostAddedAgainWaitsForWhatWasBegun(t *testing.T) {
 	for name, between := range map[string]func(*service){
 		"by the same service":    func(*service) {},
-		"by one that was killed": func(s *service) { s.stop(syscall.SIGKILL); s.start() },
+		"by one that was killed": func(s *service) { s.crash() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			// Time runs so fast there that the second install waits for longer than one
@@ -170,9 +160,7 @@ func TestAHostAddedAgainWaitsForWhatWasBegun(t *testing.T) {
 			h.Slow("dnf install -y flannel", 1500*time.Millisecond)
 			at := "/host/" + h.Address()
 			s.put(at, body()).is(201)
-			if err := h.Await(t.Context(), func(h *fleet.Host) bool { return commands(h, "dnf install -y flannel") == 1 }); err != nil {
-				t.Fatal(err)
-			}
+			awaitCommand(t, h, "dnf install -y flannel")
 			s.delete(at).is(200)
 			between(s)
 			s.put(at, body()).is(201)
@@ -193,8 +181,7 @@ func TestAHostThatFailsStopsTheOperation(t *testing.T) {
 	s := newService(t)
 	s.join(f, body)
 	f.Host("127.0.13.1").FailNext("dnf -y upgrade", 3)
-	location := s.put("/cluster/c/upgrade", nil).is(201).header.Get("Location")
-	o := s.until(strings.TrimPrefix(location, "/api/v0"), status("failed"))
+	o := s.until(s.operate("upgrade", nil), status("failed"))
 	if !strings.Contains(sprint(o["cause"]), "127.0.13.1: the upgrade ended with exit status 3") {
 		t.Errorf("the cause is %v", o["cause"])
 	}
@@ -202,7 +189,7 @@ func TestAHostThatFailsStopsTheOperation(t *testing.T) {
 		t.Error("the second host was upgraded though the first had failed")
 	}
 	s.get("/cluster/c/upgrade").is(200).keys("name", "status", "upgraded", "in_process", "started_at", "finished_at")
-	s.until("/host/127.0.13.1", status("disassociated"))
+	s.ready("127.0.13.1")
 }
 
 func TestAChangedHostKeyStopsAllWorkUntilItIsAccepted(t *testing.T) {

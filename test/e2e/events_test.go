@@ -9,8 +9,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -313,7 +311,7 @@ func TestOpenStreamsDoNotHoldUpTheEnd(t *testing.T) {
 			t.Errorf("a stream ended with %q, %v", rest, err)
 		}
 	}
-	if text, err := os.ReadFile(filepath.Join(s.dir, "log")); err != nil || strings.Contains(string(text), "level=ERROR") || strings.Contains(string(text), "level=WARN") {
-		t.Errorf("%v: logged: %s", err, text)
+	if log := s.logged(); strings.Contains(log, "level=ERROR") || strings.Contains(log, "level=WARN") {
+		t.Errorf("logged: %s", log)
 	}
 }

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -159,10 +158,8 @@ func TestFaultsOfAHost(t *testing.T) {
 		r := newTrial(t, fleet.Fedora, nil)
 		r.add("disassociated")
 		r.bad.Slow("dnf -y upgrade", 2*time.Second)
-		location := r.start("upgrade")
-		if err := r.bad.Await(t.Context(), func(h *fleet.Host) bool { return commands(h, "dnf -y upgrade") == 1 }); err != nil {
-			t.Fatal(err)
-		}
+		location := r.operate("upgrade", nil)
+		awaitCommand(t, r.bad, "dnf -y upgrade")
 		o := r.get(location).is(200).object()
 		if states := []any{turnOf(o, 0)["state"], turnOf(o, 1)["state"], turnOf(o, 2)["state"]}; sprint(states) != "[succeeded begun waiting]" || o["status"] != "in_process" {
 			t.Errorf("while it is slow: %v, %v", o["status"], states)
@@ -208,10 +205,8 @@ func TestFaultsOfAHost(t *testing.T) {
 		r := newTrial(t, fleet.Fedora, nil)
 		r.add("disassociated")
 		r.bad.Slow("dnf -y upgrade", time.Hour)
-		location := r.start("upgrade")
-		if err := r.bad.Await(t.Context(), func(h *fleet.Host) bool { return commands(h, "dnf -y upgrade") == 1 }); err != nil {
-			t.Fatal(err)
-		}
+		location := r.operate("upgrade", nil)
+		awaitCommand(t, r.bad, "dnf -y upgrade")
 		r.bad.Reboot()
 		turn := turnOf(r.until(location, status("failed")), 1)
 		if want := "the upgrade was interrupted by a reboot: see on the host how far it got, then start it again"; turn["reason"] != want {
@@ -255,26 +250,14 @@ func (r trial) others() []*fleet.Host { return []*fleet.Host{r.fleet.Hosts()[0],
 func (r trial) add(bad string) {
 	r.t.Helper()
 	r.put("/cluster/c", nil).is(201)
-	for _, h := range r.fleet.Hosts() {
-		b := r.body()
-		b["cluster"] = "c"
-		r.put("/host/"+h.Address(), b).is(201)
-	}
+	r.addHosts("c", r.body, addresses(r.fleet.Hosts())...)
 	r.until("/host/"+r.bad.Address(), status(bad))
-	for _, h := range r.others() {
-		r.until("/host/"+h.Address(), status("disassociated"))
-	}
-}
-
-// start starts an operation and returns where it is shown.
-func (r trial) start(kind string) string {
-	r.t.Helper()
-	return strings.TrimPrefix(r.put("/cluster/c/"+kind, nil).is(201).header.Get("Location"), "/api/v0")
+	r.ready(addresses(r.others())...)
 }
 
 func (r trial) run(kind, end string) map[string]any {
 	r.t.Helper()
-	return r.until(r.start(kind), status(end))
+	return r.until(r.operate(kind, nil), status(end))
 }
 
 // fails runs an operation that the misbehaving host fails for a reason, and
@@ -293,24 +276,6 @@ func (r trial) fails(kind, why string) map[string]any {
 		r.t.Errorf("the turns of the others: %v", states)
 	}
 	return turn
-}
-
-// events are the data of the events of some types in a history; of all without one.
-func (r trial) events(path string, types ...string) (found []map[string]any) {
-	r.t.Helper()
-	var all []struct {
-		Type string
-		Data map[string]any
-	}
-	if a := r.get(path).is(200); json.Unmarshal(a.body, &all) != nil {
-		r.t.Fatalf("%s: %s", a.call, a.body)
-	}
-	for _, e := range all {
-		if slices.Contains(types, e.Type) {
-			found = append(found, e.Data)
-		}
-	}
-	return found
 }
 
 // tells waits until the history of the misbehaving host has an event, and checks

@@ -105,17 +105,66 @@ func commands(h *fleet.Host, begin string) (n int) {
 	return n
 }
 
+// awaitCommand waits until a host has a command that begins so.
+func awaitCommand(t *testing.T, h *fleet.Host, begin string) {
+	t.Helper()
+	if err := h.Await(t.Context(), func(h *fleet.Host) bool { return commands(h, begin) > 0 }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// addresses are those of hosts, in their order.
+func addresses(hosts []*fleet.Host) (all []string) {
+	for _, h := range hosts {
+		all = append(all, h.Address())
+	}
+	return all
+}
+
+// addHosts adds hosts as members of a cluster; "": of none.
+func (s *service) addHosts(cluster string, body func() map[string]any, addresses ...string) {
+	s.t.Helper()
+	for _, address := range addresses {
+		b := body()
+		if cluster != "" {
+			b["cluster"] = cluster
+		}
+		s.put("/host/"+address, b).is(201)
+	}
+}
+
+// ready waits until hosts are ready to be worked on.
+func (s *service) ready(addresses ...string) {
+	s.t.Helper()
+	for _, address := range addresses {
+		s.until("/host/"+address, status("disassociated"))
+	}
+}
+
 // join makes a fleet's hosts the members of the cluster c and waits until they
 // are ready.
 func (s *service) join(f *fleet.Fleet, body func() map[string]any) {
 	s.t.Helper()
 	s.put("/cluster/c", nil).is(201)
-	for _, h := range f.Hosts() {
-		b := body()
-		b["cluster"] = "c"
-		s.put("/host/"+h.Address(), b).is(201)
-		s.until("/host/"+h.Address(), status("disassociated"))
-	}
+	s.addHosts("c", body, addresses(f.Hosts())...)
+	s.ready(addresses(f.Hosts())...)
+}
+
+// failedFor waits until a host has failed, for a reason that has all these parts.
+func (s *service) failedFor(address string, parts ...string) {
+	s.t.Helper()
+	s.until("/host/"+address, status("failed"))
+	path := "/host/" + address + "/history"
+	var reason string
+	s.await(func() bool {
+		failed := s.events(path, "HostInvestigationFailed")
+		if len(failed) == 0 {
+			return false
+		}
+		reason = sprint(failed[len(failed)-1]["reason"])
+		return !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(reason, part) })
+	}, path)
+	s.t.Logf("host %s failed: %s", address, reason)
 }
 
 func lines(commands []fleet.Command) (lines []string) {

@@ -547,16 +547,9 @@ func survive(t *testing.T, instances int) {
 	for _, name := range []string{"c", "r0", "r1"} {
 		c.put("/cluster/"+name, nil).is(201)
 	}
-	for i, h := range f.Hosts()[:operated+3] {
-		b := body()
-		if i < operated {
-			b["cluster"] = "c"
-		}
-		c.put("/host/"+h.Address(), b).is(201)
-	}
-	for _, h := range f.Hosts()[:operated+3] {
-		c.until("/host/"+h.Address(), status("disassociated"))
-	}
+	c.addHosts("c", body, addresses(f.Hosts()[:operated])...)
+	c.addHosts("", body, addresses(f.Hosts()[operated:operated+3])...)
+	c.ready(addresses(f.Hosts()[:operated+3])...)
 
 	all := &crowd{service: c.service, replies: map[string]reply{}}
 	r := &rivals{crowd: all, random: random(1), cluster: [2]string{"r0", "r1"}, may: map[string]bool{"---": true}}
@@ -730,11 +723,11 @@ func TestALeaderThatWasPausedDoesNoHarm(t *testing.T) {
 			}
 			release := first.Hold(held)
 			defer release()
-			at := strings.TrimPrefix(other.alone().put("/cluster/c/upgrade", nil).is(201).header.Get("Location"), "/api/v0")
+			at := other.alone().operate("upgrade", nil)
 			if held == "uname" {
 				other.alone().until(at, func(o map[string]any) bool { return turnOf(o, 0)["state"] == "begun" })
-			} else if err := first.Await(t.Context(), func(h *fleet.Host) bool { return commands(h, held) == 1 }); err != nil {
-				t.Fatal(err)
+			} else {
+				awaitCommand(t, first, held)
 			}
 			stopped := time.Now()
 			old.stall()

@@ -48,11 +48,7 @@ func newManaged(t *testing.T, specs ...fleet.Spec) managed {
 		"server_url": server.URL() + "/api", "token": managerToken, "ca_path": authority,
 	}}).is(201)
 	s.put("/cluster/c", `{"container_manager":"k"}`).is(201)
-	for _, h := range f.Hosts() {
-		b := body()
-		b["cluster"] = "c"
-		s.put("/host/"+h.Address(), b).is(201)
-	}
+	s.addHosts("c", body, addresses(f.Hosts())...)
 	for _, h := range f.Hosts() {
 		s.until("/host/"+h.Address(), status("active"))
 		server.Report(h.Address())
@@ -82,10 +78,8 @@ func (m managed) given(host *fleet.Host, pods ...string) {
 func (m managed) during(kind, policy string, host *fleet.Host, command string) string {
 	m.t.Helper()
 	host.Slow(command, time.Second)
-	at := m.roll(kind, policy)
-	if err := host.Await(m.t.Context(), func(h *fleet.Host) bool { return commands(h, command) == 1 }); err != nil {
-		m.t.Fatal(err)
-	}
+	at := m.operate(kind, policy)
+	awaitCommand(m.t, host, command)
 	return at
 }
 
@@ -112,7 +106,7 @@ func TestManagedHostIsEmptiedWorkedOnCheckedAndGivenBack(t *testing.T) {
 	m.pod(h, kube.Pod{Name: "one", Refusals: 1})
 	m.pod(h, kube.Pod{Name: "logs", Owner: "DaemonSet"})
 	m.kube.Change(h.Address(), func(n *corev1.Node) { n.Status.NodeInfo.BootID = h.BootID() })
-	at := m.roll("restart", `{"health":{"node_ready":true,"timeout":60},"drain":{"grace":3}}`)
+	at := m.operate("restart", `{"health":{"node_ready":true,"timeout":60},"drain":{"grace":3}}`)
 	notYet := "the node has not reported since the host was booted"
 	m.await(func() bool { return strings.Contains(string(m.get(at+"/history").body), notYet) }, at+"/history")
 	m.kube.Change(h.Address(), func(n *corev1.Node) { n.Status.NodeInfo.BootID = h.BootID() })
@@ -139,7 +133,7 @@ func TestManagedHostThatABudgetKeepsIsLeftAlone(t *testing.T) {
 	m := newManaged(t, atomics(42, 1)...)
 	h := m.fleet.Hosts()[0]
 	m.pod(h, kube.Pod{Name: "one", Refusals: -1})
-	at := m.roll("upgrade", `{"drain":{"timeout":1}}`)
+	at := m.operate("upgrade", `{"drain":{"timeout":1}}`)
 	m.until(at, status("failed"))
 	want := "the host was not drained within 1 s, and nothing was done to it: 1 pods are left: " + m.kube.Namespace + "/one: Cannot evict"
 	if got := m.reason(at); !strings.HasPrefix(got, want) {
@@ -149,7 +143,7 @@ func TestManagedHostThatABudgetKeepsIsLeftAlone(t *testing.T) {
 	if n := commands(h, "rpm-ostree upgrade"); n != 0 {
 		t.Error("it was upgraded nevertheless")
 	}
-	m.until(m.roll("upgrade", `{"drain":{"timeout":1,"on_timeout":"continue"}}`), status("finished"))
+	m.until(m.operate("upgrade", `{"drain":{"timeout":1,"on_timeout":"continue"}}`), status("finished"))
 	m.given(h, "one")
 	if n := commands(h, "rpm-ostree upgrade"); n != 1 {
 		t.Errorf("it was upgraded %d times", n)
@@ -163,8 +157,7 @@ func TestManagedHostIsGivenBackAfterAKill(t *testing.T) {
 	if !m.kube.Cordoned(h.Address()) {
 		t.Error("the node is not cordoned while its host is upgraded")
 	}
-	m.stop(syscall.SIGKILL)
-	m.start()
+	m.crash()
 	m.until(at, status("finished"))
 	m.given(h)
 	if n := commands(h, "rpm-ostree upgrade"); n != 1 {
@@ -193,14 +186,14 @@ func TestManagedHostThatCannotBeGivenBackNowIsLater(t *testing.T) {
 	m.given(h)
 
 	m.kube.Fail("PATCH", 3, 500) // each attempt
-	at = m.roll("upgrade", `{}`)
+	at = m.operate("upgrade", `{}`)
 	m.until(at, status("failed"))
 	if got := m.reason(at); !strings.HasPrefix(got, "container manager k could not cordon the host: ") {
 		t.Errorf("the reason: %s", got)
 	}
 	m.given(h)
 	m.kube.Stall("GET /api/v1/nodes/")
-	at = m.roll("upgrade", `{}`)
+	at = m.operate("upgrade", `{}`)
 	m.until(at, status("failed"))
 	if got := m.reason(at); !strings.HasSuffix(got, "could not say whether the host is cordoned: it did not answer within 1s") {
 		t.Errorf("the reason: %s", got)
@@ -213,7 +206,7 @@ func TestManagedHostIsEmptiedAgainBeforeItsReboot(t *testing.T) {
 	m := newManaged(t, atomics(45, 1)...)
 	h := m.fleet.Hosts()[0]
 	m.kube.Change(h.Address(), func(n *corev1.Node) { n.Spec.Unschedulable = true })
-	m.until(m.roll("upgrade", `{}`), status("finished"))
+	m.until(m.operate("upgrade", `{}`), status("finished"))
 	if !m.kube.Cordoned(h.Address()) {
 		t.Error("what somebody else had cordoned was uncordoned")
 	}

@@ -130,10 +130,8 @@ func (a asker) addresses(s linear.Set) []string {
 func TestInstancesAnswerChangesAsIfOneAfterTheOther(t *testing.T) {
 	f, body := startFleet(t, fleet.Config{Hosts: atomics(70, linear.Hosts)})
 	c := newCrew(t, 2, 1500*time.Millisecond, map[string]any{"bootstrap.profile": "none", "watch.interval": "1h"})
-	for _, h := range f.Hosts() {
-		c.put("/host/"+h.Address(), body()).is(201)
-		c.until("/host/"+h.Address(), status("disassociated"))
-	}
+	c.addHosts("", body, addresses(f.Hosts())...)
+	c.ready(addresses(f.Hosts())...)
 	h := linear.History{EndsAlone: true}
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

@@ -6,48 +6,42 @@ import (
 	"strings"
 )
 
+// operate starts an operation on the cluster c and returns where it is shown. The
+// policy is as the body of a request.
+func (s *service) operate(kind string, policy any) string {
+	s.t.Helper()
+	return s.put("/cluster/c/"+kind, policy).is(201).location()
+}
+
+// status is a condition for until: what is shown has one of these.
 func status(want ...string) func(map[string]any) bool {
 	return func(o map[string]any) bool { return slices.Contains(want, fmt.Sprint(o["status"])) }
 }
 
-// roll starts an operation and returns where it is.
-func (s *service) roll(kind, policy string) string {
-	s.t.Helper()
-	a := s.put("/cluster/c/"+kind, policy).is(201)
-	return strings.TrimPrefix(a.header.Get("Location"), "/api/v0")
-}
-
+// state is a condition for until: the operation is in it.
 func state(want string) func(map[string]any) bool {
 	return func(o map[string]any) bool { return o["state"] == want }
 }
 
+// turns are the states of an operation's turns, in their order.
 func (s *service) turns(at string) string {
+	s.t.Helper()
 	var all []string
-	for _, turn := range s.get(at).is(200).object()["hosts"].([]any) {
-		all = append(all, sprint(turn.(map[string]any)["state"]))
+	for _, turn := range list(s.get(at).is(200).object()["hosts"]) {
+		all = append(all, sprint(turn["state"]))
 	}
 	return strings.Join(all, " ")
 }
 
-// operate starts an operation and returns where it is.
-func (s *service) operate(cluster, kind string, body any) string {
+// checkTurns checks the states of an operation's turns.
+func (s *service) checkTurns(at, want string) {
 	s.t.Helper()
-	return strings.TrimPrefix(s.put("/cluster/"+cluster+"/"+kind, body).is(201).header.Get("Location"), "/api/v0")
-}
-
-// states checks how the turns of an operation that has ended ended.
-func (s *service) states(at string, want ...string) {
-	s.t.Helper()
-	o := s.get(at).is(200)
-	var got []string
-	for _, turn := range list(o.object()["hosts"]) {
-		got = append(got, sprint(turn["state"]))
-	}
-	if !slices.Equal(got, want) {
-		s.t.Errorf("turns %v, not %v: %s", got, want, o.body)
+	if got := s.turns(at); got != want {
+		s.t.Errorf("the turns are %q, want %q: %s", got, want, s.get(at).body)
 	}
 }
 
+// turnOf is the turn of the host at a place of an operation's order.
 func turnOf(o map[string]any, host int) map[string]any {
 	return o["hosts"].([]any)[host].(map[string]any)
 }

@@ -194,13 +194,10 @@ func TestAnOutageOfTheStoreSaysNothingAboutHosts(t *testing.T) {
 	s.join(f, body)
 	rebooting := f.Host("127.0.56.1")
 	s.put("/cluster/c/restart", nil).is(201)
-	if err := rebooting.Await(t.Context(), func(h *fleet.Host) bool { return commands(h, "systemctl reboot") == 1 }); err != nil {
-		t.Fatal(err)
-	}
+	awaitCommand(t, rebooting, "systemctl reboot")
 	s.esdb.NotReady(true)
 	s.await(func() bool {
-		log, err := os.ReadFile(filepath.Join(s.dir, "log"))
-		return err == nil && strings.Count(string(log), "read the private key for") > 10
+		return strings.Count(s.logged(), "read the private key for") > 10
 	}, "/status")
 	s.esdb.NotReady(false)
 	if o := s.until("/cluster/c/restart", status("finished", "failed")); o["status"] != "finished" {
@@ -295,9 +292,7 @@ func TestAKilledLeaderIsSucceededWhenItsLeaseIsOver(t *testing.T) {
 	first, led := f.Host("127.0.57.1"), term()
 	first.Slow("dnf -y upgrade", 1e9)
 	s.put("/cluster/c/upgrade", nil).is(201)
-	if err := first.Await(t.Context(), func(h *fleet.Host) bool { return commands(h, "dnf -y upgrade") == 1 }); err != nil {
-		t.Fatal(err)
-	}
+	awaitCommand(t, first, "dnf -y upgrade")
 	s.end(syscall.SIGKILL)
 	killed := time.Now()
 	s.start()

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bufio"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -36,16 +35,9 @@ func (s *service) log(at, host string) string {
 // printed is what a host has in its record of its turn.
 func (s *service) printed(at string, h *fleet.Host) string {
 	s.t.Helper()
-	var all []struct {
-		Type string
-		Data struct{ Host, Claim string }
-	}
-	if a := s.get(at + "/history").is(200); json.Unmarshal(a.body, &all) != nil {
-		s.t.Fatalf("%s: %s", a.call, a.body)
-	}
-	for _, e := range all {
-		if e.Type == "HostTurnBegun" && e.Data.Host == h.Address() {
-			text, err := h.ReadFile("/var/lib/commissaire/turn/" + e.Data.Claim + "/output")
+	for _, begun := range s.events(at+"/history", "HostTurnBegun") {
+		if begun["host"] == h.Address() {
+			text, err := h.ReadFile("/var/lib/commissaire/turn/" + sprint(begun["claim"]) + "/output")
 			if err != nil {
 				s.t.Fatal(err)
 			}
@@ -119,7 +111,7 @@ func TestWhatHostsPrintedIsServed(t *testing.T) {
 	first.SetFaults(fleet.Faults{Prints: numbered(2000)})
 	second.SetFaults(fleet.Faults{Prints: "\xff\xfe\x00\x1b[2J\x1b]0;owned\x07 \u00fc\r\n"})
 	second.FailNext("rpm-ostree upgrade", 3)
-	at := s.roll("upgrade", `{"stage":false}`)
+	at := s.operate("upgrade", `{"stage":false}`)
 	o := s.until(at, status("failed"))
 
 	if got, want := s.log(at, first.Address()), s.printed(at, first); got != want || len(want) < 50_000 {
@@ -169,13 +161,12 @@ func TestWhatHostsPrintedIsServed(t *testing.T) {
 	}
 
 	// It survives a restart, but not its time; what is under way does.
-	s.stop(syscall.SIGKILL)
-	s.start()
+	s.crash()
 	if again := s.log(at, second.Address()); again != got {
 		t.Errorf("after a restart: %q", again)
 	}
 	release := second.Hold("rpm-ostree upgrade")
-	running := s.roll("upgrade", `{"only":["`+second.Address()+`"]}`)
+	running := s.operate("upgrade", `{"only":["`+second.Address()+`"]}`)
 	s.follow(running, second.Address()).until("????[2J?]0;owned? \u00fc ")
 	s.stop(syscall.SIGKILL)
 	s.configure(map[string]any{"operations.output-max-age": "1ms"})
@@ -200,7 +191,7 @@ func TestALogIsFollowedWhileTheCommandRuns(t *testing.T) {
 	h.SetFaults(fleet.Faults{Prints: "first\nsecond\n"})
 	h.Slow("dnf -y upgrade", time.Second) // longer than a request may take to be read
 	release := h.Hold("dnf -y upgrade")
-	at := s.roll("upgrade", `{}`)
+	at := s.operate("upgrade", `{}`)
 
 	early := s.follow(at, "127.0.42.2") // whose turn it is not yet
 	one, two, gone := s.follow(at, h.Address()), s.follow(at, h.Address()), s.follow(at, h.Address())
@@ -229,7 +220,7 @@ func TestALogIsFollowedWhileTheCommandRuns(t *testing.T) {
 	h.Release("6.3")
 	release = h.Hold("dnf -y upgrade")
 	defer release()
-	at = s.roll("upgrade", `{}`)
+	at = s.operate("upgrade", `{}`)
 	last := s.follow(at, h.Address())
 	last.until("second")
 	began := time.Now()
@@ -252,7 +243,7 @@ func TestNothingOfALogIsLostOrThereTwice(t *testing.T) {
 	h := f.Hosts()[0]
 	h.SetFaults(fleet.Faults{Prints: numbered(10_000) + "held\n"})
 	release := h.Hold("rpm-ostree upgrade")
-	at := s.roll("upgrade", `{}`)
+	at := s.operate("upgrade", `{}`)
 	s.follow(at, h.Address()).until("held")
 	for range 2 {
 		h.DropConnections()
@@ -286,7 +277,7 @@ func TestMuchOutputIsBounded(t *testing.T) {
 	s.join(f, body)
 	h := f.Hosts()[0]
 	h.SetFaults(fleet.Faults{Prints: numbered(350_000)})
-	at := s.roll("upgrade", `{}`)
+	at := s.operate("upgrade", `{}`)
 	s.until(at, status("finished"))
 	want, got := s.printed(at, h), s.log(at, h.Address())
 	head, tail, left := strings.Cut(got, "\n[... ")

@@ -10,16 +10,6 @@ import (
 	"commissaire/test/fleet"
 )
 
-// failedFor waits until the last failed investigation of a host was for a reason.
-func (s *service) failedFor(host, why string) {
-	s.t.Helper()
-	s.until("/host/"+host, status("failed"))
-	s.await(func() bool {
-		failed := trial{service: s}.events("/host/"+host+"/history", "HostInvestigationFailed")
-		return len(failed) > 0 && strings.Contains(sprint(failed[len(failed)-1]["reason"]), why)
-	}, "/host/"+host+"/history")
-}
-
 // identity is that of the service's log.
 func (s *service) identity() string {
 	s.leads()
@@ -49,7 +39,7 @@ func TestTwoInstallationsAndOneHost(t *testing.T) {
 	known["cluster"] = "c"
 	b.put(at, known).is(201)
 	b.failedFor(h.Address(), "another installation of this service (log "+a.identity()+") manages this host since "+since+":")
-	operation := b.until(b.roll("restart", `{}`), status("failed"))
+	operation := b.until(b.operate("restart", `{}`), status("failed"))
 	if !strings.Contains(sprint(operation["cause"]), "another installation") {
 		t.Errorf("the cause: %v", operation["cause"])
 	}
@@ -68,13 +58,13 @@ func TestTwoInstallationsAndOneHost(t *testing.T) {
 		b.put(at+"/takeover", nil, "X-Commissaire-Reason", "the old one is gone").is(200)
 	}
 	b.until(at, status("disassociated"))
-	b.until(b.roll("restart", `{}`), status("finished"))
+	b.until(b.operate("restart", `{}`), status("finished"))
 	b.put(at+"/takeover", nil).is(200)
-	if n := len(trial{service: b}.events(at+"/history", "HostTakeoverOrdered")); n != 1 {
+	if n := len(b.events(at+"/history", "HostTakeoverOrdered")); n != 1 {
 		t.Errorf("%d takeovers are recorded", n)
 	}
 
-	operation = a.until(a.roll("restart", `{}`), status("failed"))
+	operation = a.until(a.operate("restart", `{}`), status("failed"))
 	if !strings.Contains(sprint(operation["cause"]), "another installation of this service (log "+b.identity()+")") {
 		t.Errorf("the cause: %v", operation["cause"])
 	}
@@ -90,7 +80,7 @@ func TestTwoInstallationsAndOneHost(t *testing.T) {
 	a.put(at, again).is(201)
 	a.until(at, status("disassociated"))
 	a.put(at, again).is(201)
-	b.until(b.roll("restart", `{}`), status("failed"))
+	b.until(b.operate("restart", `{}`), status("failed"))
 	b.failedFor(h.Address(), "another installation")
 }
 
@@ -102,13 +92,13 @@ func TestAHostThatLiesAboutTermsHarmsItselfAlone(t *testing.T) {
 	if err := r.bad.WriteFile("/var/lib/commissaire/term", []byte("9223372036854775806\n")); err != nil {
 		t.Fatal(err)
 	}
-	at := r.start("upgrade")
+	at := r.operate("upgrade", nil)
 	r.put(at+"/cancel", nil)
 	r.until(at, status("failed", "finished"))
 	r.fails("upgrade", "the host has seen term 9223372036854775806 of this log that is later than ours, 1: if a copy of this service is at work there, stop it; then PUT /host/"+r.bad.Address()+"/takeover")
 	r.until("/host/"+r.bad.Address(), status("failed"))
 	r.put("/host/"+r.bad.Address()+"/takeover", nil).is(200)
-	r.until("/host/"+r.bad.Address(), status("disassociated"))
+	r.ready(r.bad.Address())
 	r.run("upgrade", "finished")
 	if err := r.bad.WriteFile("/var/lib/commissaire/term", []byte("9223372036854775806\n")); err != nil {
 		t.Fatal(err)

@@ -70,8 +70,7 @@ func TestThePastIsAnsweredAsItWas(t *testing.T) {
 		}
 	}
 	check()
-	s.stop(syscall.SIGKILL)
-	s.start()
+	s.crash()
 	check()
 
 	if d := s.get(one + "/diff?from=0&to=" + then[len(then)-1].position).is(200).object(); !strings.Contains(sprint(d["events"]), "first of the rack") || len(d["changes"].([]any)) != 0 {

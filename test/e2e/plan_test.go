@@ -60,7 +60,7 @@ func TestADryRunSaysWhatTheRunDoes(t *testing.T) {
 				c.policy["seed"] = planned.Seed
 			}
 			delete(c.policy, "dry_run")
-			at := strings.TrimPrefix(s.put(path, c.policy).is(201).header.Get("Location"), "/api/v0")
+			at := s.put(path, c.policy).is(201).location()
 			c.policy["dry_run"] = true
 			if again := s.planned(path, c.policy); fmt.Sprint(again) != fmt.Sprint(planned) {
 				t.Errorf("planned while it runs: %v, and before: %v", again, planned)
@@ -201,7 +201,7 @@ func TestAPlanSaysForWhichHostsItFails(t *testing.T) {
 				from := time.Now()
 				planned := s.planned("/cluster/c/"+kind, policy)
 				delete(policy, "dry_run")
-				at := strings.TrimPrefix(s.put("/cluster/c/"+kind, policy).is(201).header.Get("Location"), "/api/v0")
+				at := s.operate(kind, policy)
 				s.until(at, status("finished", "failed"))
 				for i, h := range planned.Hosts {
 					turn := turnOf(s.get(at).object(), i)

@@ -20,11 +20,9 @@ func TestMoreFailuresThanToleratedStopIt(t *testing.T) {
 		f.Hosts()[1].FailNext("rpm-ostree upgrade", 1)
 		slow := f.Hosts()[2]
 		slow.Slow("rpm-ostree upgrade", 500*time.Millisecond)
-		at := s.roll("upgrade", `{"batches":[3],"max_failures":1}`)
+		at := s.operate("upgrade", `{"batches":[3],"max_failures":1}`)
 		o := s.until(at, status("failed"))
-		if got := s.turns(at); got != "failed failed succeeded waiting waiting waiting" {
-			t.Errorf("the turns: %s", got)
-		}
+		s.checkTurns(at, "failed failed succeeded waiting waiting waiting")
 		checkUpgrades(t, f, 1, 1, 1, 0, 0, 0)
 		if slow.Pending() != "41.2" {
 			t.Error("the host that was begun was not finished")
@@ -38,25 +36,23 @@ func TestMoreFailuresThanToleratedStopIt(t *testing.T) {
 		for _, i := range []int{0, 1, 3} {
 			f.Hosts()[i].FailNext("rpm-ostree upgrade", 1)
 		}
-		s.until(s.roll("upgrade", `{"max_failures":"25%"}`), status("failed"))
+		s.until(s.operate("upgrade", `{"max_failures":"25%"}`), status("failed"))
 		checkUpgrades(t, f, 1, 1, 1, 1, 0, 0, 0, 0)
 	})
 	t.Run("no more than tolerated", func(t *testing.T) {
 		s, f := rolled(t, 53, 4, fleet.Speed{})
 		f.Hosts()[0].FailNext("rpm-ostree upgrade", 1)
 		f.Hosts()[2].FailNext("rpm-ostree upgrade", 1)
-		at := s.roll("upgrade", `{"max_failures":"50%"}`)
+		at := s.operate("upgrade", `{"max_failures":"50%"}`)
 		s.until(at, status("finished"))
 		checkUpgrades(t, f, 1, 1, 1, 1)
-		if got := s.turns(at); got != "failed succeeded failed succeeded" {
-			t.Errorf("the turns: %s", got)
-		}
+		s.checkTurns(at, "failed succeeded failed succeeded")
 	})
 }
 
 func TestBetweenBatchesItWaits(t *testing.T) {
 	s, f := rolled(t, 54, 4, fleet.Speed{Upgrade: 200 * time.Millisecond})
-	at := s.roll("upgrade", `{"batches":[2],"delay":1}`)
+	at := s.operate("upgrade", `{"batches":[2],"delay":1}`)
 	o := s.until(at, state("waiting"))
 	if got := sprint(o["waiting"].(map[string]any)["why"]); got != "the delay between batches" {
 		t.Errorf("it waits: %s", got)
@@ -82,7 +78,7 @@ func TestBatchesGrow(t *testing.T) {
 	probe := listen(t, "127.0.55.1:0")
 	_, port, _ := net.SplitHostPort(probe.Addr().String())
 	_ = probe.Close()
-	at := s.roll("upgrade", `{"batches":[1,"25%","50%"],"health":{"tcp":`+port+`,"timeout":60}}`)
+	at := s.operate("upgrade", `{"batches":[1,"25%","50%"],"health":{"tcp":`+port+`,"timeout":60}}`)
 	begun := make([]int, 8)
 	for _, batch := range [][]int{{0}, {1, 2}, {3, 4, 5, 6}, {7}} {
 		s.until(at, func(o map[string]any) bool {
@@ -106,7 +102,7 @@ func TestTheGateKeepsTheOthersWaiting(t *testing.T) {
 		probe := listen(t, "127.0.56.1:0")
 		_, port, _ := net.SplitHostPort(probe.Addr().String())
 		_ = probe.Close()
-		at := s.roll("upgrade", `{"health":{"tcp":`+port+`,"timeout":30}}`)
+		at := s.operate("upgrade", `{"health":{"tcp":`+port+`,"timeout":30}}`)
 		s.until(at, func(o map[string]any) bool { return turnOf(o, 0)["doing"] == "checking health" })
 		checkUpgrades(t, f, 1, 0)
 		listen(t, "127.0.56.2:"+port)
@@ -142,7 +138,7 @@ func TestTheGateKeepsTheOthersWaiting(t *testing.T) {
 			go func() { _ = server.Serve(l) }()
 			t.Cleanup(func() { _ = server.Close() })
 		}
-		s.until(s.roll("upgrade", `{"health":{"http":"http://:`+port+`/healthz","timeout":30,"stable_for":1}}`), status("finished"))
+		s.until(s.operate("upgrade", `{"health":{"http":"http://:`+port+`/healthz","timeout":30,"stable_for":1}}`), status("finished"))
 		checkUpgrades(t, f, 1, 1)
 		mu.Lock()
 		defer mu.Unlock()
@@ -155,7 +151,7 @@ func TestTheGateKeepsTheOthersWaiting(t *testing.T) {
 	})
 	t.Run("until a command on the host succeeds", func(t *testing.T) {
 		s, f := rolled(t, 58, 2, fleet.Speed{})
-		s.until(s.roll("upgrade", `{"health":{"command":"echo look >>/tmp/looks; test $(wc -l </tmp/looks) -ge 3","timeout":30}}`), status("finished"))
+		s.until(s.operate("upgrade", `{"health":{"command":"echo look >>/tmp/looks; test $(wc -l </tmp/looks) -ge 3","timeout":30}}`), status("finished"))
 		checkUpgrades(t, f, 1, 1)
 		for _, h := range f.Hosts() {
 			if text, err := h.ReadFile("/tmp/looks"); err != nil || string(text) != "look\nlook\nlook\n" {
@@ -170,14 +166,14 @@ func TestTheGateKeepsTheOthersWaiting(t *testing.T) {
 		go func() { _ = server.Serve(l) }()
 		t.Cleanup(func() { _ = server.Close() })
 		_, port, _ := net.SplitHostPort(l.Addr().String())
-		at := s.roll("upgrade", `{"health":{"http":"http://:`+port+`/healthz","timeout":1}}`)
+		at := s.operate("upgrade", `{"health":{"http":"http://:`+port+`/healthz","timeout":1}}`)
 		s.until(at, status("failed"))
 		want := "the host was not healthy within 1 s after its upgrade: GET http://127.0.59.1:" + port + "/healthz was answered 404 Not Found"
 		if got := sprint(turnOf(s.get(at).object(), 0)["reason"]); got != want {
 			t.Errorf("the reason: %s", got)
 		}
 		_ = server.Close()
-		at = s.roll("upgrade", `{"health":{"tcp":`+port+`,"timeout":1},"only":["127.0.59.2"]}`)
+		at = s.operate("upgrade", `{"health":{"tcp":`+port+`,"timeout":1},"only":["127.0.59.2"]}`)
 		s.until(at, status("failed"))
 		if got := sprint(turnOf(s.get(at).object(), 0)["reason"]); !strings.HasPrefix(got, "the host was not healthy within 1 s after its upgrade: connect to port "+port+": ") {
 			t.Errorf("the reason: %s", got)
@@ -201,11 +197,9 @@ func TestACommandThatTakesTooLongIsEnded(t *testing.T) {
 	s, f := rolled(t, 60, 2, fleet.Speed{})
 	slow := f.Hosts()[0]
 	slow.Slow("rpm-ostree upgrade", time.Hour)
-	at := s.roll("upgrade", `{"timeout":2,"max_failures":1}`)
+	at := s.operate("upgrade", `{"timeout":2,"max_failures":1}`)
 	s.until(at, status("finished"))
-	if got := s.turns(at); got != "failed succeeded" {
-		t.Errorf("the turns: %s", got)
-	}
+	s.checkTurns(at, "failed succeeded")
 	if got := sprint(turnOf(s.get(at).object(), 0)["reason"]); !strings.HasPrefix(got, "the upgrade was stopped at its time limit of 2 s") {
 		t.Errorf("the reason: %s", got)
 	}
@@ -217,7 +211,7 @@ func TestACommandThatTakesTooLongIsEnded(t *testing.T) {
 
 func TestOnlyThoseNamedAreTouched(t *testing.T) {
 	s, f := rolled(t, 61, 5, fleet.Speed{})
-	at := s.roll("upgrade", `{"only":["127.0.61.4","127.0.61.2"],"max_unavailable":"100%"}`)
+	at := s.operate("upgrade", `{"only":["127.0.61.4","127.0.61.2"],"max_unavailable":"100%"}`)
 	s.until(at, status("finished"))
 	checkUpgrades(t, f, 0, 1, 0, 1, 0)
 	if n := len(s.get(at).object()["hosts"].([]any)); n != 2 {
@@ -230,7 +224,7 @@ func TestAHostThatComesBackOnItsOldVersionStopsIt(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			s, f := rolled(t, 62, 3, fleet.Speed{})
 			f.Hosts()[1].SetFaults(fleet.Faults{KeepVersion: true})
-			at := s.roll(kind, body)
+			at := s.operate(kind, body)
 			o := s.until(at, status("failed"))
 			if got := sprint(turnOf(o, 1)["reason"]); !strings.HasPrefix(got, "it came back on 41.1, wanted 41.2") {
 				t.Errorf("the reason: %s", got)

@@ -1,13 +1,11 @@
 package e2e
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/base64"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -58,11 +56,6 @@ func writeLines(t *testing.T, path string, lines ...string) {
 	}
 }
 
-func (s *service) history(path, of string) int {
-	s.t.Helper()
-	return bytes.Count(s.get(path+"/history").is(200).body, []byte(of))
-}
-
 func TestHostsBehindAJumpHostThatAKnownHostsFileHas(t *testing.T) {
 	f, body := hosts(t,
 		fleet.Spec{Address: "127.0.17.1", OS: fleet.Fedora}, fleet.Spec{Address: "127.0.17.2", OS: fleet.Fedora}, fleet.Spec{Address: "127.0.17.3", OS: fleet.Fedora})
@@ -84,7 +77,7 @@ func TestHostsBehindAJumpHostThatAKnownHostsFileHas(t *testing.T) {
 	const at, other = "/host/127.0.17.2", "/host/127.0.17.3"
 	s.put(at, body()).is(201)
 	s.until(at, status("failed"))
-	if s.history(at, "is not in "+known) != 1 || s.history(at, "HostKeyPinned") != 0 {
+	if s.mentions(at, "is not in "+known) != 1 || s.mentions(at, "HostKeyPinned") != 0 {
 		t.Errorf("a host that is not known: %s", s.get(at+"/history").body)
 	}
 	writeLines(t, known, "127.0.17.2,127.0.17.3 "+line(h.HostKey()))
@@ -94,7 +87,7 @@ func TestHostsBehindAJumpHostThatAKnownHostsFileHas(t *testing.T) {
 
 	s.put(other, body()).is(201)
 	s.until(other, status("failed"))
-	if s.history(other, "which is not the one that "+known) != 1 {
+	if s.mentions(other, "which is not the one that "+known) != 1 {
 		t.Errorf("a host with another key: %s", s.get(other+"/history").body)
 	}
 	s.delete(other).is(200)
@@ -105,14 +98,14 @@ func TestHostsBehindAJumpHostThatAKnownHostsFileHas(t *testing.T) {
 
 	via.Down()
 	s.until(at, status("failed"))
-	if s.history(at, "the jump host 127.0.17.1 is out of reach") == 0 {
+	if s.mentions(at, "the jump host 127.0.17.1 is out of reach") == 0 {
 		t.Errorf("without the jump host: %s", s.get(at+"/history").body)
 	}
 	if err := via.Up(); err != nil {
 		t.Fatal(err)
 	}
 	s.until(at, status("disassociated"))
-	if log, err := os.ReadFile(filepath.Join(s.dir, "log")); err != nil || strings.Contains(string(log), "PRIVATE KEY") {
+	if strings.Contains(s.logged(), "PRIVATE KEY") {
 		t.Error("the log holds a key")
 	}
 }
@@ -156,18 +149,17 @@ echo 'HostCertificate /etc/ssh/host_key-cert.pub' >>/etc/ssh/sshd_config`,
 	s.until(at, status("disassociated"))
 	s.get(at+"/creds").is(200).keys("ssh_priv_key", "remote_user")
 	vouched := `"authority":"` + ssh.FingerprintSHA256(authority.PublicKey())
-	if s.history(at, vouched) != 1 || s.history(at, host.HostKeyFingerprint()) != 1 {
+	if s.mentions(at, vouched) != 1 || s.mentions(at, host.HostKeyFingerprint()) != 1 {
 		t.Errorf("the key was not pinned: %s", s.get(at+"/history").body)
 	}
 
 	// Another key with a certificate is the host's from then on, also after a restart.
 	private, key := login(t)
 	install("cat >/etc/ssh/host_key <<'EOT'\n"+string(private)+"EOT", certificate(t, authority, ssh.HostCert, key.PublicKey(), "127.0.17.9"))
-	s.until(at, func(map[string]any) bool { return s.history(at, ssh.FingerprintSHA256(key.PublicKey())) == 1 })
-	s.stop(syscall.SIGKILL)
-	s.start()
+	s.until(at, func(map[string]any) bool { return s.mentions(at, ssh.FingerprintSHA256(key.PublicKey())) == 1 })
+	s.crash()
 	s.until(at, status("disassociated"))
-	if s.history(at, vouched) != 2 || s.history(at, "HostKeyChanged") != 0 {
+	if s.mentions(at, vouched) != 2 || s.mentions(at, "HostKeyChanged") != 0 {
 		t.Errorf("a re-issued certificate: %s", s.get(at+"/history").body)
 	}
 }

@@ -240,11 +240,9 @@ func TestAServiceGoesOnFromASnapshot(t *testing.T) {
 		h.Release("41.9")
 	}
 	release := f.Hosts()[1].Hold("rpm-ostree upgrade")
-	at := strings.TrimPrefix(s.put("/cluster/c/upgrade", nil).is(201).header.Get("Location"), "/api/v0")
+	at := s.operate("upgrade", nil)
 	s.until(at, func(o map[string]any) bool { return turnOf(o, 1)["state"] == "begun" })
-	if err := f.Hosts()[1].Await(t.Context(), func(h *fleet.Host) bool { return commands(h, "rpm-ostree upgrade") == 1 }); err != nil {
-		t.Fatal(err)
-	}
+	awaitCommand(t, f.Hosts()[1], "rpm-ostree upgrade")
 	past := s.get("/status").object()["view_position"]
 	paths := []string{"/hosts", "/clusters", "/cluster/c", "/cluster/c/hosts", "/cluster/c/upgrade", at, "/operations", "/networks", "/cluster/c/history", at + "/history", "/host/" + f.Hosts()[0].Address()}
 	before := map[string]string{}
@@ -293,9 +291,8 @@ func TestAServiceGoesOnFromASnapshot(t *testing.T) {
 		}
 	}
 	s.start()
-	log, err := os.ReadFile(filepath.Join(s.dir, "log"))
-	if err != nil || strings.Count(string(log), "a snapshot of views is thrown away") != len(files) {
-		t.Errorf("of %d damaged snapshots it says %s, %v", len(files), log, err)
+	if log := s.logged(); strings.Count(log, "a snapshot of views is thrown away") != len(files) {
+		t.Errorf("of %d damaged snapshots it says %s", len(files), log)
 	}
 	if got := s.get("/hosts").is(200).body; string(got) != string(hosts) {
 		t.Errorf("without a snapshot: %s\nwas: %s", got, hosts)

@@ -36,15 +36,7 @@ func TestNoKillChangesHowARunEnds(t *testing.T) {
 	}
 	f, body := startFleet(t, fleet.Config{Hosts: specs, Second: 50 * time.Millisecond})
 	s := newService(t, map[string]any{"bootstrap.profile": "none", "operations.reboot-first-look": "20ms"})
-	s.put("/cluster/c", nil).is(201)
-	for _, h := range f.Hosts() {
-		b := body()
-		b["cluster"] = "c"
-		s.put("/host/"+h.Address(), b).is(201)
-	}
-	for _, h := range f.Hosts() {
-		s.until("/host/"+h.Address(), status("disassociated"))
-	}
+	s.join(f, body)
 
 	all := &crowd{service: s, replies: map[string]reply{}}
 	random := rand.New(rand.NewPCG(seed, 0))

@@ -20,11 +20,9 @@ func TestBatchesRebootAndPassTheGate(t *testing.T) {
 	s := newService(t, map[string]any{"bootstrap.profile": "none", "operations.health-interval": "20ms"})
 	s.join(f, body)
 	began := time.Now()
-	at := s.roll("upgrade", `{"batches":[1,2],"reboot":true,"stage":true,"health":{"command":"test -e /run/ostree-booted","timeout":20}}`)
+	at := s.operate("upgrade", `{"batches":[1,2],"reboot":true,"stage":true,"health":{"command":"test -e /run/ostree-booted","timeout":20}}`)
 	s.until(at, status("finished", "failed"))
-	if got := s.turns(at); got != "succeeded succeeded succeeded succeeded succeeded" {
-		t.Fatalf("%s: %s", got, s.get(at).body)
-	}
+	s.checkTurns(at, "succeeded succeeded succeeded succeeded succeeded")
 	for _, h := range f.Hosts() {
 		if h.Version() != "41.2" || commands(h, "rpm-ostree upgrade --download-only") != 1 || commands(h, "rpm-ostree upgrade --cache-only") != 1 || commands(h, "systemctl reboot") != 1 {
 			t.Errorf("host %s runs %s after %v", h.Address(), h.Version(), lines(h.Commands()))
@@ -55,14 +53,11 @@ func TestAPausedOperationGoesOnWhereItWas(t *testing.T) {
 	f, body := hosts(t, atomics(32, 3)...)
 	s := newService(t, map[string]any{"bootstrap.profile": "none"})
 	s.join(f, body)
-	at := s.roll("upgrade", `{"pause_after":1}`)
+	at := s.operate("upgrade", `{"pause_after":1}`)
 	s.until(at, state("paused"))
-	if got := s.turns(at); got != "succeeded waiting waiting" {
-		t.Errorf("paused with %s", got)
-	}
+	s.checkTurns(at, "succeeded waiting waiting")
 	s.put(at+"/pause", nil).is(200)
-	s.stop(syscall.SIGKILL)
-	s.start()
+	s.crash()
 	if got := s.until(at, state("paused")); got["status"] != "in_process" {
 		t.Errorf("after a crash: %v", got)
 	}
@@ -82,7 +77,7 @@ func TestCancellingDropsWhatNobodyBooted(t *testing.T) {
 	f, body := hosts(t, atomics(33, 3)...)
 	s := newService(t, map[string]any{"bootstrap.profile": "none"})
 	s.join(f, body)
-	at := s.roll("upgrade", `{"pause_after":2}`)
+	at := s.operate("upgrade", `{"pause_after":2}`)
 	s.until(at, state("paused"))
 	s.put(at+"/cancel", nil, "X-Commissaire-Reason", "wrong week").is(200)
 	o := s.until(at, status("failed"))
@@ -106,10 +101,8 @@ func TestAnAbandonedOperationFreesItsHosts(t *testing.T) {
 	first := f.Hosts()[0]
 	release := first.Hold("rpm-ostree upgrade")
 	defer release()
-	at := s.roll("upgrade", `{}`)
-	if err := first.Await(t.Context(), func(h *fleet.Host) bool { return commands(h, "rpm-ostree upgrade") == 1 }); err != nil {
-		t.Fatal(err)
-	}
+	at := s.operate("upgrade", `{}`)
+	awaitCommand(t, first, "rpm-ostree upgrade")
 	turns := s.get(at).is(200).object()["hosts"].([]any)
 	if wait, _ := turns[0].(map[string]any)["waiting"].(map[string]any); wait["why"] != "its upgrade" || wait["since"] == "" || wait["until"] == "" {
 		t.Errorf("its turn waits for %v", wait)
@@ -124,9 +117,7 @@ func TestAnAbandonedOperationFreesItsHosts(t *testing.T) {
 	if o["state"] != "ended" || o["status"] != "failed" || o["cause"] != "abandoned by admin: it hangs" {
 		t.Errorf("abandoned it is %v", o)
 	}
-	if got := s.turns(at); got != "failed waiting" {
-		t.Errorf("its turns: %s", got)
-	}
+	s.checkTurns(at, "failed waiting")
 	s.put("/operation/00000000-0000-4000-8000-000000000000/abandon", `{"reason":"r"}`).is(404)
 	s.delete("/host/" + first.Address()).is(200)
 	s.delete("/cluster/c").is(200)
@@ -141,16 +132,14 @@ func TestOnlyThoseThatFailedAreTriedAgain(t *testing.T) {
 	s.join(f, body)
 	s.put("/cluster/c/upgrade", `{"only":"failed"}`).is(400)
 	f.Hosts()[1].FailNext("rpm-ostree upgrade", 1)
-	s.until(s.roll("upgrade", `{"max_failures":"50%"}`), status("finished"))
+	s.until(s.operate("upgrade", `{"max_failures":"50%"}`), status("finished"))
 	plan := s.put("/cluster/c/upgrade", `{"only":"failed","dry_run":true}`).is(200).object()
 	if got := sprint(plan["hosts"]); got != "[map[address:127.0.34.2 commands:[rpm-ostree upgrade]]]" {
 		t.Errorf("the plan: %s", got)
 	}
-	at := s.roll("upgrade", `{"only":"failed"}`)
+	at := s.operate("upgrade", `{"only":"failed"}`)
 	s.until(at, status("finished"))
-	if got := s.turns(at); got != "succeeded" {
-		t.Errorf("tried again: %s", got)
-	}
+	s.checkTurns(at, "succeeded")
 	for text, field := range map[string]string{
 		`{"max_unavailable":0}`:               "max_unavailable",
 		`{"batches":[]}`:                      "batches",
@@ -174,7 +163,7 @@ func TestAHostThatIsNotHealthyFails(t *testing.T) {
 	f, body := hosts(t, atomics(35, 2)...)
 	s := newService(t, map[string]any{"bootstrap.profile": "none", "operations.health-interval": "20ms"})
 	s.join(f, body)
-	at := s.roll("restart", `{"health":{"command":"echo sick; exit 3","timeout":1}}`)
+	at := s.operate("restart", `{"health":{"command":"echo sick; exit 3","timeout":1}}`)
 	s.until(at, status("failed"))
 	if got := sprint(turnOf(s.get(at).object(), 0)["reason"]); got != "the host was not healthy within 1 s after its restart: the health command ended with exit status 3: sick" {
 		t.Errorf("the reason: %s", got)
@@ -195,7 +184,7 @@ func TestAQuarterOfAHundredHosts(t *testing.T) {
 	s := newService(t, map[string]any{"bootstrap.profile": "none"})
 	s.join(f, body)
 	began := time.Now()
-	at := s.roll("upgrade", `{"max_unavailable":"25%"}`)
+	at := s.operate("upgrade", `{"max_unavailable":"25%"}`)
 	s.until(at, status("finished"))
 	if n := f.MostInHand(began); n > 25 || n < 20 {
 		t.Errorf("%d hosts were in hand at once", n)
@@ -214,7 +203,7 @@ func TestARebootOnlyWhereOneIsNeeded(t *testing.T) {
 	)
 	s := newService(t, map[string]any{"bootstrap.profile": "none"})
 	s.join(f, body)
-	at := s.roll("upgrade", `{"reboot":"if-needed","order":["127.0.37.2"]}`)
+	at := s.operate("upgrade", `{"reboot":"if-needed","order":["127.0.37.2"]}`)
 	o := s.until(at, status("finished"))
 	if got := sprint(turnOf(o, 0)["address"]); got != "127.0.37.2" {
 		t.Errorf("host %s was the first", got)
@@ -224,7 +213,7 @@ func TestARebootOnlyWhereOneIsNeeded(t *testing.T) {
 	}
 	f.Hosts()[0].Release("6.3")
 	f.Hosts()[0].SetFaults(fleet.Faults{KeepVersion: true})
-	at = s.roll("upgrade", `{"reboot":"if-needed"}`)
+	at = s.operate("upgrade", `{"reboot":"if-needed"}`)
 	o = s.until(at, status("failed"))
 	turn := turnOf(o, 0)
 	if got := sprint(turn["reason"]); !strings.HasPrefix(got, "it came back on 41 6.2, wanted 41 6.3") {
@@ -241,7 +230,7 @@ func TestOutsideItsWindowItWaits(t *testing.T) {
 	s := newService(t, map[string]any{"bootstrap.profile": "none"})
 	s.join(f, body)
 	later := time.Now().UTC().Add(2 * time.Hour)
-	at := s.roll("upgrade", fmt.Sprintf(`{"window":{"from":"%s","to":"%s","zone":"UTC"}}`, later.Format("15:04"), later.Add(time.Hour).Format("15:04")))
+	at := s.operate("upgrade", fmt.Sprintf(`{"window":{"from":"%s","to":"%s","zone":"UTC"}}`, later.Format("15:04"), later.Add(time.Hour).Format("15:04")))
 	o := s.until(at, state("waiting"))
 	if wait := o["waiting"].(map[string]any); wait["why"] != "its window is closed" || !strings.HasPrefix(sprint(wait["until"]), later.Format("2006-01-02T15:04")) {
 		t.Errorf("it waits: %v", wait)
@@ -293,7 +282,7 @@ func TestWhatAKillLeftClaimedIsNotTakenForOtherWork(t *testing.T) {
 		f, body := hosts(t, atomics(39, 2)...)
 		s := newService(t, settings)
 		s.join(f, body)
-		at := s.roll("upgrade", `{"pause_after":1}`)
+		at := s.operate("upgrade", `{"pause_after":1}`)
 		s.until(at, state("paused"))
 		s.await(func() bool { return len(s.recorded().held()) == 0 }, at)
 		s.stop(syscall.SIGKILL)
@@ -313,10 +302,8 @@ func TestWhatAKillLeftClaimedIsNotTakenForOtherWork(t *testing.T) {
 		s.join(f, body)
 		first := f.Hosts()[0]
 		first.Slow("rpm-ostree upgrade", 500*time.Millisecond)
-		at := s.roll("upgrade", `{"pause_after":1}`)
-		if err := first.Await(t.Context(), func(h *fleet.Host) bool { return commands(h, "rpm-ostree upgrade") == 1 }); err != nil {
-			t.Fatal(err)
-		}
+		at := s.operate("upgrade", `{"pause_after":1}`)
+		awaitCommand(t, first, "rpm-ostree upgrade")
 		s.put(at+"/pause", nil).is(200)
 		s.await(func() bool { return s.turns(at) == "succeeded waiting" && len(s.recorded().held()) == 0 }, at)
 		s.stop(syscall.SIGKILL)
@@ -337,10 +324,8 @@ func TestWhatAKillLeftClaimedIsNotTakenForOtherWork(t *testing.T) {
 		s.join(f, body)
 		h := f.Hosts()[0]
 		h.Slow("rpm-ostree upgrade --download-only", 500*time.Millisecond)
-		at := s.roll("upgrade", `{"stage":true}`)
-		if err := h.Await(t.Context(), func(h *fleet.Host) bool { return commands(h, "rpm-ostree upgrade --download-only") == 1 }); err != nil {
-			t.Fatal(err)
-		}
+		at := s.operate("upgrade", `{"stage":true}`)
+		awaitCommand(t, h, "rpm-ostree upgrade --download-only")
 		s.put(at+"/pause", nil).is(200)
 		s.until(at, func(o map[string]any) bool { return turnOf(o, 0)["doing"] == "downloaded" })
 		s.await(func() bool { return len(s.recorded().held()) == 0 }, at)

@@ -201,7 +201,7 @@ func TestEveryRoute(t *testing.T) {
 		}
 		s.delete("/containermanager/m").is(409)
 		s.put("/cluster/c", `{"container_manager":""}`).is(201)
-		s.until("/host/127.0.11.1", status("disassociated"))
+		s.ready("127.0.11.1")
 	})
 	t.Run("operations", func(t *testing.T) {
 		s := on(t, s)
@@ -218,8 +218,8 @@ func TestEveryRoute(t *testing.T) {
 		s.put("/cluster/c/restart", nil).is(409)
 		s.delete("/cluster/c").is(409)
 		s.put("/cluster/c", `{"network":"default"}`).is(409)
-		s.until(strings.TrimPrefix(started.header.Get("Location"), "/api/v0"), status("finished"))
-		if again := s.put("/cluster/c/upgrade", nil, "Idempotency-Key", "k1").is(201); again.header.Get("Location") != started.header.Get("Location") {
+		s.until(started.location(), status("finished"))
+		if again := s.put("/cluster/c/upgrade", nil, "Idempotency-Key", "k1").is(201); again.location() != started.location() {
 			t.Error("the same key started another operation")
 		}
 		s.put("/cluster/c/restart", nil, "Idempotency-Key", "k1").is(409)
@@ -235,7 +235,7 @@ func TestEveryRoute(t *testing.T) {
 		}
 		s.get("/operations?limit=x").is(400)
 		s.get("/operation/" + strings.Repeat("0", 36)).is(404)
-		s.as("operator", "GET", started.header.Get("Location")[len("/api/v0"):]+"/history", nil).is(200)
+		s.as("operator", "GET", started.location()+"/history", nil).is(200)
 		s.get("/cluster/c/history").is(200)
 		s.get("/cluster/never/history").is(404)
 		s.get("/cluster/c/history?limit=501").is(400)
@@ -285,7 +285,7 @@ func TestEveryRoute(t *testing.T) {
 		s.delete("/host/127.0.11.1").is(404)
 		s.get("/cluster/c/hosts").is(200).says(`["127.0.11.2"]`)
 		s.delete("/cluster/c").is(200)
-		s.until("/host/127.0.11.2", status("disassociated"))
+		s.ready("127.0.11.2")
 		s.delete("/network/n").is(200)
 		s.delete("/network/n").is(404)
 		s.delete("/containermanager/m").is(200)

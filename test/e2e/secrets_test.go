@@ -423,8 +423,7 @@ func TestSecretsAreNowhere(t *testing.T) {
 	s.until("/cluster/c/restart", status("failed"))
 	f.Host("127.0.18.1").SetFaults(fleet.Faults{})
 	s.put("/cluster/c/restart", nil).is(201)
-	s.stop(syscall.SIGKILL)
-	s.start()
+	s.crash()
 	s.until("/cluster/c/restart", status("finished"))
 
 	// All that is shown.

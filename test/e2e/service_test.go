@@ -139,8 +139,7 @@ func (s *service) start() {
 	base, ok := <-s.launch()
 	if !ok {
 		<-s.ends
-		text, _ := os.ReadFile(filepath.Join(s.dir, "log"))
-		s.t.Fatalf("the service did not start: %s", text)
+		s.t.Fatalf("the service did not start: %s", s.logged())
 	}
 	s.base = base
 }
@@ -195,6 +194,23 @@ func (s *service) stop(signal os.Signal) {
 func (s *service) end(signal os.Signal) {
 	_ = s.cmd.Process.Signal(signal)
 	<-s.ends
+}
+
+// crash kills the program and starts it again.
+func (s *service) crash() {
+	s.t.Helper()
+	s.stop(syscall.SIGKILL)
+	s.start()
+}
+
+// logged is what the program has logged and printed so far.
+func (s *service) logged() string {
+	s.t.Helper()
+	text, err := os.ReadFile(filepath.Join(s.dir, "log"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(text)
 }
 
 // on is the service for a subtest.

@@ -21,25 +21,19 @@ import (
 	"commissaire/test/sshd"
 )
 
-// body is how a host behind OpenSSH is added.
-func body(h *sshd.Server) map[string]any {
+// behindOpenSSH is how a host behind OpenSSH is added.
+func behindOpenSSH(h *sshd.Server) map[string]any {
 	return map[string]any{
 		"ssh_priv_key": base64.StdEncoding.EncodeToString(h.PrivateKey()),
 		"ssh_port":     h.Port, "remote_user": h.User,
 	}
 }
 
-// members makes hosts the members of a new cluster, and waits until all are ready.
-func (s *service) members(cluster string, hosts ...*sshd.Server) {
+// addServers adds hosts behind OpenSSH as members of the cluster c.
+func (s *service) addServers(hosts ...*sshd.Server) {
 	s.t.Helper()
-	s.put("/cluster/"+cluster, nil).is(201)
 	for _, h := range hosts {
-		b := body(h)
-		b["cluster"] = cluster
-		s.put("/host/"+h.Address, b).is(201)
-	}
-	for _, h := range hosts {
-		s.until("/host/"+h.Address, status("disassociated"))
+		s.addHosts("c", func() map[string]any { return behindOpenSSH(h) }, h.Address)
 	}
 }
 
@@ -128,7 +122,7 @@ func TestTheLifeOfHostsBehindOpenSSH(t *testing.T) {
 
 	// Added, investigated and bootstrapped.
 	for _, h := range hosts {
-		b := body(h)
+		b := behindOpenSSH(h)
 		if h == rhel {
 			b["ssh_host_key"] = h.HostKeyFingerprint()
 		}
@@ -211,7 +205,7 @@ df -Pkl | awk '$1 ~ "^/dev/" && $1 !~ "^/dev/loop" && !seen[$1]++ { sum += $2 } 
 		if kind == "deploy" {
 			keys, wanted = append(keys, "version"), `{"version":"41.4"}`
 		}
-		at := s.operate("c", kind, wanted)
+		at := s.operate(kind, wanted)
 		record := s.until("/cluster/c/"+kind, status("finished", "failed"))
 		s.get("/cluster/c/" + kind).is(200).keys(append(keys, done)...)
 		if record["name"] != "c" || record["status"] != "finished" || len(list(record["in_process"])) != 0 ||
@@ -302,7 +296,7 @@ func TestABootstrapLooksBeforeItChanges(t *testing.T) {
 	s := newService(t)
 	s.put("/network/n", `{"type":"flannel_server","options":{"address":"10.0.0.1:8080"}}`).is(201)
 	s.put("/cluster/c", `{"network":"n"}`).is(201)
-	b := body(h)
+	b := behindOpenSSH(h)
 	b["cluster"] = "c"
 	add := func() (did []string) {
 		t.Helper()
@@ -356,8 +350,7 @@ func (s *service) killed(h *sshd.Server, prefix string) {
 	}
 	h.AwaitCommand(prefix)
 	before := term()
-	s.stop(syscall.SIGKILL)
-	s.start()
+	s.crash()
 	within(s.t, "the service asks host "+h.Address+" again", func() bool { return term() != before })
 }
 
@@ -373,21 +366,15 @@ func TestAServiceKilledAtAnyTimeRunsNothingTwice(t *testing.T) {
 	// While a host is bootstrapped.
 	release := one.Hold("dnf install -y flannel")
 	s.put("/cluster/c", nil).is(201)
-	for _, h := range hosts {
-		b := body(h)
-		b["cluster"] = "c"
-		s.put("/host/"+h.Address, b).is(201)
-	}
+	s.addServers(hosts...)
 	s.killed(one, "dnf install -y flannel")
 	s.get("/host/" + one.Address).is(200)
 	release()
-	for _, h := range hosts {
-		s.until("/host/"+h.Address, status("disassociated"))
-	}
+	s.ready(one.Address, two.Address)
 
 	// While each host is upgraded.
 	releases := []func(){one.Hold("dnf -y upgrade"), two.Hold("rpm-ostree upgrade")}
-	at := s.operate("c", "upgrade", nil)
+	at := s.operate("upgrade", nil)
 	for i, command := range []string{"dnf -y upgrade", "rpm-ostree upgrade"} {
 		s.killed(hosts[i], command)
 		record := s.get("/cluster/c/upgrade").is(200).object()
@@ -398,20 +385,19 @@ func TestAServiceKilledAtAnyTimeRunsNothingTwice(t *testing.T) {
 		releases[i]()
 	}
 	s.until("/cluster/c/upgrade", status("finished", "failed"))
-	s.states(at, "succeeded", "succeeded")
+	s.checkTurns(at, "succeeded succeeded")
 
 	// While a host is down for its restart.
 	boot := one.BootID()
 	release = one.Hold("boot")
-	at = s.operate("c", "restart", nil)
+	at = s.operate("restart", nil)
 	one.AwaitCommand("systemctl reboot")
-	s.stop(syscall.SIGKILL)
-	s.start()
+	s.crash()
 	asked(t, one, 6) // more often than a connection is tried
 	release()
 	one.AwaitReboot(boot)
 	s.until("/cluster/c/restart", status("finished", "failed"))
-	s.states(at, "succeeded", "succeeded")
+	s.checkTurns(at, "succeeded succeeded")
 
 	for h, want := range map[*sshd.Server][]string{
 		one: {"dnf install -y flannel", "dnf install -y docker", "systemctl enable flanneld", "systemctl restart flanneld", "systemctl enable docker", "systemctl restart docker", "dnf -y upgrade --setopt=*.skip_if_unavailable=False", "systemctl reboot"},
@@ -464,11 +450,13 @@ func TestABrokenConnectionDoesNotEndTheWork(t *testing.T) {
 			t.Parallel()
 			h := sshd.Start(t, c.host)
 			s := newService(t, map[string]any{"bootstrap": map[string]any{"profile": "none"}})
-			s.members("c", h)
+			s.put("/cluster/c", nil).is(201)
+			s.addServers(h)
+			s.ready(h.Address)
 			release := h.Hold(c.command)
 			h.Fail(c.command, c.status)
 			h.Print(c.command, `first ü\nheld`)
-			at := s.operate("c", "upgrade", nil)
+			at := s.operate("upgrade", nil)
 			h.AwaitCommand(c.command)
 			log := s.follow(at, c.host.Address)
 			log.until("held")

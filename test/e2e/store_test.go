@@ -214,11 +214,11 @@ func TestAnEventOfUnknownTypeIsNamedAndNotLeftOut(t *testing.T) {
 	}
 	s.as("", "GET", "//healthz", nil).is(200)
 	s.stop(syscall.SIGTERM)
-	log, err := os.ReadFile(filepath.Join(s.dir, "log"))
-	if err != nil || !strings.Contains(string(log), name) {
-		t.Errorf("%v: the log does not name the event:\n%s", err, log)
+	log := s.logged()
+	if !strings.Contains(log, name) {
+		t.Errorf("the log does not name the event:\n%s", log)
 	}
-	if n := strings.Count(string(log), name); n > 3 {
+	if n := strings.Count(log, name); n > 3 {
 		t.Errorf("the log names it %d times", n)
 	}
 	if line := s.refused(nil); !strings.Contains(line, name) {
@@ -249,8 +249,7 @@ func TestATornLastWriteLosesNothingElse(t *testing.T) {
 		t.Errorf("there are %s, want %s", got, want)
 	}
 	s.put("/cluster/last", nil).is(201)
-	s.stop(syscall.SIGKILL)
-	s.start()
+	s.crash()
 	if got, want := sprint(s.get("/clusters").is(200).list()), sprint(append(names, "last")); got != want {
 		t.Errorf("after the next start there are %s, want %s", got, want)
 	}
@@ -337,10 +336,8 @@ func TestAFullDiskStopsChangesAndNothingElse(t *testing.T) {
 	one, other := f.Host("127.0.15.1"), "/host/127.0.15.2"
 	s.put("/cluster/c", nil).is(201)
 	s.put("/network/unused", nil).is(201)
-	with := body()
-	with["cluster"] = "c"
-	s.put("/host/"+one.Address(), with).is(201)
-	s.until("/host/"+one.Address(), status("disassociated"))
+	s.addHosts("c", body, one.Address())
+	s.ready(one.Address())
 	one.Slow("dnf -y upgrade", 1e9)
 	s.put("/cluster/c/upgrade", nil).is(201)
 	upgrade := func(is func(fleet.Command) bool) {
@@ -399,8 +396,7 @@ func TestAFullDiskStopsChangesAndNothingElse(t *testing.T) {
 		s.get("/cluster/c/hosts").is(200).says(`["127.0.15.1"]`)
 		s.get("/host/" + one.Address() + "/creds").is(200)
 		s.until(other, status("disassociated"))
-		s.stop(syscall.SIGKILL)
-		s.start()
+		s.crash()
 	}
 	s.stop(syscall.SIGTERM)
 	text, err := os.ReadFile(filepath.Join(d.path, "credentials.db"))
@@ -420,8 +416,7 @@ func TestAFullDiskStopsChangesAndNothingElse(t *testing.T) {
 	if err := db.QueryRowContext(t.Context(), "SELECT count(*) FROM credentials WHERE id <> 'master-key-check'").Scan(&kept); err != nil || kept != 2 {
 		t.Errorf("%d credentials are kept, %v; want those of the two hosts", kept, err)
 	}
-	log, err := os.ReadFile(filepath.Join(s.dir, "log"))
-	if lines := bytes.Count(log, []byte("\n")); err != nil || lines > 1000 {
-		t.Errorf("%v: %d lines were logged", err, lines)
+	if lines := strings.Count(s.logged(), "\n"); lines > 1000 {
+		t.Errorf("%d lines were logged", lines)
 	}
 }

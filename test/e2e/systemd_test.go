@@ -5,10 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -66,7 +64,7 @@ func newSite(t *testing.T, hosts ...systemd.Host) *site {
 		s.put("/host/"+m.Address, added(m)).is(201)
 	}
 	for _, m := range s.hosts {
-		s.until("/host/"+m.Address, status("disassociated"))
+		s.ready(m.Address)
 	}
 	return s
 }
@@ -171,7 +169,7 @@ func debianHost(t *testing.T) {
 		m.Run("echo ours >/etc/configured.conf")
 		configured.Version, configured.Files = "2", map[string]string{"/etc/configured.conf": "shipped 2\n"}
 		m.Offer(restarts2, says2, daemon2, configured)
-		at := s.roll("upgrade", `{}`)
+		at := s.operate("upgrade", `{}`)
 		s.ended(at, "finished")
 		for _, name := range []string{"restarts-ssh", "says", "daemon", "configured"} {
 			if got := m.State(name); got != "ii  2" {
@@ -215,7 +213,7 @@ open("/run/held", "w")
 time.sleep(8)
 '`)
 			m.Until("rm /run/held")
-			at := s.roll("upgrade", `{"timeout":60}`)
+			at := s.operate("upgrade", `{"timeout":60}`)
 			waiting := s.until(at, func(o map[string]any) bool {
 				w, ok := turnOf(o, 0)["waiting"].(map[string]any)
 				return ok && strings.Contains(sprint(w["why"]), "lock") || o["status"] != "in_process"
@@ -234,7 +232,7 @@ time.sleep(8)
 	s.then(t, "a repository out of reach fails", func(s *site) {
 		m := s.hosts[0]
 		m.Run("echo 'deb [trusted=yes] http://10.213.0.253/debian ./' >/etc/apt/sources.list.d/away.list")
-		s.fails(s.roll("upgrade", `{}`), "10.213.0.253")
+		s.fails(s.operate("upgrade", `{}`), "10.213.0.253")
 		m.Run("rm /etc/apt/sources.list.d/away.list")
 	})
 
@@ -243,9 +241,9 @@ time.sleep(8)
 		_, broken := tool("daemon", "[ -e /root/quick ] || { echo it cannot be >&2; exit 3; }\n")
 		broken.Version = "3"
 		m.Offer(broken)
-		s.fails(s.roll("upgrade", `{}`), "daemon")
+		s.fails(s.operate("upgrade", `{}`), "daemon")
 		m.Run("touch /root/quick")
-		s.ended(s.roll("upgrade", `{}`), "finished")
+		s.ended(s.operate("upgrade", `{}`), "finished")
 		if got := m.State("daemon"); got != "ii  3" {
 			s.t.Errorf("the package: %s", got)
 		}
@@ -262,10 +260,9 @@ func slowWork(t *testing.T) {
 		m := s.hosts[0]
 		slow.Version, slow.Post = "2", slowly(20)
 		m.Offer(slow)
-		at := s.roll("upgrade", `{}`)
+		at := s.operate("upgrade", `{}`)
 		s.printed(at, m, "second 5")
-		s.stop(syscall.SIGKILL)
-		s.start()
+		s.crash()
 		turn := s.ended(at, "finished")
 		log := s.log(at, m.Address)
 		if n := strings.Count(log, "\nsecond "); n != 20 || ran(s.t, m) != 1 || turn["attempts"] != 2.0 {
@@ -277,7 +274,7 @@ func slowWork(t *testing.T) {
 		m := s.hosts[0]
 		slow.Version, slow.Post = "3", slowly(30)
 		m.Offer(slow)
-		at := s.roll("upgrade", `{}`)
+		at := s.operate("upgrade", `{}`)
 		s.printed(at, m, "second 3")
 		m.Cut()
 		m.Boot()
@@ -286,8 +283,8 @@ func slowWork(t *testing.T) {
 			s.t.Errorf("the scriptlet was run %d times", n)
 		}
 		m.Run("touch /root/quick")
-		s.until("/host/"+m.Address, status("disassociated"))
-		s.ended(s.roll("upgrade", `{}`), "finished")
+		s.ready(m.Address)
+		s.ended(s.operate("upgrade", `{}`), "finished")
 		if got := m.State("slow"); got != "ii  3" {
 			s.t.Errorf("after it was started again: %s", got)
 		}
@@ -298,14 +295,14 @@ func slowWork(t *testing.T) {
 		m.Run("rm /root/quick")
 		slow.Version, slow.Post = "4", "setsid sh -c 'exec sleep 86414' &\n"+slowly(90)
 		m.Offer(slow)
-		at := s.roll("upgrade", `{"timeout":7}`)
+		at := s.operate("upgrade", `{"timeout":7}`)
 		s.fails(at, "7 s")
 		if left, err := m.Try("pgrep -a 'apt|dpkg|slow|sleep|postinst'"); err == nil {
 			s.t.Errorf("still running: %s", left)
 		}
 		healthy(s.t, m)
 		m.Run("touch /root/quick")
-		s.ended(s.roll("upgrade", `{}`), "finished")
+		s.ended(s.operate("upgrade", `{}`), "finished")
 		if got := m.State("slow"); got != "ii  4" {
 			s.t.Errorf("after it was started again: %s", got)
 		}
@@ -329,7 +326,7 @@ func userHost(t *testing.T) {
 		m := s.hosts[0]
 		slow.Version, slow.Post = "2", slowly(6)
 		m.Offer(slow)
-		at := s.roll("upgrade", `{}`)
+		at := s.operate("upgrade", `{}`)
 		s.printed(at, m, "second 1")
 		m.Run("loginctl terminate-user keeper; pkill -KILL -u keeper; true")
 		s.ended(at, "finished")
@@ -342,7 +339,7 @@ func userHost(t *testing.T) {
 		m := s.hosts[0]
 		m.Run("systemctl start stops")
 		before, boots := boot(m), m.Boots()
-		s.ended(s.roll("restart", `{}`), "finished")
+		s.ended(s.operate("restart", `{}`), "finished")
 		if after := boot(m); after == before || m.Boots() != boots+1 {
 			s.t.Errorf("boot %s after %s, %d boots", after, before, m.Boots()-boots)
 		}
@@ -351,13 +348,13 @@ func userHost(t *testing.T) {
 	s.then(t, "it reboots where the distribution asks for it, and only there", func(s *site) {
 		m := s.hosts[0]
 		before := boot(m)
-		s.ended(s.roll("upgrade", `{"reboot":"if-needed"}`), "finished")
+		s.ended(s.operate("upgrade", `{"reboot":"if-needed"}`), "finished")
 		if after := boot(m); after != before {
 			s.t.Error("it was rebooted, and nothing asks for that")
 		}
 		slow.Version, slow.Post = "3", "echo '*** System restart required ***' >/run/reboot-required\necho slow >>/run/reboot-required.pkgs\n"
 		m.Offer(slow)
-		s.ended(s.roll("upgrade", `{"reboot":"if-needed"}`), "finished")
+		s.ended(s.operate("upgrade", `{"reboot":"if-needed"}`), "finished")
 		if after := boot(m); after == before {
 			s.t.Error("it was not rebooted, though /run/reboot-required asks for it")
 		}
@@ -368,7 +365,7 @@ func userHost(t *testing.T) {
 		m.Run("systemctl mask --runtime --now reboot.target")
 		before := boot(m)
 		began := time.Now()
-		s.fails(s.roll("restart", `{}`), "the order to reboot ended with exit status 1: ")
+		s.fails(s.operate("restart", `{}`), "the order to reboot ended with exit status 1: ")
 		if took := time.Since(began); took > 60*time.Second || boot(m) != before {
 			s.t.Errorf("it failed after %s", took)
 		}
@@ -385,7 +382,7 @@ func fedoraHost(t *testing.T) {
 		m.Run("echo ours >/etc/configured.conf")
 		configured.Version, configured.Files = "2", map[string]string{"/etc/configured.conf": "shipped 2\n"}
 		m.Offer(configured)
-		s.ended(s.roll("upgrade", `{}`), "finished")
+		s.ended(s.operate("upgrade", `{}`), "finished")
 		if got := m.Run("rpm -q configured; cat /etc/configured.conf"); got != "configured-2-1.noarch\nours" {
 			s.t.Errorf("after it: %s", got)
 		}
@@ -400,7 +397,7 @@ func fedoraHost(t *testing.T) {
 		m.Until("rm /run/held")
 		configured.Version = "3"
 		m.Offer(configured, other)
-		at := s.roll("upgrade", `{"timeout":60}`)
+		at := s.operate("upgrade", `{"timeout":60}`)
 		waiting := s.until(at, func(o map[string]any) bool {
 			w, ok := turnOf(o, 0)["waiting"].(map[string]any)
 			return ok && strings.Contains(sprint(w["why"]), "dnf") || o["status"] != "in_process"
@@ -419,7 +416,7 @@ func fedoraHost(t *testing.T) {
 	s.then(t, "a repository out of reach fails", func(s *site) {
 		m := s.hosts[0]
 		m.Run("printf '[away]\nname=away\nbaseurl=http://10.213.0.253/\nskip_if_unavailable=True\ngpgcheck=0\nretries=1\ntimeout=5\n' >/etc/yum.repos.d/away.repo")
-		s.fails(s.roll("upgrade", `{}`), "away")
+		s.fails(s.operate("upgrade", `{}`), "away")
 		m.Run("rm /etc/yum.repos.d/away.repo")
 	})
 
@@ -427,7 +424,7 @@ func fedoraHost(t *testing.T) {
 		m := s.hosts[0]
 		configured.Version, configured.Post = "4", "echo it cannot be >&2; exit 3"
 		m.Offer(configured)
-		at := s.roll("upgrade", `{}`)
+		at := s.operate("upgrade", `{}`)
 		turn := s.ended(at, "finished")
 		if !strings.Contains(sprint(turn), "scriptlet") {
 			s.t.Errorf("no warning in %v", turn)
@@ -443,7 +440,7 @@ func recordInMemory(t *testing.T) {
 		m := s.hosts[0]
 		slow.Version, slow.Post = "2", slowly(30)
 		m.Offer(slow)
-		at := s.roll("upgrade", `{}`)
+		at := s.operate("upgrade", `{}`)
 		s.printed(at, m, "second 3")
 		m.Cut()
 		m.Boot()
@@ -467,18 +464,14 @@ func realRoll(t *testing.T) {
 		for _, m := range s.hosts {
 			m.Offer(slow)
 		}
-		at := s.roll("upgrade", `{"pause_after":1}`)
+		at := s.operate("upgrade", `{"pause_after":1}`)
 		s.until(at, state("paused"))
-		if got := s.turns(at); got != "succeeded waiting waiting" {
-			s.t.Errorf("the turns of the paused one: %s", got)
-		}
+		s.checkTurns(at, "succeeded waiting waiting")
 		s.put(at+"/resume", nil).is(200)
 		s.printed(at, s.hosts[1], "second 1")
 		s.put(at+"/cancel", nil).is(200)
 		s.until(at, state("ended"))
-		if got := s.turns(at); got != "succeeded succeeded waiting" {
-			s.t.Errorf("the turns of the cancelled one: %s", got)
-		}
+		s.checkTurns(at, "succeeded succeeded waiting")
 		for i, want := range []string{"ii  2", "ii  2", "ii  1"} {
 			if got := s.hosts[i].State("slow"); got != want {
 				s.t.Errorf("%s has %s", s.hosts[i].Name, got)
@@ -486,35 +479,16 @@ func realRoll(t *testing.T) {
 		}
 	})
 	s.then(t, "passes gates of health", func(s *site) {
-		at := s.roll("upgrade", `{"max_unavailable":3,"health":{"command":"systemctl is-active ssh && dpkg-query -W slow","timeout":20}}`)
+		at := s.operate("upgrade", `{"max_unavailable":3,"health":{"command":"systemctl is-active ssh && dpkg-query -W slow","timeout":20}}`)
 		s.until(at, status("finished"))
-		at = s.roll("restart", `{"only":["`+s.hosts[0].Address+`"],"health":{"tcp":22,"stable_for":2,"timeout":60}}`)
+		at = s.operate("restart", `{"only":["`+s.hosts[0].Address+`"],"health":{"tcp":22,"stable_for":2,"timeout":60}}`)
 		s.ended(at, "finished")
-		at = s.roll("upgrade", `{"health":{"command":"echo not today; false","timeout":2}}`)
+		at = s.operate("upgrade", `{"health":{"command":"echo not today; false","timeout":2}}`)
 		s.fails(at, "not today")
-		if got := s.turns(at); got != "failed waiting waiting" {
-			s.t.Errorf("the turns: %s", got)
-		}
-		at = s.roll("upgrade", `{"health":{"tcp":81,"timeout":2}}`)
+		s.checkTurns(at, "failed waiting waiting")
+		at = s.operate("upgrade", `{"health":{"tcp":81,"timeout":2}}`)
 		s.fails(at, "port 81")
 	})
-}
-
-// told waits until a host is failed for a reason.
-func (s *site) told(address string, with ...string) {
-	s.t.Helper()
-	s.until("/host/"+address, status("failed"))
-	path := "/host/" + address + "/history"
-	var reason string
-	s.await(func() bool {
-		failed := trial{service: s.service}.events(path, "HostInvestigationFailed")
-		if len(failed) == 0 {
-			return false
-		}
-		reason = sprint(failed[len(failed)-1]["reason"])
-		return !slices.ContainsFunc(with, func(part string) bool { return !strings.Contains(reason, part) })
-	}, path)
-	s.t.Logf("the reason: %s", reason)
 }
 
 // oneMachine is machines that have more than one name, or manager, or a twin.
@@ -527,12 +501,12 @@ func oneMachine(t *testing.T) {
 		const second = "10.213.0.121"
 		m.Run("ip address add " + second + "/24 dev host0")
 		s.put("/host/"+second, added(m)).is(201)
-		s.told(second, m.Address)
+		s.failedFor(second, m.Address)
 		s.delete("/host/" + m.Address).is(200)
-		s.until("/host/"+second, status("disassociated"))
+		s.ready(second)
 		s.delete("/host/" + second).is(200)
 		s.put("/host/"+m.Address, added(m)).is(201)
-		s.until("/host/"+m.Address, status("disassociated"))
+		s.ready(m.Address)
 	})
 
 	s.then(t, "another installation takes it over", func(s *site) {
@@ -541,11 +515,11 @@ func oneMachine(t *testing.T) {
 		other.service = newService(s.t, map[string]any{"bootstrap.profile": "none"})
 		other.put("/cluster/c", nil).is(201)
 		other.put("/host/"+m.Address, added(m)).is(201)
-		other.told(m.Address, "another installation")
-		other.fails(other.roll("upgrade", `{}`), "another installation")
+		other.failedFor(m.Address, "another installation")
+		other.fails(other.operate("upgrade", `{}`), "another installation")
 		other.put("/host/"+m.Address+"/takeover", nil).is(200)
-		other.until("/host/"+m.Address, status("disassociated"))
-		other.ended(other.roll("upgrade", `{}`), "finished")
-		s.fails(s.roll("upgrade", `{"only":["`+m.Address+`"]}`), "another installation")
+		other.ready(m.Address)
+		other.ended(other.operate("upgrade", `{}`), "finished")
+		s.fails(s.operate("upgrade", `{"only":["`+m.Address+`"]}`), "another installation")
 	})
 }

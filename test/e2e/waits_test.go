@@ -3,8 +3,6 @@ package e2e
 import (
 	"context"
 	"net/http"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 )
@@ -37,8 +35,7 @@ func (s *service) await(condition func() bool, path string) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			log, _ := os.ReadFile(filepath.Join(s.dir, "log"))
-			s.t.Fatalf("GET %s did not come to what was waited for: %s\n%s", path, s.get(path).body, log)
+			s.t.Fatalf("GET %s did not come to what was waited for: %s\n%s", path, s.get(path).body, s.logged())
 		}
 	}
 }
