@@ -125,10 +125,11 @@ func TestAKilledServiceFinishesItsOperation(t *testing.T) {
 	s.join(f, body)
 	for kind, command := range map[string]string{"upgrade": "dnf -y upgrade", "restart": "systemctl reboot"} {
 		first := f.Host("127.0.12.1")
-		first.Slow(command, 1e9)
-		s.put("/cluster/c/"+kind, nil).is(201)
+		release := first.Hold(command)
+		s.operate(kind, nil)
 		awaitCommand(t, first, command)
 		s.crash()
+		release()
 		record := s.until("/cluster/c/"+kind, status("finished", "failed"))
 		if record["status"] != "finished" {
 			t.Errorf("the %s %v: %s", kind, record["status"], s.get("/operations?limit=1").body)

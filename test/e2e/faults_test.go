@@ -158,12 +158,14 @@ func TestFaultsOfAHost(t *testing.T) {
 		r := newTrial(t, fleet.Fedora, nil)
 		r.add("disassociated")
 		r.bad.Slow("dnf -y upgrade", 2*time.Second)
+		release := r.bad.Hold("dnf -y upgrade") // while it is looked at
 		location := r.operate("upgrade", nil)
 		awaitCommand(t, r.bad, "dnf -y upgrade")
 		o := r.get(location).is(200).object()
 		if states := []any{turnOf(o, 0)["state"], turnOf(o, 1)["state"], turnOf(o, 2)["state"]}; sprint(states) != "[succeeded begun waiting]" || o["status"] != "in_process" {
 			t.Errorf("while it is slow: %v, %v", o["status"], states)
 		}
+		release()
 		r.until(location, status("finished"))
 		if took := r.fleet.InHand()[1]; took.Host != r.bad.Address() || took.Until.Sub(took.Time) < 2*time.Second {
 			t.Errorf("second in hand: %+v", took)

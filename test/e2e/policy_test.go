@@ -16,11 +16,21 @@ import (
 func TestMoreFailuresThanToleratedStopIt(t *testing.T) {
 	t.Run("a number: what was begun is finished", func(t *testing.T) {
 		s, f := rolled(t, 51, 6, fleet.Speed{})
-		f.Hosts()[0].FailNext("rpm-ostree upgrade", 1)
-		f.Hosts()[1].FailNext("rpm-ostree upgrade", 1)
 		slow := f.Hosts()[2]
-		slow.Slow("rpm-ostree upgrade", 500*time.Millisecond)
+		finish := slow.Hold("rpm-ostree upgrade")
+		var failing []func()
+		for _, h := range f.Hosts()[:2] { // when all three are begun
+			h.FailNext("rpm-ostree upgrade", 1)
+			failing = append(failing, h.Hold("rpm-ostree upgrade"))
+		}
 		at := s.operate("upgrade", `{"batches":[3],"max_failures":1}`)
+		awaitCommand(t, slow, "rpm-ostree upgrade")
+		for i, fail := range failing {
+			awaitCommand(t, f.Hosts()[i], "rpm-ostree upgrade")
+			fail()
+		}
+		s.await(func() bool { return s.turns(at) == "failed failed begun waiting waiting waiting" }, at)
+		finish()
 		o := s.until(at, status("failed"))
 		s.checkTurns(at, "failed failed succeeded waiting waiting waiting")
 		checkUpgrades(t, f, 1, 1, 1, 0, 0, 0)
@@ -203,7 +213,8 @@ func TestACommandThatTakesTooLongIsEnded(t *testing.T) {
 	if got := sprint(turnOf(s.get(at).object(), 0)["reason"]); !strings.HasPrefix(got, "the upgrade was stopped at its time limit of 2 s") {
 		t.Errorf("the reason: %s", got)
 	}
-	if from, until := inHand(t, f, 0); until.Sub(from) > 4*time.Second || slow.Pending() != "" {
+	// It would have gone on for an hour; how soon it is stopped is up to the machine too.
+	if from, until := inHand(t, f, 0); until.Sub(from) > 20*time.Second || slow.Pending() != "" {
 		t.Errorf("the command went on for %s, %q is pending", until.Sub(from), slow.Pending())
 	}
 	checkUpgrades(t, f, 1, 1)
