@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"os"
@@ -71,19 +70,14 @@ func (a *acknowledged) now() map[string]uint64 {
 
 // change makes a change as a client that need not be on the test's goroutine.
 func (s *service) change(ctx context.Context, method, path string, body any) (at uint64, err error) {
-	response, err := http.DefaultClient.Do(s.request("admin", method, path, body).WithContext(ctx))
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = response.Body.Close() }()
-	text, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode >= 300 {
-		err = fmt.Errorf("%s %s: %d %s", method, path, response.StatusCode, text)
+	a, err := s.try(s.request("admin", method, path, body).WithContext(ctx))
+	if err == nil && a.status >= 300 {
+		err = fmt.Errorf("%s: %d %s", a.call, a.status, a.body)
 	}
 	if err != nil {
 		return 0, err
 	}
-	return strconv.ParseUint(response.Header.Get("X-Commissaire-Position"), 10, 64)
+	return strconv.ParseUint(a.header.Get("X-Commissaire-Position"), 10, 64)
 }
 
 // TestBackupsUnderLoadHaveAllThatWasAcknowledged backs a service up while clients

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
 	"net/http"
@@ -59,15 +58,12 @@ func (c *crowd) change(method, path string, body any, headers ...string) reply {
 	r := reply{call: method + " " + path, unknown: true}
 	c.replies[id] = r
 	c.mu.Unlock()
-	response, err := c.client.Do(c.request("admin", method, path, body, append(headers, "X-Request-Id", id)...))
-	if err != nil {
+	a, _ := c.try(c.request("admin", method, path, body, append(headers, "X-Request-Id", id)...)) // the status is an answer, whether or not the rest follows
+	if a.status == 0 {
 		return r
 	}
-	defer func() { _ = response.Body.Close() }()
-	text, _ := io.ReadAll(response.Body) // the status is an answer, whether or not the rest follows
-	r.status, r.location, r.body = response.StatusCode, response.Header.Get("Location"), string(text)
-	r.position, _ = strconv.ParseUint(response.Header.Get("X-Commissaire-Position"), 10, 64)
-	r.unknown = r.status >= 500 && strings.Contains(r.body, `"outcome":"unknown"`)
+	r.status, r.location, r.body, r.unknown = a.status, a.header.Get("Location"), string(a.body), a.isUnknown()
+	r.position, _ = strconv.ParseUint(a.header.Get("X-Commissaire-Position"), 10, 64)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.replies[id] = r
@@ -100,24 +96,18 @@ func (c *crowd) both(one, two func() reply) (first, second reply) {
 
 // shows reads what is at a path. status 0: there is no answer.
 func (c *crowd) shows(path string, into any) (status int) {
-	response, err := c.client.Do(c.request("admin", http.MethodGet, path, nil))
-	if err != nil {
-		return 0
-	}
-	defer func() { _ = response.Body.Close() }()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		return 0
-	}
+	a, err := c.try(c.request("admin", http.MethodGet, path, nil))
 	switch {
-	case response.StatusCode != http.StatusOK && response.StatusCode != http.StatusNotFound:
-		c.t.Errorf("GET %s: %d %s", path, response.StatusCode, text)
-	case response.StatusCode == http.StatusOK:
-		if err := json.Unmarshal(text, into); err != nil {
-			c.t.Errorf("GET %s: %v: %s", path, err, text)
+	case err != nil:
+		return 0
+	case a.status != http.StatusOK && a.status != http.StatusNotFound:
+		c.t.Errorf("%s: %d %s", a.call, a.status, a.body)
+	case a.status == http.StatusOK:
+		if err := json.Unmarshal(a.body, into); err != nil {
+			c.t.Errorf("%s: %v: %s", a.call, err, a.body)
 		}
 	}
-	return response.StatusCode
+	return a.status
 }
 
 // garden is a network, two clusters and a host, which one client alone changes.

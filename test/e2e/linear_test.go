@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -27,25 +26,20 @@ type asker struct {
 	hosts []*fleet.Host
 }
 
-// call asks, and says what was answered; status 0: nothing was.
-func (a asker) call(method, path string, body any, headers ...string) (status int, header http.Header, text string) {
+// call asks, and says what was answered.
+func (a asker) call(method, path string, body any, headers ...string) answer {
 	s := *a.service
-	s.base = strings.TrimSuffix(a.at.String(), "/")
+	s.base, s.client = strings.TrimSuffix(a.at.String(), "/"), http.DefaultClient
 	ctx, cancel := context.WithTimeout(a.t.Context(), 20*time.Second)
 	defer cancel()
-	response, err := http.DefaultClient.Do(s.request("admin", method, path, body, headers...).WithContext(ctx))
-	if errors.Is(err, syscall.ECONNREFUSED) {
-		return http.StatusServiceUnavailable, nil, "" // it was not asked
+	got, err := s.try(s.request("admin", method, path, body, headers...).WithContext(ctx))
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return answer{call: got.call, status: http.StatusServiceUnavailable} // it was not asked
+	case err != nil:
+		return answer{call: got.call}
 	}
-	if err != nil {
-		return 0, nil, ""
-	}
-	defer func() { _ = response.Body.Close() }()
-	all, err := io.ReadAll(response.Body)
-	if err != nil {
-		return 0, nil, ""
-	}
-	return response.StatusCode, response.Header, string(all)
+	return got
 }
 
 // ask asks for a change.
@@ -71,20 +65,20 @@ func (a asker) ask(q linear.Request) linear.Reply {
 	case linear.End:
 		return a.end(q.Operation.ID)
 	}
-	status, header, text := a.call(method, path, body)
+	got := a.call(method, path, body)
 	reply := linear.Reply{Answer: linear.Unknown}
 	switch {
-	case status >= 200 && status < 300:
+	case got.status >= 200 && got.status < 300:
 		reply.Answer = linear.Done
-		reply.ID = strings.TrimPrefix(header.Get("Location"), "/api/v0/operation/")
-	case status == http.StatusNotFound:
+		reply.ID = strings.TrimPrefix(got.location(), "/operation/")
+	case got.status == http.StatusNotFound:
 		reply.Answer = linear.Missing
-	case status == http.StatusConflict:
+	case got.status == http.StatusConflict:
 		reply.Answer = linear.Conflict
-	case status == http.StatusServiceUnavailable && !strings.Contains(text, `"outcome":"unknown"`):
+	case got.status == http.StatusServiceUnavailable && !got.isUnknown():
 		reply.Answer = linear.Nothing
-	case status != 0 && status != http.StatusServiceUnavailable:
-		a.t.Errorf("%s %s: %d %s", method, path, status, text)
+	case got.status != 0 && got.status != http.StatusServiceUnavailable:
+		a.t.Errorf("%s: %d %s", got.call, got.status, got.body)
 	}
 	return reply
 }
@@ -92,22 +86,22 @@ func (a asker) ask(q linear.Request) linear.Reply {
 // end cancels an operation and waits until it has ended.
 func (a asker) end(id string) linear.Reply {
 	at := "/operation/" + id
-	status, header, text := a.call(http.MethodPut, at+"/cancel", nil)
-	switch status {
+	cancelled := a.call(http.MethodPut, at+"/cancel", nil)
+	switch cancelled.status {
 	case http.StatusOK, http.StatusConflict: // 409: it has ended
 	default:
-		if status == http.StatusServiceUnavailable && !strings.Contains(text, `"outcome":"unknown"`) {
+		if cancelled.status == http.StatusServiceUnavailable && !cancelled.isUnknown() {
 			return linear.Reply{Answer: linear.Nothing}
 		}
 		return linear.Reply{Answer: linear.Unknown}
 	}
 	for range 400 {
 		var o shownOperation
-		status, _, text := a.call(http.MethodGet, at, nil, "X-Commissaire-At-Least", cmp.Or(header.Get("X-Commissaire-Position"), "0"))
-		if status == http.StatusOK && json.Unmarshal([]byte(text), &o) == nil && o.Status != "in_process" {
+		got := a.call(http.MethodGet, at, nil, "X-Commissaire-At-Least", cmp.Or(cancelled.header.Get("X-Commissaire-Position"), "0"))
+		if got.status == http.StatusOK && json.Unmarshal(got.body, &o) == nil && o.Status != "in_process" {
 			return linear.Reply{Answer: linear.Done}
 		}
-		if status == 0 || !pause(a.t.Context(), 10*time.Millisecond) {
+		if got.status == 0 || !pause(a.t.Context(), 10*time.Millisecond) {
 			break
 		}
 	}

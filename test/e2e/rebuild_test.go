@@ -5,7 +5,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -171,44 +170,36 @@ func (c *lookers) write(method string, n int64) {
 	c.mu.Lock()
 	delete(c.told, path) // until there is an answer it is either
 	c.mu.Unlock()
-	response, err := c.client.Do(c.request("admin", method, path, `{"type":"flannel_etcd",`+options+`}`))
-	if err != nil {
+	a, err := c.try(c.request("admin", method, path, `{"type":"flannel_etcd",`+options+`}`))
+	if a.status == 0 {
 		c.lost.Add(1)
 		c.mayBeDown(err)
 		return
 	}
-	defer func() { _ = response.Body.Close() }()
-	text, _ := io.ReadAll(response.Body)
-	if response.StatusCode >= 300 && response.StatusCode != http.StatusNotFound {
-		c.t.Errorf("%s %s: %s: %s", method, path, response.Status, text)
+	if a.status >= 300 && a.status != http.StatusNotFound {
+		c.t.Errorf("%s: %d: %s", a.call, a.status, a.body)
 		return
 	}
 	if method == http.MethodPut {
 		c.mu.Lock()
 		c.told[path] = options
 		c.mu.Unlock()
-		position, _ := strconv.ParseUint(response.Header.Get("X-Commissaire-Position"), 10, 64)
+		position, _ := strconv.ParseUint(a.header.Get("X-Commissaire-Position"), 10, 64)
 		c.read(path, position, options)
 	}
 }
 
 // read reads, and nothing that is older than last.
 func (c *lookers) read(path string, last uint64, with ...string) uint64 {
-	response, err := c.client.Do(c.request("admin", http.MethodGet, path, nil))
-	if err != nil {
-		c.mayBeDown(err)
-		return last
-	}
-	defer func() { _ = response.Body.Close() }()
-	text, err := io.ReadAll(response.Body)
+	a, err := c.try(c.request("admin", http.MethodGet, path, nil))
 	if err != nil {
 		c.mayBeDown(err)
 		return last
 	}
 	c.reads.Add(1)
-	position, _ := strconv.ParseUint(response.Header.Get("X-Commissaire-Position"), 10, 64)
-	if response.StatusCode != http.StatusOK || position < last || slices.ContainsFunc(with, func(part string) bool { return !strings.Contains(string(text), part) }) {
-		c.t.Errorf("GET %s after position %d: %s at position %d: %.300s, should have %v", path, last, response.Status, position, text, with)
+	position, _ := strconv.ParseUint(a.header.Get("X-Commissaire-Position"), 10, 64)
+	if a.status != http.StatusOK || position < last || slices.ContainsFunc(with, func(part string) bool { return !strings.Contains(string(a.body), part) }) {
+		c.t.Errorf("%s after position %d: %d at position %d: %.300s, should have %v", a.call, last, a.status, position, a.body, with)
 	}
 	return position
 }
