@@ -308,7 +308,7 @@ func (c *crew) recorded() history {
 	c.t.Helper()
 	log, end := c.log()
 	defer end()
-	h := history{t: c.t}
+	h := history{t: c.t, sparse: true}
 	for batch, err := range eventlog.UpToHead(c.t.Context(), log.Follow(c.t.Context(), 0)) {
 		if err != nil {
 			c.t.Fatal(err)
@@ -330,21 +330,6 @@ func (c *crew) leader() *instance {
 		}
 	}
 	return nil
-}
-
-// isWholeAndSparse checks that positions grow and that no place in a stream is
-// empty, and gives the last position.
-func (h history) isWholeAndSparse() (last event.Position) {
-	h.t.Helper()
-	next := map[event.Stream]event.Revision{}
-	for _, r := range h.events {
-		if r.Position <= last || r.Revision != next[r.Stream] {
-			h.t.Errorf("an event at position %d after %d, revision %d of %s", r.Position, last, r.Revision, r.Stream)
-		}
-		last = r.Position
-		next[r.Stream]++
-	}
-	return last
 }
 
 // disturbance is a time at which something was done to an instance or the store.
@@ -599,7 +584,7 @@ func survive(t *testing.T, instances int) {
 			t.Errorf("no operation runs, and host %s is held by %+v", host, held)
 		}
 	}
-	last := h.isWholeAndSparse()
+	last := h.isWhole()
 	h.keepsTheRules()
 	h.explains(f)
 	doOneThingAtATime(t, f)
@@ -755,7 +740,7 @@ func TestALeaderThatWasPausedDoesNoHarm(t *testing.T) {
 				}
 			}
 			h := c.recorded()
-			h.isWholeAndSparse()
+			h.isWhole()
 			h.keepsTheRules()
 			terms := h.terms()
 			for _, r := range h.events {

@@ -61,11 +61,11 @@ func (s *service) recorded() history {
 	return h
 }
 
-// isWhole checks that no place in the log or in a stream is empty.
-func (h history) isWhole() {
+// isWhole checks that positions grow, that no place in the log or in a stream is
+// empty, and gives the last position.
+func (h history) isWhole() (last event.Position) {
 	h.t.Helper()
 	next := map[event.Stream]event.Revision{}
-	var last event.Position
 	for i, r := range h.events {
 		if r.Position <= last || !h.sparse && r.Position != last+1 || r.Revision != next[r.Stream] {
 			h.t.Errorf("event %d of the log is at position %d, revision %d of %s", i+1, r.Position, r.Revision, r.Stream)
@@ -73,6 +73,7 @@ func (h history) isWhole() {
 		next[r.Stream]++
 		last = r.Position
 	}
+	return last
 }
 
 // hasWhatWasAnswered checks that nothing came of what was refused, and that what
