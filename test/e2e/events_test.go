@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"commissaire/domain/event"
 )
 
 // stream is an open stream of events.
@@ -107,6 +109,7 @@ func (s *stream) await(t *testing.T, position uint64) (all []message) {
 type listener struct {
 	*service
 	query  string
+	wants  func(event.Event) bool
 	most   int // messages of one stream, at random; 0: as many as come
 	random *rand.Rand
 
@@ -147,96 +150,99 @@ func (l *listener) live(until uint64) {
 	}
 }
 
+// check compares what was heard with what the log holds up to a position. It gives
+// how often each request is heard to have created a cluster.
+func (l *listener) check(h history, until uint64) (created map[string]int) {
+	l.t.Helper()
+	created = map[string]int{}
+	var want, got []string
+	for _, r := range h.events {
+		if uint64(r.Position) <= until && l.wants(r.Event) {
+			want = append(want, fmt.Sprint(r.Position, " ", r.Event.EventType()))
+		}
+	}
+	for _, m := range l.heard {
+		var e struct {
+			Position  uint64
+			Type      string
+			RequestID string `json:"request_id"`
+		}
+		if err := json.Unmarshal([]byte(m.data), &e); err != nil || e.Position != m.id || e.Type != m.event {
+			l.t.Fatalf("%+v: %v", m, err)
+		}
+		if m.id <= until {
+			got = append(got, fmt.Sprint(e.Position, " ", e.Type))
+		}
+		if m.event == "ClusterCreated" {
+			created[e.RequestID]++
+		}
+	}
+	if !slices.Equal(got, want) {
+		l.t.Errorf("the listener to %q heard %d events, the log has %d:\n%v\n%v", l.query, len(got), len(want), got, want)
+	}
+	l.t.Logf("the listener to %q heard %d events in %d streams", l.query, len(got), l.streams)
+	return created
+}
+
 // TestEveryEventIsHeardOnce has clients change what there is, and listeners that
 // come and go, while the service is killed twice. Each listener has heard what the
 // log holds, each event once and in its order.
 func TestEveryEventIsHeardOnce(t *testing.T) {
 	s := newService(t, map[string]any{"events.heartbeat": "50ms"})
-	const clients, changes, lives = 4, 60, 3
+	every := func(event.Event) bool { return true }
+	isNew := func(e event.Event) bool { return e.EventType() == "ClusterCreated" }
+	isOne := func(e event.Event) bool { return isNew(e) && strings.Contains(fmt.Sprint(e), "c-0-0-7 ") }
 	listeners := []*listener{
-		{service: s},
-		{service: s, most: 1},
-		{service: s, most: 20},
-		{service: s, most: 5, query: "?cluster=c-0-0-7"},
-		{service: s, most: 5, query: "?type=ClusterCreated"},
+		{service: s, wants: every},
+		{service: s, wants: every, most: 1},
+		{service: s, wants: every, most: 20},
+		{service: s, wants: isOne, most: 5, query: "?cluster=c-0-0-7"},
+		{service: s, wants: isNew, most: 5, query: "?type=ClusterCreated"},
 	}
 	for i, l := range listeners {
 		l.random = rand.New(rand.NewPCG(uint64(i), 0))
 	}
 	all := &crowd{service: s, replies: map[string]reply{}}
-	var last atomic.Uint64
-	for life := range lives {
-		var living, changing sync.WaitGroup
-		if life < lives-1 {
-			for _, l := range listeners {
-				living.Go(func() { l.live(0) })
-			}
-		}
-		for client := range clients {
+	var last atomic.Uint64 // position that a change was answered with
+	change := func(changing *sync.WaitGroup, life, changes int) {
+		for client := range 4 {
 			changing.Go(func() {
-				for n := range changes {
+				for n := range changes + client {
 					r := all.change(http.MethodPut, fmt.Sprintf("/cluster/c-%d-%d-%d", life, client, n), nil)
-					if life < lives-1 && n == changes/2+client {
-						return // so that it is killed amid changes
-					}
 					for at := last.Load(); r.position > at && !last.CompareAndSwap(at, r.position); at = last.Load() {
 					}
 				}
 			})
 		}
-		if life == lives-1 {
-			changing.Wait()
-			for _, l := range listeners {
-				living.Go(func() { l.live(last.Load()) })
-			}
-			living.Wait()
-			break
+	}
+	hear := func(living *sync.WaitGroup, until uint64) {
+		for _, l := range listeners {
+			living.Go(func() { l.live(until) })
 		}
-		// Killed when some of it was heard and more is being recorded.
+	}
+	for life := range 2 { // killed when some of it was heard and more is being recorded
+		var living, changing sync.WaitGroup
+		hear(&living, 0)
 		at := last.Load()
+		change(&changing, life, 31)
 		s.await(func() bool { return last.Load() > at+40 }, "/clusters")
 		s.stop(syscall.SIGKILL)
 		changing.Wait()
 		living.Wait()
 		s.start()
 	}
+	var living, changing sync.WaitGroup
+	change(&changing, 2, 60)
+	changing.Wait()
+	hear(&living, last.Load())
+	living.Wait()
 
 	h := s.recorded()
 	h.isWhole()
 	h.hasWhatWasAnswered(all.replies)
-	created := map[string]int{}
-	for i, l := range listeners {
-		var want, got []string
-		for _, r := range h.events {
-			text := fmt.Sprint(r.Position, " ", r.Event.EventType())
-			switch {
-			case uint64(r.Position) > last.Load():
-			case i == 3 && (r.Event.EventType() != "ClusterCreated" || !strings.Contains(fmt.Sprint(r.Event), "c-0-0-7 ")):
-			case i == 4 && r.Event.EventType() != "ClusterCreated":
-			default:
-				want = append(want, text)
-			}
-		}
-		for _, m := range l.heard {
-			var e struct {
-				Position  uint64
-				Type      string
-				RequestID string `json:"request_id"`
-			}
-			if err := json.Unmarshal([]byte(m.data), &e); err != nil || e.Position != m.id || e.Type != m.event {
-				t.Fatalf("%+v: %v", m, err)
-			}
-			if m.id <= last.Load() {
-				got = append(got, fmt.Sprint(e.Position, " ", e.Type))
-			}
-			if i == 0 && m.event == "ClusterCreated" {
-				created[e.RequestID]++
-			}
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("listener %d (%q) heard %d events, the log has %d:\n%v\n%v", i, l.query, len(got), len(want), got, want)
-		}
-		t.Logf("listener %d (%q) heard %d events in %d streams", i, l.query, len(got), l.streams)
+	created := listeners[0].check(h, last.Load())
+	for _, l := range listeners[1:] {
+		l.check(h, last.Load())
 	}
 	for id, r := range all.replies {
 		if r.done() && created[id] != 1 {

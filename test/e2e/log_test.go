@@ -3,6 +3,7 @@ package e2e
 import (
 	"database/sql"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -103,110 +104,143 @@ func (h history) hasWhatWasAnswered(replies map[string]reply) {
 // works on a host has claimed it, and an operation ends after its turns.
 func (h history) keepsTheRules() {
 	h.t.Helper()
-	known := map[domain.HostID]bool{}
-	in := map[domain.Address]domain.ClusterID{}
-	running := map[domain.ClusterID]domain.OperationID{}
-	claims := map[domain.HostID]event.HostTaken{}
-	open := map[domain.OperationID]map[domain.HostID]bool{} // turns; false: over
-	var term domain.Term
-	runs := func(id domain.OperationID) bool {
-		for _, now := range running {
-			if now == id {
-				return true
-			}
-		}
-		return false
+	r := rules{
+		known: map[domain.HostID]bool{}, in: map[domain.Address]domain.ClusterID{}, running: map[domain.ClusterID]domain.OperationID{},
+		claims: map[domain.HostID]event.HostTaken{}, open: map[domain.OperationID]map[domain.HostID]bool{},
 	}
-	for _, r := range h.events {
-		wrong := func(format string, args ...any) {
+	for _, recorded := range h.events {
+		r.wrong = func(format string, args ...any) {
 			h.t.Helper()
-			h.t.Errorf("position %d, %s %+v: "+format, append([]any{r.Position, r.Event.EventType(), r.Event}, args...)...)
+			h.t.Errorf("position %d, %s %+v: "+format, append([]any{recorded.Position, recorded.Event.EventType(), recorded.Event}, args...)...)
 		}
-		started := func(s event.Started) {
-			if now := running[s.ClusterID]; now != "" {
-				wrong("operation %s is running", now)
-			}
-			running[s.ClusterID], open[s.Operation] = s.Operation, map[domain.HostID]bool{}
-		}
-		ended := func(id domain.OperationID, cluster domain.ClusterID) {
-			if running[cluster] != id {
-				wrong("it is not running")
-			}
-			for host, isOpen := range open[id] {
-				if isOpen {
-					wrong("the turn of %s is open", host)
-				}
-			}
-			delete(running, cluster)
-		}
-		worked := func(turn event.Turn) {
-			if claim := claims[turn.HostID]; claim.Claim != turn.Claim || claim.Operation != turn.Operation {
-				wrong("the host is claimed by %+v", claim)
-			}
-			if !open[turn.Operation][turn.HostID] {
-				wrong("the turn is not open")
-			}
-		}
-		switch e := r.Event.(type) {
-		case event.HostAdded:
-			known[e.HostID] = true
-		case event.HostRemoved:
-			if runs(claims[e.HostID].Operation) || in[e.Host] != "" {
-				wrong("it is in hand, or a member of %q", in[e.Host])
-			}
-			delete(known, e.HostID)
-			delete(claims, e.HostID)
-		case event.HostJoined:
-			if in[e.Host] != "" || !known[e.HostID] {
-				wrong("it is a member of %q, known: %v", in[e.Host], known[e.HostID])
-			}
-			in[e.Host] = e.ClusterID
-		case event.HostLeft:
-			if in[e.Host] != e.ClusterID || runs(claims[e.HostID].Operation) {
-				wrong("it is a member of %q, claimed by %+v", in[e.Host], claims[e.HostID])
-			}
-			delete(in, e.Host)
-		case event.HostTaken:
-			if held := claims[e.HostID]; held.Claim != "" && held.Claim != e.Claim && held.Term == e.Term {
-				wrong("it is held by %+v", held)
-			}
-			if e.Term < term || !known[e.HostID] || e.Operation != "" && running[in[e.Host]] != e.Operation {
-				wrong("the term is %d, the host known: %v, its cluster runs %q", term, known[e.HostID], running[in[e.Host]])
-			}
-			term, claims[e.HostID] = e.Term, e
-		case event.HostReleased:
-			if claims[e.HostID].Claim != e.Claim {
-				wrong("it is held by %+v", claims[e.HostID])
-			}
-			delete(claims, e.HostID)
-		case event.OperationStarted:
-			started(e.Start().Started)
-		case event.OperationCompleted:
-			ended(e.Operation, e.ClusterID)
-		case event.OperationAborted:
-			ended(e.Operation, e.ClusterID)
-		case event.HostTurnBegun:
-			if _, before := open[e.Operation][e.HostID]; before || !runs(e.Operation) {
-				wrong("a second time, or the operation is not running")
-			} else {
-				open[e.Operation][e.HostID] = true
-			}
-			worked(e.Turn)
-		case event.HostTurnExamined:
-			worked(e.Turn)
-		case event.HostTurnSucceeded:
-			worked(e.Turn)
-			open[e.Operation][e.HostID] = false
-		case event.HostTurnFailed:
-			worked(e.Turn)
-			open[e.Operation][e.HostID] = false
-		case event.HostTurnSkipped:
-			if e.Claim != "" || open[e.Operation][e.HostID] {
-				worked(e.Turn)
-			}
-			open[e.Operation][e.HostID] = false
+		switch e := recorded.Event.(type) {
+		case event.RosterEvent:
+			r.roster(e)
+		case event.OperationEvent:
+			r.operation(e)
 		}
 	}
+}
+
+// rules are what the events so far come to, and what each further one must keep.
+type rules struct {
+	wrong func(format string, args ...any) // says what is wrong with the present event
+
+	known   map[domain.HostID]bool
+	in      map[domain.Address]domain.ClusterID
+	running map[domain.ClusterID]domain.OperationID
+	claims  map[domain.HostID]event.HostTaken
+	open    map[domain.OperationID]map[domain.HostID]bool // turns; false: over
+	term    domain.Term
+}
+
+func (r *rules) runs(id domain.OperationID) bool {
+	return slices.Contains(slices.Collect(maps.Values(r.running)), id)
+}
+
+func (r *rules) roster(e event.RosterEvent) {
+	switch e := e.(type) {
+	case event.HostAdded:
+		r.known[e.HostID] = true
+	case event.HostRemoved:
+		if r.runs(r.claims[e.HostID].Operation) || r.in[e.Host] != "" {
+			r.wrong("it is in hand, or a member of %q", r.in[e.Host])
+		}
+		delete(r.known, e.HostID)
+		delete(r.claims, e.HostID)
+	case event.HostJoined:
+		if r.in[e.Host] != "" || !r.known[e.HostID] {
+			r.wrong("it is a member of %q, known: %v", r.in[e.Host], r.known[e.HostID])
+		}
+		r.in[e.Host] = e.ClusterID
+	case event.HostLeft:
+		if r.in[e.Host] != e.ClusterID || r.runs(r.claims[e.HostID].Operation) {
+			r.wrong("it is a member of %q, claimed by %+v", r.in[e.Host], r.claims[e.HostID])
+		}
+		delete(r.in, e.Host)
+	case event.HostTaken:
+		r.taken(e)
+	case event.HostReleased:
+		if r.claims[e.HostID].Claim != e.Claim {
+			r.wrong("it is held by %+v", r.claims[e.HostID])
+		}
+		delete(r.claims, e.HostID)
+	case event.OperationStarted:
+		r.started(e.Start().Started)
+	case event.OperationCompleted:
+		r.ended(e.Operation, e.ClusterID)
+	case event.OperationAborted:
+		r.ended(e.Operation, e.ClusterID)
+	default: // what no rule here is about
+	}
+}
+
+func (r *rules) taken(e event.HostTaken) {
+	if held := r.claims[e.HostID]; held.Claim != "" && held.Claim != e.Claim && held.Term == e.Term {
+		r.wrong("it is held by %+v", held)
+	}
+	if e.Term < r.term || !r.known[e.HostID] || e.Operation != "" && r.running[r.in[e.Host]] != e.Operation {
+		r.wrong("the term is %d, the host known: %v, its cluster runs %q", r.term, r.known[e.HostID], r.running[r.in[e.Host]])
+	}
+	r.term, r.claims[e.HostID] = e.Term, e
+}
+
+func (r *rules) started(s event.Started) {
+	if other := r.running[s.ClusterID]; other != "" {
+		r.wrong("operation %s is running", other)
+	}
+	r.running[s.ClusterID], r.open[s.Operation] = s.Operation, map[domain.HostID]bool{}
+}
+
+func (r *rules) ended(id domain.OperationID, cluster domain.ClusterID) {
+	if r.running[cluster] != id {
+		r.wrong("it is not running")
+	}
+	for host, open := range r.open[id] {
+		if open {
+			r.wrong("the turn of %s is open", host)
+		}
+	}
+	delete(r.running, cluster)
+}
+
+func (r *rules) operation(e event.OperationEvent) {
+	switch e := e.(type) {
+	case event.HostTurnBegun:
+		if _, before := r.open[e.Operation][e.HostID]; before || !r.runs(e.Operation) {
+			r.wrong("a second time, or the operation is not running")
+		} else {
+			r.open[e.Operation][e.HostID] = true
+		}
+		r.worked(e.Turn)
+	case event.HostTurnExamined:
+		r.worked(e.Turn)
+	case event.HostTurnSucceeded:
+		r.over(e.Turn)
+	case event.HostTurnFailed:
+		r.over(e.Turn)
+	case event.HostTurnSkipped:
+		if e.Claim != "" || r.open[e.Operation][e.HostID] {
+			r.worked(e.Turn)
+		}
+		r.open[e.Operation][e.HostID] = false
+	default: // what no rule here is about
+	}
+}
+
+// worked checks that a turn was open, and under its claim.
+func (r *rules) worked(turn event.Turn) {
+	if claim := r.claims[turn.HostID]; claim.Claim != turn.Claim || claim.Operation != turn.Operation {
+		r.wrong("the host is claimed by %+v", claim)
+	}
+	if !r.open[turn.Operation][turn.HostID] {
+		r.wrong("the turn is not open")
+	}
+}
+
+func (r *rules) over(turn event.Turn) {
+	r.worked(turn)
+	r.open[turn.Operation][turn.HostID] = false
 }
 
 // turn is a host's part in an operation, as recorded.
