@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -80,6 +81,171 @@ func (s *service) change(ctx context.Context, method, path string, body any) (at
 	return strconv.ParseUint(a.header.Get("X-Commissaire-Position"), 10, 64)
 }
 
+// loaded is a service whose backups are made while clients change what there is.
+type loaded struct {
+	*service
+	fleet     *fleet.Fleet
+	body      func() map[string]any
+	operation string // crosses the cluster meanwhile
+
+	acknowledged acknowledged
+	taken        atomic.Int64 // backups
+}
+
+// load has five clients change what there is, until stop is called. No host that one
+// adds is removed within the backup in which it was added.
+func (l *loaded) load() (stop func()) {
+	ctx, cancel := context.WithCancel(l.t.Context())
+	var clients sync.WaitGroup
+	failed := make(chan error, 5)
+	for client := range 4 {
+		clients.Go(func() { failed <- l.define(ctx, client) })
+	}
+	clients.Go(func() { failed <- l.addAndRemove(ctx) })
+	return func() {
+		l.t.Helper()
+		cancel()
+		clients.Wait()
+		for range 5 {
+			if err := <-failed; err != nil {
+				l.t.Fatal(err)
+			}
+		}
+	}
+}
+
+// define defines clusters and networks until ctx ends.
+func (l *loaded) define(ctx context.Context, client int) error {
+	for n := 0; ctx.Err() == nil; n++ {
+		path := fmt.Sprintf("/%s/x%d-%d", []string{"cluster", "network"}[n%2], client, n)
+		at, err := l.change(context.WithoutCancel(ctx), http.MethodPut, path, nil)
+		if err != nil {
+			return err
+		}
+		l.acknowledged.add(path, at)
+	}
+	return nil
+}
+
+// addAndRemove adds hosts and removes them until ctx ends.
+func (l *loaded) addAndRemove(ctx context.Context) error {
+	type added struct {
+		path  string
+		taken int64
+	}
+	var hosts []added
+	for n := 0; ctx.Err() == nil; n++ {
+		path := fmt.Sprintf("/host/127.0.45.%d", n%200+1)
+		switch {
+		case len(hosts) > 0 && hosts[0].taken < l.taken.Load() && (n%2 == 0 || len(hosts) > 100):
+			if _, err := l.change(context.WithoutCancel(ctx), http.MethodDelete, hosts[0].path, nil); err != nil {
+				return err
+			}
+			hosts = hosts[1:]
+		case len(hosts) > 100:
+			pause(ctx, time.Millisecond)
+		default:
+			if _, err := l.change(context.WithoutCancel(ctx), http.MethodPut, path, l.body()); err != nil {
+				return err
+			}
+			hosts = append(hosts, added{path, l.taken.Load()})
+		}
+	}
+	return nil
+}
+
+// backup is one that was made, and what the service says of that moment.
+type backup struct {
+	saved
+	log, keys string
+	before    map[string]uint64 // acknowledged
+	answers   map[string]string
+	begun     map[string]bool // hosts on which the operation was
+}
+
+// backUp makes a backup under load, and checks that it has what was acknowledged.
+func (l *loaded) backUp(n int) *backup {
+	l.t.Helper()
+	has := len(l.acknowledged.now())
+	l.await(func() bool { return len(l.acknowledged.now()) > has+20 }, "/status")
+	b := &backup{log: filepath.Join(l.dir, fmt.Sprint("log", n)), keys: filepath.Join(l.dir, fmt.Sprint("keys", n)), before: l.acknowledged.now()}
+	b.saved = l.saves(l.t, "backup", b.log, "--credentials", b.keys)
+	l.taken.Add(1)
+	if !b.Opened || len(b.Missing) > 0 || b.Credentials < len(l.fleet.Hosts()) {
+		l.t.Errorf("backup %d: %+v", n, b.saved)
+	}
+	for path, at := range b.before {
+		if at > b.Position {
+			l.t.Errorf("%s was acknowledged at position %d, and the backup that began then ends with %d", path, at, b.Position)
+		}
+	}
+	return b
+}
+
+// remember asks what the service says of the moment of a backup.
+func (l *loaded) remember(b *backup) {
+	l.t.Helper()
+	paths := []string{
+		"/clusters", "/hosts", "/networks", "/containermanagers", "/containermanager/m", "/operations", l.operation,
+		"/cluster/c", "/cluster/c/hosts", "/cluster/c/upgrade", "/network/default",
+	}
+	for _, h := range l.fleet.Hosts() {
+		paths = append(paths, "/host/"+h.Address(), "/host/"+h.Address()+"/status", "/cluster/c/hosts/"+h.Address())
+	}
+	b.answers = map[string]string{}
+	for _, path := range slices.AppendSeq(paths, maps.Keys(b.before)) {
+		b.answers[path] = l.past(path, b.Position)
+	}
+	var o struct {
+		Hosts []struct{ Address, State string }
+	}
+	if err := json.Unmarshal([]byte(b.answers[l.operation]), &o); err != nil || len(o.Hosts) != len(l.fleet.Hosts()) {
+		l.t.Fatalf("%v: %s", err, b.answers[l.operation])
+	}
+	b.begun = map[string]bool{}
+	for _, h := range o.Hosts {
+		b.begun[h.Address] = h.State != "waiting"
+	}
+}
+
+// past is what was at a path at a position.
+func (s *service) past(path string, position uint64) string {
+	s.t.Helper()
+	return string(s.get(path + "?at=" + strconv.FormatUint(position, 10)).is(200).body)
+}
+
+// restore restores a backup into a new directory and starts a service of it, which
+// must say what the first one said.
+func (l *loaded) restore(b *backup) *service {
+	l.t.Helper()
+	r := *l.service
+	r.dir = l.t.TempDir()
+	store := filepath.Join(r.dir, "store")
+	done := l.saves(l.t, "restore", b.log, "--credentials", b.keys, "--store", "sqlite:"+store)
+	if done.Root != b.Root || done.Position != b.Position || done.Events != b.Events || done.Credentials != b.Credentials || len(done.Missing) > 0 {
+		l.t.Errorf("backed up %+v, restored %+v", b.saved, done)
+	}
+	if root, _ := l.rootOf(store); root != b.Root {
+		l.t.Errorf("the root is %s, was %s", root, b.Root)
+	}
+	r.config = maps.Clone(l.config)
+	r.configure(map[string]any{"store": "sqlite:" + store})
+	r.start()
+	for path, was := range b.answers {
+		if is := r.past(path, b.Position); is != was {
+			l.t.Errorf("GET %s of the service restored from %s: %s\nwas: %s", path, b.log, is, was)
+		}
+	}
+	return &r
+}
+
+// restartAll restarts all hosts, which shows that they obey the service.
+func (s *service) restartAll() {
+	s.t.Helper()
+	s.put("/cluster/c/restart", `{"max_unavailable": 4}`).is(201)
+	s.until("/cluster/c/restart", status("finished"))
+}
+
 // TestBackupsUnderLoadHaveAllThatWasAcknowledged backs a service up while clients
 // change what there is and an operation crosses a cluster, restores each backup into
 // a new directory, and asks a new service of it what the first one answered then.
@@ -89,172 +255,55 @@ func TestBackupsUnderLoadHaveAllThatWasAcknowledged(t *testing.T) {
 	for i := range specs {
 		specs[i].Speed = fleet.Speed{Upgrade: 200 * time.Millisecond, Reboot: 100 * time.Millisecond}
 	}
-	f, body := startFleet(t, fleet.Config{Hosts: specs})
+	f, body := hosts(t, specs...)
 	s := newService(t, map[string]any{"bootstrap.profile": "none", "watch.interval": "1s", "container-managers.timeout": "1s"})
 	s.join(f, body)
 	s.put("/containermanager/m", `{"options":{"server_url":"https://127.0.44.99:1","token":"a-token-that-is-nowhere"}}`).is(201)
-	operation := s.operate("upgrade", `{"delay": 2}`)
+	l := &loaded{service: s, fleet: f, body: body, operation: s.operate("upgrade", `{"delay": 2}`)}
+	l.acknowledged.all = map[string]uint64{}
 
-	// Five clients, until they are told to stop. No host that one adds is removed
-	// within the backup in which it was added.
-	ack := &acknowledged{all: map[string]uint64{}}
-	var taken atomic.Int64
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	var clients sync.WaitGroup
-	failed := make(chan error, 5)
-	for client := range 4 {
-		clients.Go(func() {
-			for n := 0; ctx.Err() == nil; n++ {
-				path := fmt.Sprintf("/%s/x%d-%d", []string{"cluster", "network"}[n%2], client, n)
-				at, err := s.change(context.WithoutCancel(ctx), http.MethodPut, path, nil)
-				if err != nil {
-					failed <- err
-					return
-				}
-				ack.add(path, at)
-			}
-		})
-	}
-	clients.Go(func() {
-		type added struct {
-			path string
-			when int64
-		}
-		var hosts []added
-		for n := 0; ctx.Err() == nil; n++ {
-			path := fmt.Sprintf("/host/127.0.45.%d", n%200+1)
-			if len(hosts) > 0 && hosts[0].when < taken.Load() && (n%2 == 0 || len(hosts) > 100) {
-				if _, err := s.change(context.WithoutCancel(ctx), http.MethodDelete, hosts[0].path, nil); err != nil {
-					failed <- err
-					return
-				}
-				hosts = hosts[1:]
-				continue
-			}
-			if len(hosts) > 100 {
-				pause(ctx, time.Millisecond)
-				continue
-			}
-			if _, err := s.change(context.WithoutCancel(ctx), http.MethodPut, path, body()); err != nil {
-				failed <- err
-				return
-			}
-			hosts = append(hosts, added{path, taken.Load()})
-		}
-	})
-
-	type one struct {
-		saved
-		log, keys string
-		before    map[string]uint64 // acknowledged
-		answers   map[string]string
-		begun     map[string]bool // hosts on which the operation was
-	}
-	var all []*one
+	stop := l.load()
+	var all []*backup
 	for n := range 3 {
-		has := len(ack.now())
-		s.await(func() bool { return len(ack.now()) > has+20 }, "/status")
-		b := &one{log: filepath.Join(s.dir, fmt.Sprint("log", n)), keys: filepath.Join(s.dir, fmt.Sprint("keys", n)), before: ack.now()}
-		b.saved = s.saves(t, "backup", b.log, "--credentials", b.keys)
-		taken.Add(1)
-		if !b.Opened || len(b.Missing) > 0 || b.Credentials < len(specs) {
-			t.Errorf("backup %d: %+v", n, b.saved)
-		}
-		for path, at := range b.before {
-			if at > b.Position {
-				t.Errorf("%s was acknowledged at position %d, and the backup that began then ends with %d", path, at, b.Position)
-			}
-		}
-		all = append(all, b)
+		all = append(all, l.backUp(n))
 	}
 	stop()
-	clients.Wait()
-	select {
-	case err := <-failed:
-		t.Fatal(err)
-	default:
-	}
 
 	// What the service says of each moment, and what it does after the backups: the
 	// hosts see terms that no backup knows.
-	s.until(operation, status("finished"))
-	routes := func(b *one) []string {
-		paths := []string{
-			"/clusters", "/hosts", "/networks", "/containermanagers", "/containermanager/m", "/operations", operation,
-			"/cluster/c", "/cluster/c/hosts", "/cluster/c/upgrade", "/network/default",
-		}
-		for _, h := range f.Hosts() {
-			paths = append(paths, "/host/"+h.Address(), "/host/"+h.Address()+"/status", "/cluster/c/hosts/"+h.Address())
-		}
-		for path := range b.before {
-			paths = append(paths, path)
-		}
-		return paths
-	}
+	s.until(l.operation, status("finished"))
 	for _, b := range all {
-		b.answers = map[string]string{}
-		for _, path := range routes(b) {
-			b.answers[path] = string(s.get(path + "?at=" + strconv.FormatUint(b.Position, 10)).is(200).body)
-		}
-		var o struct {
-			Hosts []struct{ Address, State string }
-		}
-		if err := json.Unmarshal([]byte(b.answers[operation]), &o); err != nil || len(o.Hosts) != len(specs) {
-			t.Fatalf("%v: %s", err, b.answers[operation])
-		}
-		b.begun = map[string]bool{}
-		for _, h := range o.Hosts {
-			b.begun[h.Address] = h.State != "waiting"
-		}
+		l.remember(b)
 	}
-	if !strings.Contains(all[0].answers[operation], `"in_process"`) {
-		t.Errorf("nothing was under way at the first backup: %s", all[0].answers[operation])
+	if !strings.Contains(all[0].answers[l.operation], `"in_process"`) {
+		t.Errorf("nothing was under way at the first backup: %s", all[0].answers[l.operation])
 	}
 	for range 3 {
 		s.crash()
 		s.leads()
 	}
-	s.put("/cluster/c/restart", `{"max_unavailable": 4}`).is(201)
-	s.until("/cluster/c/restart", status("finished"))
-	last := &one{log: filepath.Join(s.dir, "log-last"), keys: filepath.Join(s.dir, "keys-last"), answers: map[string]string{}}
+	s.restartAll()
+	last := &backup{log: filepath.Join(s.dir, "log-last"), keys: filepath.Join(s.dir, "keys-last")}
 	s.stop(syscall.SIGKILL) // a write-ahead log is left
 	last.saved = s.saves(t, "backup", last.log, "--credentials", last.keys)
+
 	upgrades := map[string]int{}
 	for _, h := range f.Hosts() {
 		upgrades[h.Address()] = commands(h, "rpm-ostree upgrade")
 	}
-
-	for n, b := range append(all, last) {
-		r := *s
-		r.t, r.dir = t, t.TempDir()
-		store := filepath.Join(r.dir, "store")
-		done := s.saves(t, "restore", b.log, "--credentials", b.keys, "--store", "sqlite:"+store)
-		if done.Root != b.Root || done.Position != b.Position || done.Events != b.Events || done.Credentials != b.Credentials || len(done.Missing) > 0 {
-			t.Errorf("backed up %+v, restored %+v", b.saved, done)
-		}
-		if root, _ := s.rootOf(store); root != b.Root {
-			t.Errorf("the root is %s, was %s", root, b.Root)
-		}
-		r.config = maps.Clone(s.config)
-		r.configure(map[string]any{"store": "sqlite:" + store})
-		r.start()
-		for path, was := range b.answers {
-			if is := string(r.get(path + "?at=" + strconv.FormatUint(b.Position, 10)).is(200).body); is != was {
-				t.Errorf("GET %s of the service restored from backup %d: %s\nwas: %s", path, n, is, was)
-			}
-		}
+	for _, b := range append(all, last) {
+		restored := l.restore(b)
 		// The hosts are reached and obey; none that was begun on is upgraded again.
-		r.until(operation, status("finished"))
+		restored.until(l.operation, status("finished"))
 		for _, h := range f.Hosts() {
-			if got := commands(h, "rpm-ostree upgrade"); b.begun[h.Address()] && got != upgrades[h.Address()] {
-				t.Errorf("after backup %d was restored, %s was upgraded %d times, and %d before", n, h.Address(), got, upgrades[h.Address()])
+			got := commands(h, "rpm-ostree upgrade")
+			if b.begun[h.Address()] && got != upgrades[h.Address()] {
+				t.Errorf("after %s was restored, %s was upgraded %d times, and %d before", b.log, h.Address(), got, upgrades[h.Address()])
 			}
-			upgrades[h.Address()] = commands(h, "rpm-ostree upgrade")
+			upgrades[h.Address()] = got
 		}
-		r.put("/cluster/c/restart", `{"max_unavailable": 4}`).is(201)
-		r.until("/cluster/c/restart", status("finished"))
-		r.stop(syscall.SIGKILL)
+		restored.restartAll()
+		restored.stop(syscall.SIGKILL)
 	}
 }
 
