@@ -42,14 +42,7 @@ func TestAnOperationIsAbandonedInTheMiddleOfATurn(t *testing.T) {
 		host.run = func(ctx context.Context) error { <-ctx.Done(); stopped = true; return ctx.Err() }
 		r := newRoll(t, host, upgrade, 2, func(*event.Policy) {})
 		r.config.AtOnce = 1
-		goOn := func() {
-			for range 5 {
-				r.applied()
-				r.act(t.Context())
-				synctest.Wait()
-			}
-		}
-		goOn()
+		r.runFor(5 * time.Second)
 		h, _ := r.world.roster.Host("1")
 		_, err := r.config.Commands.DeleteHost(t.Context(), ann, h.Host)
 		if refusal, ok := errors.AsType[*domain.Refusal](err); !ok || !errors.Is(err, roster.ErrHostInHand) || refusal.About["operation"] != "o" {
@@ -60,13 +53,11 @@ func TestAnOperationIsAbandonedInTheMiddleOfATurn(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		goOn()
+		r.runFor(5 * time.Second)
 		if !stopped {
 			t.Error("the work goes on here")
 		}
-		if got := types(r.history(event.OperationStream("o"))); got != "OperationTakenUp HostTurnBegun HostTurnExamined OperationAbandoned HostTurnFailed" {
-			t.Errorf("recorded are %s", got)
-		}
+		r.check(event.OperationStream("o"), "OperationTakenUp HostTurnBegun HostTurnExamined OperationAbandoned HostTurnFailed")
 		r.free()
 	})
 }
@@ -85,9 +76,7 @@ func TestAnOperationIsAbandonedWhileNobodyLeads(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got := types(r.history(event.OperationStream("o"))); got != "HostTurnBegun OperationAbandoned HostTurnFailed" {
-			t.Errorf("recorded are %s", got)
-		}
+		r.check(event.OperationStream("o"), "HostTurnBegun OperationAbandoned HostTurnFailed")
 		r.free()
 	})
 }
@@ -96,13 +85,7 @@ func TestAnOperationIsAbandonedWhileNobodyLeads(t *testing.T) {
 // it and what is recorded of its hosts.
 func TestAnAbandonedOperationEndsThoughWhoAbandonedItCrashed(t *testing.T) {
 	for name, heal := range map[string]func(*roll){
-		"a leader finds it": func(r *roll) {
-			for range 5 {
-				r.applied()
-				r.act(r.t.Context())
-				synctest.Wait()
-			}
-		},
+		"a leader finds it": func(r *roll) { r.runFor(5 * time.Second) },
 		"it is asked for again": func(r *roll) {
 			if _, err := r.config.Commands.AbandonOperation(r.t.Context(), ann, "o"); err != nil {
 				r.t.Fatal(err)
@@ -142,9 +125,7 @@ func TestATurnThatIsAbandonedMeanwhileDoesNothingMore(t *testing.T) {
 		}
 		host.reboot = func() error { t.Error("it was rebooted"); return nil }
 		r.turn(1).carryOut(t.Context())
-		if got := types(r.history(event.OperationStream("o"))); got != "HostTurnBegun OperationAbandoned HostTurnFailed" {
-			t.Errorf("recorded are %s", got)
-		}
+		r.check(event.OperationStream("o"), "HostTurnBegun OperationAbandoned HostTurnFailed")
 	})
 }
 
@@ -168,12 +149,7 @@ func TestAHostIsReleasedThoughThatFailedAtFirst(t *testing.T) {
 		r := newRoll(t, &fakeHost{}, upgrade, 1, func(*event.Policy) {})
 		r.config.AtOnce = 1
 		r.record(event.RosterStream, event.HostTaken{HostID: "1", Host: "10.0.0.1", Claim: "x", Term: 1})
-		for range 30 {
-			r.applied()
-			r.act(t.Context())
-			synctest.Wait()
-			time.Sleep(time.Second)
-		}
+		r.runFor(30 * time.Second)
 		last[event.OperationCompleted](t, r.history(event.RosterStream))
 	})
 }

@@ -34,7 +34,8 @@ func TestTheSituationOfAHost(t *testing.T) {
 		},
 		"it is in another cluster": {
 			onRoster: []event.Event{
-				event.HostLeft{HostID: "1", Host: "10.0.0.1", ClusterID: "i", Cluster: "c"}, event.ClusterCreated{ClusterID: "j", Cluster: "d"},
+				event.HostLeft{HostID: "1", Host: "10.0.0.1", ClusterID: "i", Cluster: "c"},
+				event.ClusterCreated{ClusterID: "j", Cluster: "d"},
 				event.HostJoined{HostID: "1", Host: "10.0.0.1", ClusterID: "j", Cluster: "d"},
 			},
 			want: operation.Situation{Availability: operation.Gone},
@@ -52,8 +53,10 @@ func TestTheSituationOfAHost(t *testing.T) {
 		"the operation left its claim":                 {onRoster: []event.Event{taken("o", 1)}},
 		"it is new": {
 			onRoster: []event.Event{
-				event.HostLeft{HostID: "1", Host: "10.0.0.1", ClusterID: "i", Cluster: "c"}, event.HostRemoved{HostID: "1", Host: "10.0.0.1"},
-				event.HostAdded{HostID: "1", Host: "10.0.0.1"}, event.HostJoined{HostID: "1", Host: "10.0.0.1", ClusterID: "i", Cluster: "c"},
+				event.HostLeft{HostID: "1", Host: "10.0.0.1", ClusterID: "i", Cluster: "c"},
+				event.HostRemoved{HostID: "1", Host: "10.0.0.1"},
+				event.HostAdded{HostID: "1", Host: "10.0.0.1"},
+				event.HostJoined{HostID: "1", Host: "10.0.0.1", ClusterID: "i", Cluster: "c"},
 			},
 			want: operation.Situation{Availability: operation.Busy, Why: "it is new, and looked at"},
 		},

@@ -44,7 +44,7 @@ func TestWhatOneHostSaysOfTermsEndsItsTurnAlone(t *testing.T) {
 					})
 					began := time.Now()
 					r.turn(1).carryOut(t.Context())
-					if failed := last[event.HostTurnFailed](t, r.history(event.OperationStream("o"))); failed.Reason != answer.Error() {
+					if failed := r.failed(); failed.Reason != answer.Error() {
 						t.Errorf("the turn failed: %s", failed.Reason)
 					}
 					if failed := last[event.HostInvestigationFailed](t, r.history(event.HostStream("1"))); failed.Reason != answer.Error() {
@@ -72,9 +72,7 @@ func TestALeaderThatWasOvertakenSaysNothingOfTheHost(t *testing.T) {
 			return &Fenced{Host: "10.0.0.1", Seen: 2, Ours: 1}
 		}
 		r.turn(1).carryOut(t.Context())
-		if got := types(r.history(event.OperationStream("o"))); got != "HostTurnBegun OperationTakenUp" {
-			t.Errorf("recorded are %s", got)
-		}
+		r.check(event.OperationStream("o"), "HostTurnBegun OperationTakenUp")
 		if got := types(r.history(event.HostStream("1"))); strings.Contains(got, "HostInvestigationFailed") {
 			t.Errorf("recorded are %s", got)
 		}
@@ -88,10 +86,8 @@ func TestALeaderThatWasOvertakenSaysNothingOfTheHost(t *testing.T) {
 			r.record(event.RosterStream, event.TermBegun{Term: 2})
 			return &Fenced{Host: "10.0.0.1", Seen: 2, Ours: 1}
 		}
-		r.upkeepFor(time.Second)
-		if got := types(r.history(event.HostStream("1"))); got != "HostKeyPinned" {
-			t.Errorf("recorded are %s", got)
-		}
+		r.runFor(time.Second)
+		r.check(event.HostStream("1"), "HostKeyPinned")
 	})
 }
 
@@ -128,30 +124,18 @@ func TestWhatIsOrderedWhileAHostIsLookedAtIsDoneAtOnce(t *testing.T) {
 					}
 					return &Foreign{Host: "10.0.0.1", Owner: "x"}
 				}
-				r.upkeepFor(5 * time.Minute)
+				r.runFor(5 * time.Minute)
 				if looks != 3 {
 					t.Errorf("it was looked at %d times", looks)
 				}
 				r.record(event.RosterStream, event.HostRemoved{HostID: "1", Host: "10.0.0.1"})
-				r.upkeepFor(2 * time.Second)
+				r.runFor(2 * time.Second)
 				if len(r.schedule.retries) > 0 {
 					t.Errorf("of a host that was removed is kept %+v", r.schedule.retries)
 				}
 			})
 		})
 	}
-}
-
-// upkeepFor does what upkeep there is for a while.
-func (r *roll) upkeepFor(d time.Duration) {
-	r.t.Helper()
-	for range int(d / time.Second) {
-		r.applied()
-		r.act(r.t.Context())
-		time.Sleep(time.Second)
-		synctest.Wait()
-	}
-	r.applied()
 }
 
 // managed is a host that keeps whose it is.
@@ -185,7 +169,7 @@ func TestAHostOfAnotherInstallationIsTakenOverWhenThatIsOrdered(t *testing.T) {
 	for name, order := range map[string]func(*roll){
 		"when it is added": nil,
 		"later": func(r *roll) {
-			r.upkeepFor(150 * time.Second)
+			r.runFor(150 * time.Second)
 			all := types(r.history(event.HostStream("1")))
 			if all != "HostKeyPinned HostInvestigationFailed" {
 				r.t.Errorf("before: %s", all)
@@ -208,7 +192,7 @@ func TestAHostOfAnotherInstallationIsTakenOverWhenThatIsOrdered(t *testing.T) {
 					order(r)
 					want = "HostKeyPinned HostInvestigationFailed HostTakeoverOrdered HostInvestigated HostBootstrapped"
 				}
-				r.upkeepFor(5 * time.Second)
+				r.runFor(5 * time.Second)
 				if got := types(r.history(event.HostStream("1"))); got != want || h.owner != "ours" || h.taken != 1 {
 					t.Errorf("taken over %d times, it is of %s; recorded are %s", h.taken, h.owner, got)
 				}
@@ -216,14 +200,14 @@ func TestAHostOfAnotherInstallationIsTakenOverWhenThatIsOrdered(t *testing.T) {
 				// Once is once: it is another's again, and not taken back unasked.
 				h.owner = "theirs"
 				r.record(event.HostStream("1"), event.HostWentSilent{Host: "10.0.0.1"}, event.HostAnswered{Host: "10.0.0.1"})
-				r.upkeepFor(3 * time.Minute)
+				r.runFor(3 * time.Minute)
 				if failed := last[event.HostInvestigationFailed](t, r.history(event.HostStream("1"))); !strings.Contains(failed.Reason, "another installation") || h.owner != "theirs" {
 					t.Errorf("it is of %s, and failed: %s", h.owner, failed.Reason)
 				}
 
 				// Given back it recovers by itself.
 				h.owner = "ours"
-				r.upkeepFor(10 * time.Minute)
+				r.runFor(10 * time.Minute)
 				if got := types(r.history(event.HostStream("1"))); !strings.HasSuffix(got, "HostInvestigationFailed HostInvestigated") || h.taken != 1 {
 					t.Errorf("taken over %d times; recorded are %s", h.taken, got)
 				}
@@ -232,7 +216,7 @@ func TestAHostOfAnotherInstallationIsTakenOverWhenThatIsOrdered(t *testing.T) {
 				if _, err := r.config.Commands.TakeHostOver(t.Context(), commands.Who{Actor: "admin"}, "10.0.0.1"); err != nil {
 					t.Fatal(err)
 				}
-				r.upkeepFor(5 * time.Second)
+				r.runFor(5 * time.Second)
 				if got := types(r.history(event.HostStream("1"))); !strings.HasSuffix(got, "HostInvestigated") || h.taken != 1 {
 					t.Errorf("taken over %d times; recorded are %s", h.taken, got)
 				}

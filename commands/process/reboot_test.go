@@ -87,7 +87,7 @@ func TestBeforeTheOrderToRebootWhatAHostAnswersIsItsAnswer(t *testing.T) {
 			r := newRoll(t, host, restart, 1, func(*event.Policy) {})
 			began := time.Now()
 			r.turn(1).carryOut(t.Context())
-			failed := last[event.HostTurnFailed](t, r.history(event.OperationStream("o")))
+			failed := r.failed()
 			if failed.Reason != why.Error() || time.Since(began) > time.Second {
 				t.Errorf("it failed after %s: %s", time.Since(began), failed.Reason)
 			}
@@ -101,7 +101,7 @@ func TestARebootThatTheHostRefusesFailsAtOnce(t *testing.T) {
 		r := newRoll(t, host, restart, 1, func(*event.Policy) {})
 		began := time.Now()
 		r.turn(1).carryOut(t.Context())
-		failed := last[event.HostTurnFailed](t, r.history(event.OperationStream("o")))
+		failed := r.failed()
 		if !strings.Contains(failed.Reason, "Access denied") || time.Since(began) > time.Second {
 			t.Errorf("it failed after %s: %s", time.Since(began), failed.Reason)
 		}
@@ -184,7 +184,7 @@ func TestARebootThatIsTakenUpAgainHasNoMoreTime(t *testing.T) {
 				break
 			}
 		}
-		failed := last[event.HostTurnFailed](t, r.history(event.OperationStream("o")))
+		failed := r.failed()
 		if !strings.Contains(failed.Reason, "SHA256:initramfs") || time.Since(began) > 2*time.Minute {
 			t.Errorf("after %s: %s", time.Since(began), failed.Reason)
 		}
@@ -204,7 +204,7 @@ func TestAHostThatIsBackWhenItsDeadlineHasPassedIsBack(t *testing.T) {
 		time.Sleep(time.Hour)
 		r.applied()
 		r.turn(1).carryOut(t.Context())
-		last[event.HostTurnSucceeded](t, r.history(event.OperationStream("o")))
+		r.succeeded()
 	})
 }
 
@@ -301,7 +301,7 @@ func TestAHostIsTriedAgainAtOnceWhereItDoesNotListen(t *testing.T) {
 			return nil
 		}
 		r.turn(1).carryOut(t.Context())
-		last[event.HostTurnSucceeded](t, r.history(event.OperationStream("o")))
+		r.succeeded()
 		if late := time.Since(back); late > time.Second {
 			t.Errorf("it was found %s after it was back", late)
 		}

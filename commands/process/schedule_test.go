@@ -129,7 +129,10 @@ func TestAScheduleFollowsWhatEventsCallFor(t *testing.T) {
 		},
 		"the upkeep of a host that is removed is stopped": {
 			consequences{removed: &event.HostRemoved{HostID: "1", Host: "10.0.0.1"}},
-			[]domain.HostID{"1"}, []domain.HostID{"1", "2"}, []string{"upkeep of 10.0.0.1"}, nil,
+			[]domain.HostID{"1"},
+			[]domain.HostID{"1", "2"},
+			[]string{"upkeep of 10.0.0.1"},
+			nil,
 		},
 		"a host that is removed and not worked on": {
 			consequences{removed: &event.HostRemoved{HostID: "9", Host: "10.0.0.9"}}, []domain.HostID{"1"}, []domain.HostID{"1", "2"}, nil, nil,

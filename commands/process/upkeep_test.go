@@ -3,20 +3,15 @@ package process
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"maps"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"commissaire/adapters/eventlog"
-	"commissaire/adapters/eventlog/memory"
 	"commissaire/commands"
 	"commissaire/domain"
 	"commissaire/domain/event"
-
-	"github.com/google/uuid"
 )
 
 // nodes is a container manager that is away at times.
@@ -74,35 +69,12 @@ type noOutputs struct{ Outputs }
 
 func (noOutputs) Sweep(func(domain.OperationID) bool) error { return nil }
 
-// upkept is a process over a log, with no operation.
-func upkept(t *testing.T, manager Manager, credentials commands.Credentials) *roll {
-	t.Helper()
-	log := eventlog.NewLog(memory.New())
-	return &roll{t: t, log: log, Process: New(Config{
-		Commands: commands.New(commands.Config{Log: log, Now: time.Now, NewID: uuid.New, Shared: true}),
-		Remote:   &fakeHost{}, Credentials: credentials, Outputs: noOutputs{},
-		Managers:   func(event.ContainerManagerDefined) (Manager, error) { return manager, nil },
-		RetryDelay: time.Second,
-		Attempts:   1, AtOnce: 8,
-		WatchInterval: time.Minute, WatchConcurrency: 1, WatchMisses: 3,
-		NewID: uuid.New, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
-	})}
-}
-
 func TestAHostThatIsAddedAgainStaysRegistered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const address = "10.0.0.1"
 		manager := &nodes{away: true, known: map[domain.Address]bool{address: true}}
 		r := upkept(t, manager, &kept{})
 		r.term = 1
-		goOn := func(d time.Duration) {
-			for range int(d / time.Second) {
-				r.applied()
-				r.act(t.Context())
-				time.Sleep(time.Second)
-				synctest.Wait()
-			}
-		}
 		joins := func(id domain.HostID) {
 			r.record(event.HostStream(id), event.HostInvestigated{Host: address}, event.HostBootstrapped{Host: address})
 			r.record(event.RosterStream, event.HostAdded{HostID: id, Host: address}, event.HostJoined{HostID: id, Host: address, ClusterID: "i", Cluster: "c"})
@@ -112,10 +84,10 @@ func TestAHostThatIsAddedAgainStaysRegistered(t *testing.T) {
 		joins("1")
 		r.record(event.HostStream("1"), event.HostRegistered{Host: address, ManagerID: "M", Manager: "m"})
 		r.record(event.RosterStream, event.HostLeft{HostID: "1", Host: address, ClusterID: "i", Cluster: "c"}, event.HostRemoved{HostID: "1", Host: address})
-		goOn(10 * time.Second) // it cannot be unregistered
+		r.runFor(10 * time.Second) // it cannot be unregistered
 		manager.set(false)
 		joins("2")
-		goOn(5 * time.Minute)
+		r.runFor(5 * time.Minute)
 		if all := types(r.history(event.HostStream("2"))); all != "HostInvestigated HostBootstrapped HostRegistered" {
 			t.Errorf("the second host: %s", all)
 		}

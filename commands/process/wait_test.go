@@ -226,7 +226,7 @@ func TestNoNumberOfCrashesProlongsATurn(t *testing.T) {
 				if took := time.Since(began); took > 300*time.Second+2*stopping {
 					t.Errorf("the turn took %s", took)
 				}
-				last[event.HostTurnFailed](t, r.history(event.OperationStream("o")))
+				r.failed()
 			})
 		})
 	}
@@ -250,7 +250,7 @@ func TestABusyHostIsNotWaitedForForEver(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		failed := last[event.HostTurnFailed](t, r.history(event.OperationStream("o")))
+		failed := r.failed()
 		if failed.HostID != "1" || failed.Reason != "its turn was not begun within 5m0s: other work on the host: its upkeep" {
 			t.Errorf("failed: %+v", failed)
 		}
@@ -268,16 +268,10 @@ func TestAHostThatIsBusyForAWhileIsBegunWhenItIsFree(t *testing.T) {
 		r := newRoll(t, &fakeHost{}, upgrade, 1, func(p *event.Policy) { p.Timeout = 300 })
 		r.config.AtOnce = 1
 		r.schedule.hosts["1"] = &job{}
-		for i := range 200 {
-			if i == 100 {
-				r.schedule.hosts.end("1", 1)
-			}
-			r.applied()
-			r.act(t.Context())
-			synctest.Wait()
-			time.Sleep(time.Second)
-		}
-		last[event.HostTurnSucceeded](t, r.history(event.OperationStream("o")))
+		r.runFor(100 * time.Second)
+		r.schedule.hosts.end("1", 1)
+		r.runFor(100 * time.Second)
+		r.succeeded()
 	})
 }
 
@@ -303,6 +297,6 @@ func TestAHostCannotFillTheLogWithWhatItWaitsFor(t *testing.T) {
 				t.Fatalf("one has %d bytes", len(w.Why))
 			}
 		}
-		last[event.HostTurnSucceeded](t, r.history(event.OperationStream("o")))
+		r.succeeded()
 	})
 }
