@@ -24,12 +24,12 @@ var ann = commands.Who{Actor: "ann", Reason: "why not"}
 // fixture is a Handler with the log and the secrets that it uses.
 type fixture struct {
 	*commands.Handler
-	t       *testing.T
+	t       testing.TB
 	log     *faultyLog
 	secrets *vault
 }
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	log, secrets := &faultyLog{Log: eventlog.NewLog(memory.New())}, &vault{kept: map[domain.CredentialID]string{}}
 	return &fixture{t: t, log: log, secrets: secrets, Handler: newHandler(log, secrets)}

@@ -8,8 +8,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"commissaire/adapters/eventlog"
-	"commissaire/adapters/eventlog/memory"
 	"commissaire/commands"
 	"commissaire/domain"
 	"commissaire/domain/event"
@@ -19,31 +17,27 @@ import (
 // TestAClientThatGoesAwayIsToldNothingOfADecisionUnderWay needs the race
 // detector to fail where what is told is read while the decision is made.
 func TestAClientThatGoesAwayIsToldNothingOfADecisionUnderWay(t *testing.T) {
-	log := eventlog.NewLog(memory.New())
-	host := event.HostAdded{HostID: "h", Host: "10.0.0.1", RemoteUser: "root"}
-	if _, err := log.Append(t.Context(), event.RosterStream, event.NoRevision, []event.Decided{{ID: uuid.New(), Event: host}}); err != nil {
-		t.Fatal(err)
-	}
-	h := commands.New(commands.Config{Log: log, Now: time.Now, NewID: uuid.New})
-	who := commands.Who{Actor: "a"}
+	f := newFixture(t)
+	f.record(event.RosterStream, event.HostAdded{HostID: "h", Host: "10.0.0.1", RemoteUser: "root"})
+	h := commands.New(commands.Config{Log: f.log.Log, Now: time.Now, NewID: uuid.New})
 	gone, leave := context.WithCancel(t.Context())
 	leave()
 	for range 50 {
-		cluster, err := h.PutCluster(gone, who, commands.PutCluster{Name: "c"})
+		cluster, err := h.PutCluster(gone, ann, commands.PutCluster{Name: "c"})
 		if err != nil && (!errors.Is(err, commands.ErrOutcomeUnknown) || cluster != commands.ClusterReceipt{}) {
 			t.Errorf("%+v, %v", cluster, err)
 		}
-		if _, err := h.PutCluster(t.Context(), who, commands.PutCluster{Name: "c"}); err != nil {
+		if _, err := h.PutCluster(t.Context(), ann, commands.PutCluster{Name: "c"}); err != nil {
 			t.Fatal(err)
 		}
-		started, err := h.StartOperation(gone, who, commands.StartOperation{Kind: domain.Restart, Cluster: "c"})
+		started, err := h.StartOperation(gone, ann, commands.StartOperation{Kind: domain.Restart, Cluster: "c"})
 		if err != nil && (!errors.Is(err, commands.ErrOutcomeUnknown) || started != commands.OperationReceipt{}) {
 			t.Errorf("%+v, %v", started, err)
 		}
-		if _, err := h.JoinHost(gone, who, "c", "10.0.0.1"); err == nil {
+		if _, err := h.JoinHost(gone, ann, "c", "10.0.0.1"); err == nil {
 			t.Error("a host that is not ready joined")
 		}
-		if _, err := h.AcceptHostKey(gone, who, "10.0.0.1", "SHA256:x"); err == nil {
+		if _, err := h.AcceptHostKey(gone, ann, "10.0.0.1", "SHA256:x"); err == nil {
 			t.Error("a key was accepted that was never shown")
 		}
 	}
@@ -52,34 +46,30 @@ func TestAClientThatGoesAwayIsToldNothingOfADecisionUnderWay(t *testing.T) {
 // TestInstancesSeeWhatTheOthersRecorded decides in turn on two instances, whose
 // refusals and whose "nothing to change" no append confirms.
 func TestInstancesSeeWhatTheOthersRecorded(t *testing.T) {
-	log := eventlog.NewLog(memory.New())
-	instance := func() *commands.Handler {
-		return commands.New(commands.Config{Log: log, Now: time.Now, NewID: uuid.New, Shared: true})
-	}
-	a, b := instance(), instance()
-	who := commands.Who{Actor: "a"}
+	f := newFixture(t)
+	a, b := f.Handler, f.otherInstance()
 	for range 3 {
-		if _, err := b.DeleteCluster(t.Context(), who, "c"); !errors.Is(err, roster.ErrNoCluster) {
+		if _, err := b.DeleteCluster(t.Context(), ann, "c"); !errors.Is(err, roster.ErrNoCluster) {
 			t.Fatalf("it is not there yet: %v", err)
 		}
-		if _, err := a.PutCluster(t.Context(), who, commands.PutCluster{Name: "c"}); err != nil {
+		if _, err := a.PutCluster(t.Context(), ann, commands.PutCluster{Name: "c"}); err != nil {
 			t.Fatal(err)
 		}
-		again, err := b.PutCluster(t.Context(), who, commands.PutCluster{Name: "c"})
+		again, err := b.PutCluster(t.Context(), ann, commands.PutCluster{Name: "c"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		started, err := b.StartOperation(t.Context(), who, commands.StartOperation{Kind: domain.Restart, Cluster: "c"})
+		started, err := b.StartOperation(t.Context(), ann, commands.StartOperation{Kind: domain.Restart, Cluster: "c"})
 		if err != nil || started.Position <= again.Position {
 			t.Fatalf("the cluster is there: %+v, %v", started, err)
 		}
-		if _, err := a.DeleteCluster(t.Context(), who, "c"); !errors.Is(err, roster.ErrRunning) {
+		if _, err := a.DeleteCluster(t.Context(), ann, "c"); !errors.Is(err, roster.ErrRunning) {
 			t.Fatalf("an operation runs: %v", err)
 		}
 		if _, err := b.EndOperation(t.Context(), started.ID, ""); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := a.DeleteCluster(t.Context(), who, "c"); err != nil {
+		if _, err := a.DeleteCluster(t.Context(), ann, "c"); err != nil {
 			t.Fatalf("the operation has ended: %v", err)
 		}
 	}

@@ -11,8 +11,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"commissaire/adapters/eventlog"
-	"commissaire/adapters/eventlog/memory"
 	"commissaire/commands"
 	"commissaire/domain"
 	"commissaire/domain/event"
@@ -37,27 +35,19 @@ const many = 100 // hosts
 
 // withHosts is a log in which as many hosts are known that may join a cluster.
 func withHosts(t testing.TB) (log commands.Log, addresses []domain.Address) {
-	log = eventlog.NewLog(memory.New())
-	record := func(stream event.Stream, events ...event.Event) {
-		decided := make([]event.Decided, len(events))
-		for i, e := range events {
-			decided[i] = event.Decided{ID: uuid.New(), Event: e}
-		}
-		if _, err := log.Append(t.Context(), stream, event.NoRevision, decided); err != nil {
-			t.Fatal(err)
-		}
-	}
+	t.Helper()
+	f := newFixture(t)
 	var added []event.Event
 	for i := range many {
 		address := domain.Address(fmt.Sprintf("10.0.0.%d", i))
 		id := domain.HostID(fmt.Sprintf("host%d", i))
 		addresses = append(addresses, address)
 		added = append(added, event.HostAdded{HostID: id, Host: address, RemoteUser: "root"})
-		record(event.HostStream(id),
+		f.record(event.HostStream(id),
 			event.HostInvestigated{Host: address, Facts: event.Facts{OS: "debian", BootID: "b"}}, event.HostBootstrapped{Host: address})
 	}
-	record(event.RosterStream, added...)
-	return log, addresses
+	f.record(event.RosterStream, added...)
+	return f.log.Log, addresses
 }
 
 func TestNobodyWaitsForHostsThatAreAskedWhetherTheyMayJoin(t *testing.T) {
@@ -65,18 +55,17 @@ func TestNobodyWaitsForHostsThatAreAskedWhetherTheyMayJoin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := &slowHosts{Log: log, wait: func() { time.Sleep(time.Hour) }}
 		h := commands.New(commands.Config{Log: slow, Now: time.Now, NewID: uuid.New})
-		who := commands.Who{Actor: "a"}
-		if _, err := h.PutCluster(t.Context(), who, commands.PutCluster{Name: "c"}); err != nil {
+		if _, err := h.PutCluster(t.Context(), ann, commands.PutCluster{Name: "c"}); err != nil {
 			t.Fatal(err)
 		}
 		joined := make(chan error, 1)
 		go func() {
-			_, err := h.PutMembers(t.Context(), who, commands.PutMembers{Cluster: "c", New: addresses})
+			_, err := h.PutMembers(t.Context(), ann, commands.PutMembers{Cluster: "c", New: addresses})
 			joined <- err
 		}()
 		synctest.Wait()
 		began := time.Now()
-		if _, err := h.PutCluster(t.Context(), who, commands.PutCluster{Name: "another"}); err != nil {
+		if _, err := h.PutCluster(t.Context(), ann, commands.PutCluster{Name: "another"}); err != nil {
 			t.Fatal(err)
 		}
 		if waited := time.Since(began); waited > 0 {
@@ -94,7 +83,6 @@ func TestNobodyWaitsForHostsThatAreAskedWhetherTheyMayJoin(t *testing.T) {
 // BenchmarkAnotherClusterWhileHostsJoin creates clusters while hosts whose streams
 // take 10 ms each to read join one.
 func BenchmarkAnotherClusterWhileHostsJoin(b *testing.B) {
-	who := commands.Who{Actor: "a"}
 	for i := 0; b.Loop(); i++ {
 		b.StopTimer()
 		log, addresses := withHosts(b)
@@ -105,17 +93,17 @@ func BenchmarkAnotherClusterWhileHostsJoin(b *testing.B) {
 				time.Sleep(10 * time.Millisecond)
 			}}, Now: time.Now, NewID: uuid.New,
 		})
-		if _, err := h.PutCluster(b.Context(), who, commands.PutCluster{Name: "c"}); err != nil {
+		if _, err := h.PutCluster(b.Context(), ann, commands.PutCluster{Name: "c"}); err != nil {
 			b.Fatal(err)
 		}
 		joined := make(chan error, 1)
 		go func() {
-			_, err := h.PutMembers(b.Context(), who, commands.PutMembers{Cluster: "c", New: addresses})
+			_, err := h.PutMembers(b.Context(), ann, commands.PutMembers{Cluster: "c", New: addresses})
 			joined <- err
 		}()
 		<-reading
 		b.StartTimer()
-		if _, err := h.PutCluster(b.Context(), who, commands.PutCluster{Name: "another"}); err != nil {
+		if _, err := h.PutCluster(b.Context(), ann, commands.PutCluster{Name: "another"}); err != nil {
 			b.Fatal(err)
 		}
 		b.StopTimer()
