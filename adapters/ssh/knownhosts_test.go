@@ -23,6 +23,7 @@ import (
 
 	"commissaire/commands/process"
 	"commissaire/domain"
+	testkeys "commissaire/test/keys"
 
 	xssh "golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
@@ -98,7 +99,7 @@ func knowing(t *testing.T, text string, log *slog.Logger) (*Remote, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret, _ := newLogin(t)
+	secret, _ := testkeys.New(t)
 	return New(Config{Reach: Reach{Loopback: true}, KnownHosts: known}, keys{"key": secret}, log), path
 }
 

@@ -3,8 +3,6 @@ package ssh
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
 	"fmt"
 	"io"
 	"net"
@@ -20,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	testkeys "commissaire/test/keys"
 
 	xssh "golang.org/x/crypto/ssh"
 )
@@ -231,15 +231,8 @@ func within(t *testing.T, limit time.Duration, what string, holds func() bool) {
 
 func newKey(t *testing.T) xssh.Signer {
 	t.Helper()
-	_, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := xssh.NewSignerFromKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return signer
+	_, key := testkeys.New(t)
+	return key
 }
 
 // server is an SSH server in front of a machine.

@@ -1,9 +1,6 @@
 package ssh
 
 import (
-	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -17,6 +14,7 @@ import (
 	"commissaire/commands/process"
 	"commissaire/domain"
 	"commissaire/domain/event"
+	testkeys "commissaire/test/keys"
 
 	xssh "golang.org/x/crypto/ssh"
 )
@@ -29,15 +27,8 @@ func (m *machine) sshd(t *testing.T, settings ...string) (port int, key process.
 		t.Skip("no sshd: OpenSSH's server is not tried")
 	}
 	if m.get("etc/host_key") == "" {
-		_, private, err := ed25519.GenerateKey(rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		block, err := xssh.MarshalPrivateKey(private, "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.put(t, "etc/host_key", string(pem.EncodeToMemory(block)))
+		private, _ := testkeys.New(t)
+		m.put(t, "etc/host_key", string(private))
 	}
 	signer, err := xssh.ParsePrivateKey([]byte(m.get("etc/host_key")))
 	if err != nil {
@@ -126,7 +117,7 @@ func TestAgainstOpenSSH(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 
-	other, _ := newLogin(t)
+	other, _ := testkeys.New(t)
 	s.remote.credentials = keys{"key": other}
 	if _, err := s.remote.Dial(t.Context(), s.target); err == nil {
 		t.Error("another key lets in")

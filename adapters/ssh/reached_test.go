@@ -2,9 +2,6 @@ package ssh_test
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,6 +20,7 @@ import (
 	"commissaire/commands/process"
 	"commissaire/domain"
 	"commissaire/test/fleet"
+	"commissaire/test/keys"
 	"commissaire/test/sshd"
 
 	xssh "golang.org/x/crypto/ssh"
@@ -37,41 +35,6 @@ func (k key) Read(context.Context, domain.CredentialID) (commands.Secret, error)
 func (key) Store(context.Context, domain.CredentialID, commands.Secret) error { return nil }
 func (key) Destroy(context.Context, domain.CredentialID) error                { return nil }
 func (key) List(context.Context) (map[domain.CredentialID]time.Time, error)   { return nil, nil }
-
-// newKey is a key, and its private half as text.
-func newKey(t *testing.T) (commands.Secret, xssh.Signer) {
-	t.Helper()
-	_, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, err := xssh.MarshalPrivateKey(private, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := xssh.NewSignerFromKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(block), signer
-}
-
-func line(key xssh.PublicKey) string {
-	return strings.TrimSpace(string(xssh.MarshalAuthorizedKey(key)))
-}
-
-// certificate is the line of a certificate.
-func certificate(t *testing.T, authority xssh.Signer, kind uint32, of xssh.PublicKey, principal string, until time.Time) string {
-	t.Helper()
-	c := &xssh.Certificate{Key: of, CertType: kind, KeyId: "for a test", ValidPrincipals: []string{principal}, ValidBefore: uint64(until.Unix())}
-	if kind == xssh.UserCert {
-		c.Extensions = map[string]string{"permit-pty": ""}
-	}
-	if err := c.SignCert(rand.Reader, authority); err != nil {
-		t.Fatal(err)
-	}
-	return line(c)
-}
 
 // configure gives a host files in /etc/ssh and lines of sshd_config, and starts
 // it again.
@@ -141,9 +104,9 @@ func unreachable(t *testing.T, err error) string {
 
 func TestOpenSSHShowsACertificateAndAReissuedOneIsNoChangedKey(t *testing.T) {
 	s := sshd.Start(t, sshd.Host{Address: "127.0.3.1"})
-	_, authority := newKey(t)
+	_, authority := keys.New(t)
 	target := process.Target{Host: "127.0.3.1", Port: s.Port, User: domain.Root, Leader: process.Leader{Log: "log", Term: 1}}
-	known := knownHosts(t, "@cert-authority 127.0.3.* "+line(authority.PublicKey()))
+	known := knownHosts(t, "@cert-authority 127.0.3.* "+keys.Line(authority.PublicKey()))
 	remote := newRemote(ssh.Config{KnownHosts: known}, s.PrivateKey())
 	hour := time.Now().Add(time.Hour)
 
@@ -151,7 +114,7 @@ func TestOpenSSHShowsACertificateAndAReissuedOneIsNoChangedKey(t *testing.T) {
 	if why := refusal(t, err); !strings.Contains(why, "without a certificate") {
 		t.Error(why)
 	}
-	configure(t, s, map[string]string{"host_key-cert.pub": certificate(t, authority, xssh.HostCert, s.HostKey(), "127.0.3.1", hour)},
+	configure(t, s, map[string]string{"host_key-cert.pub": keys.Certificate(t, authority, xssh.HostCert, s.HostKey(), "127.0.3.1", hour)},
 		"HostCertificate /etc/ssh/host_key-cert.pub")
 	id, first, err := bootID(t, remote, target)
 	want := process.HostKey{Type: "ssh-ed25519", Fingerprint: s.HostKeyFingerprint(), Authority: xssh.FingerprintSHA256(authority.PublicKey())}
@@ -159,9 +122,9 @@ func TestOpenSSHShowsACertificateAndAReissuedOneIsNoChangedKey(t *testing.T) {
 		t.Fatalf("%q, %+v, %v", id, first, err)
 	}
 
-	secret, other := newKey(t)
+	secret, other := keys.New(t)
 	configure(t, s, map[string]string{
-		"host_key": string(secret), "host_key-cert.pub": certificate(t, authority, xssh.HostCert, other.PublicKey(), "127.0.3.1", hour),
+		"host_key": string(secret), "host_key-cert.pub": keys.Certificate(t, authority, xssh.HostCert, other.PublicKey(), "127.0.3.1", hour),
 	})
 	target.Pinned = &first
 	_, second, err := bootID(t, remote, target)
@@ -173,7 +136,7 @@ func TestOpenSSHShowsACertificateAndAReissuedOneIsNoChangedKey(t *testing.T) {
 		t.Errorf("without an authority: %v", err)
 	}
 
-	configure(t, s, map[string]string{"host_key-cert.pub": certificate(t, authority, xssh.HostCert, other.PublicKey(), "127.0.3.1", time.Now().Add(-time.Minute))})
+	configure(t, s, map[string]string{"host_key-cert.pub": keys.Certificate(t, authority, xssh.HostCert, other.PublicKey(), "127.0.3.1", time.Now().Add(-time.Minute))})
 	target.Pinned = nil
 	_, _, err = bootID(t, remote, target)
 	if why := refusal(t, err); !strings.Contains(why, "expired") {
@@ -183,7 +146,7 @@ func TestOpenSSHShowsACertificateAndAReissuedOneIsNoChangedKey(t *testing.T) {
 
 func TestOpenSSHLetsAUserCertificateIn(t *testing.T) {
 	s := sshd.Start(t, sshd.Host{Address: "127.0.3.2", User: "core"})
-	_, authority := newKey(t)
+	_, authority := keys.New(t)
 	user, err := xssh.ParsePrivateKey(s.PrivateKey())
 	if err != nil {
 		t.Fatal(err)
@@ -191,13 +154,13 @@ func TestOpenSSHLetsAUserCertificateIn(t *testing.T) {
 	target := process.Target{Host: "127.0.3.2", Port: s.Port, User: "core", Leader: process.Leader{Log: "log", Term: 1}}
 	remote := newRemote(ssh.Config{}, s.PrivateKey())
 	hour := time.Now().Add(time.Hour)
-	good := certificate(t, authority, xssh.UserCert, user.PublicKey(), "core", hour)
+	good := keys.Certificate(t, authority, xssh.UserCert, user.PublicKey(), "core", hour)
 
 	target.Certificate = good // which the host does not trust, but the key
 	if _, _, err := bootID(t, remote, target); err != nil {
 		t.Error(err)
 	}
-	configure(t, s, map[string]string{"user_ca.pub": line(authority.PublicKey()), "authorized_keys": "# nobody"}, "TrustedUserCAKeys /etc/ssh/user_ca.pub")
+	configure(t, s, map[string]string{"user_ca.pub": keys.Line(authority.PublicKey()), "authorized_keys": "# nobody"}, "TrustedUserCAKeys /etc/ssh/user_ca.pub")
 	if _, err := s.Exec(t.Context(), "chmod 644 /etc/ssh/user_ca.pub /etc/ssh/authorized_keys"); err != nil {
 		t.Fatal(err)
 	}
@@ -206,8 +169,8 @@ func TestOpenSSHLetsAUserCertificateIn(t *testing.T) {
 	}
 	for _, c := range []struct{ certificate, why string }{
 		{"", "add its public half to authorized_keys"},
-		{certificate(t, authority, xssh.UserCert, user.PublicKey(), "core", time.Now().Add(-time.Minute)), "its certificate expired at 20"},
-		{certificate(t, authority, xssh.UserCert, user.PublicKey(), "root", hour), `for ["root"]`},
+		{keys.Certificate(t, authority, xssh.UserCert, user.PublicKey(), "core", time.Now().Add(-time.Minute)), "its certificate expired at 20"},
+		{keys.Certificate(t, authority, xssh.UserCert, user.PublicKey(), "root", hour), `for ["root"]`},
 	} {
 		target.Certificate = c.certificate
 		_, _, err := bootID(t, remote, target)
@@ -278,7 +241,7 @@ func TestHostsAreReachedByWayOfAJumpHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	jumpSecret, jumpKey := newKey(t)
+	jumpSecret, jumpKey := keys.New(t)
 	f, err := fleet.Start(fleet.Config{Hosts: fleet.Mixed(12), User: "core", Authorized: []xssh.PublicKey{public, jumpKey.PublicKey()}})
 	if err != nil {
 		t.Fatal(err)
@@ -357,7 +320,7 @@ func TestHostsAreReachedByWayOfAJumpHost(t *testing.T) {
 	})
 	t.Run("the jump host takes another key", func(t *testing.T) {
 		config, other := config, jump
-		other.Key, _ = newKey(t)
+		other.Key, _ = keys.New(t)
 		config.Jump = &other
 		_, _, err := bootID(t, newRemote(config, commands.Secret(secret)), target(hosts[1]))
 		if why := refusal(t, err); !strings.Contains(why, "the jump host") || !strings.Contains(why, "does not let core in") {
@@ -374,7 +337,7 @@ func TestAJumpHostIsNotWaitedForLongerThanTheCallerDoes(t *testing.T) {
 	defer silent.Close()
 	_, port, _ := net.SplitHostPort(silent.Addr().String())
 	number, _ := strconv.Atoi(port)
-	secret, _ := newKey(t)
+	secret, _ := keys.New(t)
 	config := ssh.Config{Handshake: 300 * time.Millisecond, Jump: &ssh.Jump{Host: "127.0.0.1", Port: number, User: "core", Key: secret, HostKey: "SHA256:x"}}
 	remote := newRemote(config, secret)
 	target := process.Target{Host: "127.0.0.2", User: domain.Root, Leader: process.Leader{Log: "log", Term: 1}}

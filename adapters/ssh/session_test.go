@@ -5,12 +5,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -29,6 +27,7 @@ import (
 	"commissaire/commands/process"
 	"commissaire/domain"
 	"commissaire/domain/event"
+	testkeys "commissaire/test/keys"
 
 	xssh "golang.org/x/crypto/ssh"
 )
@@ -57,24 +56,6 @@ func (k keys) List(context.Context) (map[domain.CredentialID]time.Time, error) {
 	return nil, errors.New("keys have no age here")
 }
 
-// newLogin is a key as a credential holds it, and as a server knows it.
-func newLogin(t *testing.T) (commands.Secret, xssh.Signer) {
-	t.Helper()
-	_, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, err := xssh.MarshalPrivateKey(private, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := xssh.NewSignerFromKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(block), signer
-}
-
 // site is a machine behind SSH and a Remote that may log in there.
 type site struct {
 	*machine
@@ -87,7 +68,7 @@ type site struct {
 func newSite(t *testing.T, config Config, change ...func(*machine)) *site {
 	t.Helper()
 	m := newMachine(t, "dash")
-	secret, signer := newLogin(t)
+	secret, signer := testkeys.New(t)
 	m.key = signer
 	for _, f := range change {
 		f(m)
@@ -345,7 +326,7 @@ func TestWhatIsSaidInPlaceOfSSHIsTold(t *testing.T) {
 				conn.Close()
 			}
 		}()
-		secret, _ := newLogin(t)
+		secret, _ := testkeys.New(t)
 		remote := New(Config{Reach: Reach{Loopback: true}}, keys{"key": secret}, slog.New(slog.DiscardHandler))
 		_, err = remote.Dial(t.Context(), process.Target{Host: "127.0.0.1", Port: listener.Addr().(*net.TCPAddr).Port, User: domain.Root, Credential: "key"})
 		if why := unreachable(t, err); !strings.Contains(why, want) {
@@ -425,7 +406,7 @@ func (damaged) Read(context.Context, domain.CredentialID) (commands.Secret, erro
 
 func TestAKeyThatTheHostDoesNotTakeIsRefused(t *testing.T) {
 	s := newSite(t, Config{})
-	secret, signer := newLogin(t)
+	secret, signer := testkeys.New(t)
 	s.remote.credentials = keys{"key": secret}
 	_, err := s.remote.Dial(t.Context(), s.target)
 	why := refusal(t, err)
@@ -443,7 +424,7 @@ func TestAKeyThatTheHostDoesNotTakeIsRefused(t *testing.T) {
 }
 
 func TestWhatCannotBeReachedIsSaid(t *testing.T) {
-	secret, _ := newLogin(t)
+	secret, _ := testkeys.New(t)
 	config := Config{Handshake: 50 * time.Millisecond, Reach: Reach{Loopback: true}}
 	remote := New(config, keys{"key": secret}, slog.New(slog.DiscardHandler))
 	target := process.Target{Host: "127.0.0.1", User: domain.Root, Credential: "key", Leader: process.Leader{Log: "log", Term: 1}}
@@ -784,7 +765,7 @@ func hostile(t *testing.T, answer func(channel xssh.Channel)) (*Remote, int) {
 			}()
 		}
 	}()
-	secret, _ := newLogin(t)
+	secret, _ := testkeys.New(t)
 	remote := New(Config{Reach: Reach{Loopback: true}}, keys{"key": secret}, slog.New(slog.DiscardHandler))
 	return remote, listener.Addr().(*net.TCPAddr).Port
 }

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"crypto/rand"
 	"encoding/base64"
 	"os"
 	"path/filepath"
@@ -12,34 +11,9 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"commissaire/test/fleet"
+	"commissaire/test/keys"
 	"commissaire/test/sshd"
 )
-
-// login is a key, and its private half as text.
-func login(t *testing.T) ([]byte, ssh.Signer) {
-	t.Helper()
-	private, _, err := fleet.NewUserKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.ParsePrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return private, signer
-}
-
-func line(key ssh.PublicKey) string { return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))) }
-
-// certificate is the line of one that is valid for an hour.
-func certificate(t *testing.T, authority ssh.Signer, kind uint32, of ssh.PublicKey, principal string) string {
-	t.Helper()
-	c := &ssh.Certificate{Key: of, CertType: kind, ValidPrincipals: []string{principal}, ValidBefore: uint64(time.Now().Add(time.Hour).Unix())}
-	if err := c.SignCert(rand.Reader, authority); err != nil {
-		t.Fatal(err)
-	}
-	return line(c)
-}
 
 func knownHosts(t *testing.T, lines ...string) (path string) {
 	t.Helper()
@@ -80,7 +54,7 @@ func TestHostsBehindAJumpHostThatAKnownHostsFileHas(t *testing.T) {
 	if s.mentions(at, "is not in "+known) != 1 || s.mentions(at, "HostKeyPinned") != 0 {
 		t.Errorf("a host that is not known: %s", s.get(at+"/history").body)
 	}
-	writeLines(t, known, "127.0.17.2,127.0.17.3 "+line(h.HostKey()))
+	writeLines(t, known, "127.0.17.2,127.0.17.3 "+keys.Line(h.HostKey()))
 	s.delete(at).is(200)
 	s.put(at, body()).is(201)
 	s.until(at, status("disassociated"))
@@ -112,8 +86,9 @@ func TestHostsBehindAJumpHostThatAKnownHostsFileHas(t *testing.T) {
 
 func TestCertificatesOfHostAndUserWithOpenSSH(t *testing.T) {
 	host := sshd.Start(t, sshd.Host{Address: "127.0.17.9", User: "core"})
-	_, authority := login(t)
-	knownHosts(t, "@cert-authority 127.0.17.* "+line(authority.PublicKey()))
+	_, authority := keys.New(t)
+	hour := time.Now().Add(time.Hour)
+	knownHosts(t, "@cert-authority 127.0.17.* "+keys.Line(authority.PublicKey()))
 	t.Setenv("COMMISSAIRE_BOOTSTRAP_PROFILE", "none")
 	install := func(script, key string) {
 		t.Helper()
@@ -123,11 +98,11 @@ func TestCertificatesOfHostAndUserWithOpenSSH(t *testing.T) {
 		host.Stop()
 		host.Start()
 	}
-	install("echo '"+line(authority.PublicKey())+`' >/etc/ssh/user_ca.pub
+	install("echo '"+keys.Line(authority.PublicKey())+`' >/etc/ssh/user_ca.pub
 : >/etc/ssh/authorized_keys
 echo 'TrustedUserCAKeys /etc/ssh/user_ca.pub' >>/etc/ssh/sshd_config
 echo 'HostCertificate /etc/ssh/host_key-cert.pub' >>/etc/ssh/sshd_config`,
-		certificate(t, authority, ssh.HostCert, host.HostKey(), "127.0.17.9"))
+		keys.Certificate(t, authority, ssh.HostCert, host.HostKey(), "127.0.17.9", hour))
 	user, err := ssh.ParsePrivateKey(host.PrivateKey())
 	if err != nil {
 		t.Fatal(err)
@@ -136,14 +111,14 @@ echo 'HostCertificate /etc/ssh/host_key-cert.pub' >>/etc/ssh/sshd_config`,
 
 	const at = "/host/127.0.17.9"
 	body := map[string]any{"ssh_priv_key": base64.StdEncoding.EncodeToString(host.PrivateKey()), "ssh_port": host.Port, "remote_user": "core"}
-	_, stranger := login(t)
-	for _, wrong := range []any{7, "no certificate", line(user.PublicKey()), certificate(t, authority, ssh.UserCert, stranger.PublicKey(), "core")} {
+	_, stranger := keys.New(t)
+	for _, wrong := range []any{7, "no certificate", keys.Line(user.PublicKey()), keys.Certificate(t, authority, ssh.UserCert, stranger.PublicKey(), "core", hour)} {
 		body["ssh_certificate"] = wrong
 		if got := s.put(at, body).is(400).body; !strings.Contains(string(got), "ssh_certificate") {
 			t.Errorf("%v: %s", wrong, got)
 		}
 	}
-	body["ssh_certificate"] = certificate(t, authority, ssh.UserCert, user.PublicKey(), "core")
+	body["ssh_certificate"] = keys.Certificate(t, authority, ssh.UserCert, user.PublicKey(), "core", hour)
 	s.put(at, body).is(201).keys(hostKeys...)
 	s.put(at, body).is(201)
 	s.until(at, status("disassociated"))
@@ -154,8 +129,8 @@ echo 'HostCertificate /etc/ssh/host_key-cert.pub' >>/etc/ssh/sshd_config`,
 	}
 
 	// Another key with a certificate is the host's from then on, also after a restart.
-	private, key := login(t)
-	install("cat >/etc/ssh/host_key <<'EOT'\n"+string(private)+"EOT", certificate(t, authority, ssh.HostCert, key.PublicKey(), "127.0.17.9"))
+	private, key := keys.New(t)
+	install("cat >/etc/ssh/host_key <<'EOT'\n"+string(private)+"EOT", keys.Certificate(t, authority, ssh.HostCert, key.PublicKey(), "127.0.17.9", hour))
 	s.until(at, func(map[string]any) bool { return s.mentions(at, ssh.FingerprintSHA256(key.PublicKey())) == 1 })
 	s.crash()
 	s.until(at, status("disassociated"))
