@@ -73,14 +73,14 @@ func (m managed) given(host *fleet.Host, pods ...string) {
 	}
 }
 
-// during starts an operation and waits until a command runs on a host, which
-// takes a second.
-func (m managed) during(kind, policy string, host *fleet.Host, command string) string {
+// during starts an operation and waits until a command runs on a host, which it does
+// until release.
+func (m managed) during(kind, policy string, host *fleet.Host, command string) (at string, release func()) {
 	m.t.Helper()
-	host.Slow(command, time.Second)
-	at := m.operate(kind, policy)
+	release = host.Hold(command)
+	at = m.operate(kind, policy)
 	awaitCommand(m.t, host, command)
-	return at
+	return at, release
 }
 
 func (m managed) reason(at string) string {
@@ -153,11 +153,12 @@ func TestManagedHostThatABudgetKeepsIsLeftAlone(t *testing.T) {
 func TestManagedHostIsGivenBackAfterAKill(t *testing.T) {
 	m := newManaged(t, atomics(43, 1)...)
 	h := m.fleet.Hosts()[0]
-	at := m.during("upgrade", `{}`, h, "rpm-ostree upgrade")
+	at, release := m.during("upgrade", `{}`, h, "rpm-ostree upgrade")
 	if !m.kube.Cordoned(h.Address()) {
 		t.Error("the node is not cordoned while its host is upgraded")
 	}
 	m.crash()
+	release()
 	m.until(at, status("finished"))
 	m.given(h)
 	if n := commands(h, "rpm-ostree upgrade"); n != 1 {
@@ -168,8 +169,9 @@ func TestManagedHostIsGivenBackAfterAKill(t *testing.T) {
 func TestManagedHostThatCannotBeGivenBackNowIsLater(t *testing.T) {
 	m := newManaged(t, atomics(44, 1)...)
 	h := m.fleet.Hosts()[0]
-	at := m.during("upgrade", `{}`, h, "rpm-ostree upgrade")
+	at, release := m.during("upgrade", `{}`, h, "rpm-ostree upgrade")
 	m.kube.Leave()
+	release()
 	m.until(at, status("failed"))
 	if got := m.reason(at); !strings.HasPrefix(got, "container manager k could not uncordon the host, which is tried again later: ") {
 		t.Errorf("the reason: %s", got)
@@ -211,9 +213,10 @@ func TestManagedHostIsEmptiedAgainBeforeItsReboot(t *testing.T) {
 		t.Error("what somebody else had cordoned was uncordoned")
 	}
 	h.Release("41.3")
-	at := m.during("deploy", `{"version":"41.3","reboot":true}`, h, "rpm-ostree deploy")
+	at, release := m.during("deploy", `{"version":"41.3","reboot":true}`, h, "rpm-ostree deploy")
 	m.kube.Change(h.Address(), func(n *corev1.Node) { n.Spec.Unschedulable = false })
 	m.pod(h, kube.Pod{Name: "back"})
+	release()
 	m.until(at, status("finished"))
 	m.given(h)
 	evicted := m.atAsked(time.Time{}, "/eviction", "")
@@ -227,9 +230,10 @@ func TestManagedHostIsEmptiedAgainBeforeItsReboot(t *testing.T) {
 func TestManagedHostInHandIsGivenBackAfterAPauseOrCancel(t *testing.T) {
 	m := newManaged(t, atomics(46, 2)...)
 	first, second := m.fleet.Hosts()[0], m.fleet.Hosts()[1]
-	at := m.during("upgrade", `{}`, first, "rpm-ostree upgrade")
+	at, release := m.during("upgrade", `{}`, first, "rpm-ostree upgrade")
 	m.put(at+"/pause", nil).is(200)
 	m.until(at, state("paused"))
+	release()
 	m.await(func() bool { return m.turns(at) == "succeeded waiting" }, at)
 	m.given(first)
 	m.put(at+"/cancel", nil).is(200)

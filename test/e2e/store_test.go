@@ -338,7 +338,7 @@ func TestAFullDiskStopsChangesAndNothingElse(t *testing.T) {
 	s.put("/network/unused", nil).is(201)
 	s.addHosts("c", body, one.Address())
 	s.ready(one.Address())
-	one.Slow("dnf -y upgrade", 1e9)
+	release := one.Hold("dnf -y upgrade")
 	s.put("/cluster/c/upgrade", nil).is(201)
 	upgrade := func(is func(fleet.Command) bool) {
 		t.Helper()
@@ -375,6 +375,7 @@ func TestAFullDiskStopsChangesAndNothingElse(t *testing.T) {
 	s.get("/cluster/c/upgrade").is(200)
 	s.get("/cluster/c/history").is(200)
 	s.as("", "GET", "//readyz", nil).is(200)
+	release()
 	upgrade(func(c fleet.Command) bool { return c.Done })
 	refused(s.put("/network/refused", nil))
 	if record := s.get("/cluster/c/upgrade").object(); record["status"] != "in_process" {
