@@ -52,78 +52,108 @@ func TestWhileTheStoreIsAwayReadsAreServedAndSayHowOldTheyAre(t *testing.T) {
 			if outage.slow && *storeKind == "sqlite" {
 				t.Skip("it takes long, as a change is waited for: with -store=esdb only")
 			}
-			s := on(t, s)
-			promptly := func(a func() answer) answer {
-				t.Helper()
-				began := time.Now()
-				got := a()
-				if took := time.Since(began); took > 3*time.Second {
-					t.Errorf("%s was answered after %s", got.call, took)
-				}
-				return got
-			}
-			read := func(path string) answer {
-				t.Helper()
-				return promptly(func() answer { return s.get(path).is(200) })
-			}
+			s := cutOff{on(t, s), outage.slow}
 			end := sync.OnceFunc(outage.begin(t, s.esdb))
 			t.Cleanup(end)
-			s.await(func() bool { return read("/clusters").header.Get("X-Commissaire-Age") != "" }, "/status")
-			for n := range 3 {
-				// It may have been sent, and be recorded yet, where the store does not answer.
-				a := s.put(fmt.Sprintf("/cluster/refused-%d-%d", i, n), nil).is(503)
-				unknown := a.object()["outcome"] == "unknown"
-				if a.header.Get("Retry-After") == "" || unknown && !outage.slow {
-					t.Errorf("Retry-After %q: %s", a.header.Get("Retry-After"), a.body)
-				}
-				if n == 0 {
-					t.Logf("a change: %s", a.body)
-				}
-			}
-			for _, path := range []string{"/clusters", "/cluster/before", "/hosts", "/networks", "/operations"} {
-				age, err := strconv.Atoi(read(path).header.Get("X-Commissaire-Age"))
-				if err != nil || age > 120 {
-					t.Errorf("%s is %d s old, %v", path, age, err)
-				}
-			}
-			s.await(func() bool { return read("/status").object()["age"].(float64) >= 1 }, "/status")
-			promptly(func() answer { return s.as("", "GET", "//healthz", nil) }).is(200)
-			promptly(func() answer { return s.as("", "GET", "//readyz", nil) }).is(200)
-			if a := s.get("/cluster/before/history"); a.status != 200 && (a.is(503).header.Get("Retry-After") == "" || a.object()["outcome"] != nil) {
-				t.Errorf("history: %v %s", a.header, a.body)
-			}
+			s.await(func() bool { return s.read("/clusters").header.Get("X-Commissaire-Age") != "" }, "/status")
+			refused := fmt.Sprintf("/cluster/refused-%d-", i)
+			s.refuses(refused)
+			s.serves()
 
 			end()
 			back := time.Now()
-			name := fmt.Sprintf("/cluster/after-%d", i)
-			var at uint64
-			s.await(func() bool {
-				a := s.put(name, nil)
-				if a.status == 201 {
-					at = a.position()
-				}
-				return a.status == 201
-			}, "/status")
-			changed := time.Since(back)
-			s.leads()
-			acts := time.Since(back)
-			s.await(func() bool { return s.get("/clusters").is(200).header.Get("X-Commissaire-Age") == "" }, "/status")
+			made := fmt.Sprintf("/cluster/after-%d", i)
+			at := s.recovers(made, back)
 			if told := heard.await(t, at); !slices.ContainsFunc(told, func(m message) bool { return m.id == at }) {
 				t.Errorf("the reader of events heard %+v", told)
 			}
-			t.Logf("changes were taken %s after the store was back, the service acted after %s, it was present after %s", changed, acts, time.Since(back))
 			if took := time.Since(back); took > 15*time.Second {
 				t.Errorf("it took %s", took)
 			}
-			s.get(name).is(200)
-			for n := range 3 {
-				refused := fmt.Sprintf("/cluster/refused-%d-%d", i, n)
-				if a := s.get(refused); a.status != 404 && !outage.slow {
-					t.Errorf("%s was refused, and is there: %s", refused, a.body)
+			s.get(made).is(200)
+			for n := range refusals {
+				path := fmt.Sprint(refused, n)
+				if a := s.get(path); a.status != 404 && !outage.slow {
+					t.Errorf("%s was refused, and is there: %s", path, a.body)
 				}
 			}
 		})
 	}
+}
+
+// cutOff is a service whose store is away, or slow.
+type cutOff struct {
+	*service
+	slow bool
+}
+
+// promptly asks for an answer that does not wait for the store.
+func (s cutOff) promptly(user, path string) answer {
+	s.t.Helper()
+	began := time.Now()
+	a := s.as(user, "GET", path, nil)
+	if took := time.Since(began); took > 3*time.Second {
+		s.t.Errorf("%s was answered after %s", a.call, took)
+	}
+	return a.is(200)
+}
+
+func (s cutOff) read(path string) answer {
+	s.t.Helper()
+	return s.promptly("admin", path)
+}
+
+const refusals = 3
+
+// refuses asks for changes, at a path with a number, which are not made. Where the
+// store does not answer one may have been sent, and be recorded yet.
+func (s cutOff) refuses(path string) {
+	s.t.Helper()
+	for n := range refusals {
+		a := s.put(fmt.Sprint(path, n), nil).is(503)
+		if a.header.Get("Retry-After") == "" || a.isUnknown() && !s.slow {
+			s.t.Errorf("Retry-After %q: %s", a.header.Get("Retry-After"), a.body)
+		}
+		if n == 0 {
+			s.t.Logf("a change: %s", a.body)
+		}
+	}
+}
+
+// serves checks what is answered without the store.
+func (s cutOff) serves() {
+	s.t.Helper()
+	for _, path := range []string{"/clusters", "/cluster/before", "/hosts", "/networks", "/operations"} {
+		age, err := strconv.Atoi(s.read(path).header.Get("X-Commissaire-Age"))
+		if err != nil || age > 120 {
+			s.t.Errorf("%s is %d s old, %v", path, age, err)
+		}
+	}
+	s.await(func() bool { return s.read("/status").object()["age"].(float64) >= 1 }, "/status")
+	s.promptly("", "//healthz")
+	s.promptly("", "//readyz")
+	if a := s.get("/cluster/before/history"); a.status != 200 && (a.is(503).header.Get("Retry-After") == "" || a.object()["outcome"] != nil) {
+		s.t.Errorf("history: %v %s", a.header, a.body)
+	}
+}
+
+// recovers waits until the service takes a change, acts and is present again, and
+// gives the position of the change.
+func (s cutOff) recovers(path string, back time.Time) (at uint64) {
+	s.t.Helper()
+	s.await(func() bool {
+		a := s.put(path, nil)
+		if a.status == 201 {
+			at = a.position()
+		}
+		return a.status == 201
+	}, "/status")
+	changed := time.Since(back)
+	s.leads()
+	acts := time.Since(back)
+	s.await(func() bool { return s.get("/clusters").is(200).header.Get("X-Commissaire-Age") == "" }, "/status")
+	s.t.Logf("changes were taken %s after the store was back, the service acted after %s, it was present after %s", changed, acts, time.Since(back))
+	return at
 }
 
 // measured are figures that the service gives of itself.

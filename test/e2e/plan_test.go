@@ -103,66 +103,89 @@ func (p plan) check(t *testing.T, f *fleet.Fleet, from time.Time, atOnce int) {
 	if atOnce > 0 && len(p.Batches) != 1 {
 		t.Errorf("%d batches are planned", len(p.Batches))
 	}
-	var downloaded, first time.Time // until when, and from when hosts were in hand
-	hand := map[string][2]time.Time{}
+	r := run{inHand: map[string]span{}}
 	for _, h := range f.Hosts() {
-		var ran []string
-		for _, c := range h.Commands() {
-			if c.Time.Before(from) {
-				continue
-			}
-			ran = append(ran, c.Line)
-			switch at, before := hand[c.Host]; {
-			case !c.TakesInHand():
-				if strings.Contains(c.Line, "--download-only") && c.Until.After(downloaded) {
-					downloaded = c.Until
-				}
-				continue
-			case !before:
-				hand[c.Host] = [2]time.Time{c.Time, c.Until}
-			default:
-				hand[c.Host] = [2]time.Time{at[0], c.Until}
-			}
-			if first.IsZero() || c.Time.Before(first) {
-				first = c.Time
-			}
-		}
-		var want []string
-		for _, line := range planned[h.Address()] {
-			command, condition, _ := strings.Cut(strings.ReplaceAll(line, "'", ""), " # ") // as it is after the shell
-			if strings.HasPrefix(command, "dpkg ") {
-				continue // of which a host does not tell
-			}
-			if condition == "" || h.Spec().Next != "" {
-				want = append(want, command)
-			}
-		}
-		if !slices.Equal(ran, want) {
+		ran := r.add(h, from)
+		if want := expected(planned[h.Address()], h.Spec().Next != ""); !slices.Equal(ran, want) {
 			t.Errorf("host %s ran %q, planned was %q", h.Address(), ran, planned[h.Address()])
 		}
 	}
-	if first.Before(downloaded) {
+	if r.first.Before(r.downloaded) {
 		t.Error("a host was in hand before all had downloaded")
 	}
+	r.checkBatches(t, p.Batches, atOnce)
+}
+
+// expected are the commands of a plan that a host tells of, as they are after the
+// shell. Those under a condition are run where there is something new.
+func expected(planned []string, isNew bool) (commands []string) {
+	for _, line := range planned {
+		command, condition, _ := strings.Cut(strings.ReplaceAll(line, "'", ""), " # ")
+		if !strings.HasPrefix(command, "dpkg ") && (condition == "" || isNew) {
+			commands = append(commands, command)
+		}
+	}
+	return commands
+}
+
+type span struct{ from, until time.Time }
+
+// run is when hosts did what.
+type run struct {
+	downloaded time.Time // until when
+	first      time.Time // when the first host was taken in hand
+	inHand     map[string]span
+}
+
+// add adds what a host ran from a time on, and gives it.
+func (r *run) add(h *fleet.Host, from time.Time) (ran []string) {
+	for _, c := range h.Commands() {
+		if c.Time.Before(from) {
+			continue
+		}
+		ran = append(ran, c.Line)
+		if !c.TakesInHand() {
+			if strings.Contains(c.Line, "--download-only") && c.Until.After(r.downloaded) {
+				r.downloaded = c.Until
+			}
+			continue
+		}
+		hand, before := r.inHand[c.Host]
+		if !before {
+			hand.from = c.Time
+		}
+		hand.until = c.Until
+		r.inHand[c.Host] = hand
+		if r.first.IsZero() || c.Time.Before(r.first) {
+			r.first = c.Time
+		}
+	}
+	return ran
+}
+
+// checkBatches checks that hosts were taken in hand in their order, and those of a
+// batch after all of the one before.
+func (r *run) checkBatches(t *testing.T, batches [][]string, atOnce int) {
+	t.Helper()
 	var ended time.Time // of the batch before
-	for _, batch := range p.Batches {
+	for _, batch := range batches {
 		last := ended
 		for i, host := range batch {
-			at, ran := hand[host]
+			hand, ran := r.inHand[host]
 			if !ran {
 				continue
 			}
 			over := 0
 			for _, before := range batch[:i] {
-				if !hand[before][1].After(at[0]) {
+				if !r.inHand[before].until.After(hand.from) {
 					over++
 				}
 			}
-			if at[0].Before(ended) || atOnce > 0 && over < i-(atOnce-1) {
-				t.Errorf("host %s was not begun in its place: %v", host, p.Batches)
+			if hand.from.Before(ended) || atOnce > 0 && over < i-(atOnce-1) {
+				t.Errorf("host %s was not begun in its place: %v", host, batches)
 			}
-			if at[1].After(last) {
-				last = at[1]
+			if hand.until.After(last) {
+				last = hand.until
 			}
 		}
 		ended = last
