@@ -20,6 +20,7 @@ import (
 	"commissaire/domain"
 	"commissaire/domain/event"
 	"commissaire/test/kube"
+	"commissaire/test/vault"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -30,28 +31,6 @@ const (
 	token = "the-token-of-a-manager-0123456789"
 	web1  = domain.Address("10.0.0.1")
 )
-
-// kept are the secrets of a test, by id.
-type kept map[domain.CredentialID]commands.Secret
-
-func (k kept) Store(_ context.Context, id domain.CredentialID, secret commands.Secret) error {
-	k[id] = secret
-	return nil
-}
-
-func (k kept) Read(_ context.Context, id domain.CredentialID) (commands.Secret, error) {
-	if secret, ok := k[id]; ok {
-		return secret, nil
-	}
-	return nil, commands.ErrNoCredential
-}
-
-func (k kept) Destroy(_ context.Context, id domain.CredentialID) error {
-	delete(k, id)
-	return nil
-}
-
-func (k kept) List(context.Context) (map[domain.CredentialID]time.Time, error) { return nil, nil }
 
 // setting is how a server is asked in a test.
 type setting struct {
@@ -66,7 +45,7 @@ func serve(t *testing.T) (*kube.Server, *setting) {
 	t.Helper()
 	server := kube.Start(t, token)
 	s := &setting{dir: t.TempDir()}
-	s.config = Config{Credentials: kept{"C": commands.Secret(token)}, CertificateDir: s.dir, Timeout: 5 * time.Second}
+	s.config = Config{Credentials: vault.Of("C", commands.Secret(token)), CertificateDir: s.dir, Timeout: 5 * time.Second}
 	s.definition = event.ContainerManagerDefined{ManagerID: "M", Manager: "m", Type: domain.Kubernetes, Credential: "C"}
 	s.options = map[string]string{"server_url": server.URL() + "/api/", "ca_path": s.write(t, "ca.crt", server.CA())}
 	return server, s
@@ -480,8 +459,8 @@ func TestOnlyAServerThatProvesWhoItIsIsTold(t *testing.T) {
 		"a client certificate":  {func(s *setting) { s.definition.Credential = ""; s.use("client.crt", "client.key") }, ""},
 		"a certificate, no key": {func(s *setting) { s.use("client.crt", "ca.crt") }, "client certificate"},
 		"nothing to show":       {func(s *setting) { s.definition.Credential = "" }, "Unauthorized"},
-		"another token":         {func(s *setting) { s.config.Credentials = kept{"C": commands.Secret("another")} }, "Unauthorized"},
-		"no token any more":     {func(s *setting) { s.config.Credentials = kept{} }, "no such credential"},
+		"another token":         {func(s *setting) { s.config.Credentials = vault.Of("C", commands.Secret("another")) }, "Unauthorized"},
+		"no token any more":     {func(s *setting) { s.config.Credentials = &vault.Vault{} }, "no such credential"},
 		"another authority":     {func(s *setting) { s.options["ca_path"] = filepath.Join(s.dir, "other.crt") }, "certificate signed by unknown authority"},
 		"no authority of ours":  {func(s *setting) { delete(s.options, "ca_path") }, "certificate signed by unknown authority"},
 		"a file elsewhere":      {func(s *setting) { s.options["ca_path"] = outside }, "does not lie under"},
@@ -509,17 +488,17 @@ func TestOnlyAServerThatProvesWhoItIsIsTold(t *testing.T) {
 	}
 }
 
-// out is kept where that gives no answer.
-type out struct{ kept }
+// out are credentials whose store gives no answer.
+type out struct{ vault.Vault }
 
-func (out) Read(context.Context, domain.CredentialID) (commands.Secret, error) {
+func (*out) Read(context.Context, domain.CredentialID) (commands.Secret, error) {
 	return nil, fmt.Errorf("read credential C: %w", commands.ErrUnavailable)
 }
 
 func TestAnOutageOfTheStoreCanBeTold(t *testing.T) {
 	t.Parallel()
 	_, s := serve(t)
-	s.config.Credentials = out{}
+	s.config.Credentials = &out{}
 	if err := s.manager(t).Register(t.Context(), web1); !errors.Is(err, commands.ErrUnavailable) {
 		t.Errorf("it failed: %v", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"commissaire/domain"
 	"commissaire/domain/event"
 	"commissaire/test/kube"
+	"commissaire/test/vault"
 
 	"github.com/google/uuid"
 	"k8s.io/client-go/rest"
@@ -32,7 +33,7 @@ func TestARealAPIServerIsAskedAsItIs(t *testing.T) {
 	}
 	s := &setting{dir: t.TempDir(), options: map[string]string{"server_url": config.Host}}
 	s.definition = event.ContainerManagerDefined{ManagerID: "M", Manager: "m", Type: domain.Kubernetes}
-	s.config = Config{Credentials: kept{"C": commands.Secret(config.BearerToken)}, CertificateDir: s.dir, Timeout: 10 * time.Second}
+	s.config = Config{Credentials: vault.Of("C", commands.Secret(config.BearerToken)), CertificateDir: s.dir, Timeout: 10 * time.Second}
 	if config.BearerToken != "" {
 		s.definition.Credential = "C"
 	}

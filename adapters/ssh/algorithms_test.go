@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"commissaire/commands/process"
+	"commissaire/test/vault"
 
 	xssh "golang.org/x/crypto/ssh"
 )
@@ -95,7 +96,7 @@ func TestHostsAreReachedByWhatTheyOffer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t, Config{})
 			if c.login != nil {
-				s.remote.credentials = keys{"key": c.login}
+				s.remote.credentials = vault.Of("key", c.login)
 				s.key = c.signer
 			}
 			if c.hostKey != nil {

@@ -81,7 +81,13 @@ func TestAConnectionToAnotherTargetIsClosed(t *testing.T) {
 		},
 		"first contact": func(_ *site, target *process.Target) { target.Pinned = nil },
 		"credential": func(s *site, target *process.Target) {
-			s.remote.credentials.(keys)["new"] = s.remote.credentials.(keys)["key"]
+			secret, err := s.remote.credentials.Read(t.Context(), "key")
+			if err == nil {
+				err = s.remote.credentials.Store(t.Context(), "new", secret)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
 			target.Credential = "new"
 		},
 		"user":    func(_ *site, target *process.Target) { target.User = "somebody" },

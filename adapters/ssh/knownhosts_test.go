@@ -23,7 +23,8 @@ import (
 
 	"commissaire/commands/process"
 	"commissaire/domain"
-	testkeys "commissaire/test/keys"
+	"commissaire/test/keys"
+	"commissaire/test/vault"
 
 	xssh "golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
@@ -99,8 +100,8 @@ func knowing(t *testing.T, text string, log *slog.Logger) (*Remote, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret, _ := testkeys.New(t)
-	return New(Config{Reach: Reach{Loopback: true}, KnownHosts: known}, keys{"key": secret}, log), path
+	secret, _ := keys.New(t)
+	return New(Config{Reach: Reach{Loopback: true}, KnownHosts: known}, vault.Of("key", secret), log), path
 }
 
 func TestAKnownHostsFileDecidesOnTheFirstKey(t *testing.T) {

@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	testkeys "commissaire/test/keys"
+	"commissaire/test/keys"
 
 	xssh "golang.org/x/crypto/ssh"
 )
@@ -231,7 +231,7 @@ func within(t *testing.T, limit time.Duration, what string, holds func() bool) {
 
 func newKey(t *testing.T) xssh.Signer {
 	t.Helper()
-	_, key := testkeys.New(t)
+	_, key := keys.New(t)
 	return key
 }
 

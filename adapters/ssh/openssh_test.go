@@ -14,7 +14,8 @@ import (
 	"commissaire/commands/process"
 	"commissaire/domain"
 	"commissaire/domain/event"
-	testkeys "commissaire/test/keys"
+	"commissaire/test/keys"
+	"commissaire/test/vault"
 
 	xssh "golang.org/x/crypto/ssh"
 )
@@ -27,7 +28,7 @@ func (m *machine) sshd(t *testing.T, settings ...string) (port int, key process.
 		t.Skip("no sshd: OpenSSH's server is not tried")
 	}
 	if m.get("etc/host_key") == "" {
-		private, _ := testkeys.New(t)
+		private, _ := keys.New(t)
 		m.put(t, "etc/host_key", string(private))
 	}
 	signer, err := xssh.ParsePrivateKey([]byte(m.get("etc/host_key")))
@@ -117,8 +118,8 @@ func TestAgainstOpenSSH(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 
-	other, _ := testkeys.New(t)
-	s.remote.credentials = keys{"key": other}
+	other, _ := keys.New(t)
+	s.remote.credentials = vault.Of("key", other)
 	if _, err := s.remote.Dial(t.Context(), s.target); err == nil {
 		t.Error("another key lets in")
 	} else {

@@ -22,19 +22,10 @@ import (
 	"commissaire/test/fleet"
 	"commissaire/test/keys"
 	"commissaire/test/sshd"
+	"commissaire/test/vault"
 
 	xssh "golang.org/x/crypto/ssh"
 )
-
-// key is a credential store of one key.
-type key commands.Secret
-
-func (k key) Read(context.Context, domain.CredentialID) (commands.Secret, error) {
-	return commands.Secret(k), nil
-}
-func (key) Store(context.Context, domain.CredentialID, commands.Secret) error { return nil }
-func (key) Destroy(context.Context, domain.CredentialID) error                { return nil }
-func (key) List(context.Context) (map[domain.CredentialID]time.Time, error)   { return nil, nil }
 
 // configure gives a host files in /etc/ssh and lines of sshd_config, and starts
 // it again.
@@ -69,7 +60,7 @@ func knownHosts(t *testing.T, text string) *ssh.KnownHosts {
 
 func newRemote(config ssh.Config, secret commands.Secret) *ssh.Remote {
 	config.Reach.Loopback = true
-	return ssh.New(config, key(secret), slog.New(slog.DiscardHandler))
+	return ssh.New(config, vault.Of("", secret), slog.New(slog.DiscardHandler))
 }
 
 // bootID dials and asks for a sign of life.

@@ -27,34 +27,11 @@ import (
 	"commissaire/commands/process"
 	"commissaire/domain"
 	"commissaire/domain/event"
-	testkeys "commissaire/test/keys"
+	"commissaire/test/keys"
+	"commissaire/test/vault"
 
 	xssh "golang.org/x/crypto/ssh"
 )
-
-// keys is a credential store of one key each.
-type keys map[domain.CredentialID]commands.Secret
-
-func (k keys) Read(_ context.Context, id domain.CredentialID) (commands.Secret, error) {
-	if secret, ok := k[id]; ok {
-		return secret, nil
-	}
-	return nil, commands.ErrNoCredential
-}
-
-func (k keys) Store(_ context.Context, id domain.CredentialID, secret commands.Secret) error {
-	k[id] = secret
-	return nil
-}
-
-func (k keys) Destroy(_ context.Context, id domain.CredentialID) error {
-	delete(k, id)
-	return nil
-}
-
-func (k keys) List(context.Context) (map[domain.CredentialID]time.Time, error) {
-	return nil, errors.New("keys have no age here")
-}
 
 // site is a machine behind SSH and a Remote that may log in there.
 type site struct {
@@ -68,7 +45,7 @@ type site struct {
 func newSite(t *testing.T, config Config, change ...func(*machine)) *site {
 	t.Helper()
 	m := newMachine(t, "dash")
-	secret, signer := testkeys.New(t)
+	secret, signer := keys.New(t)
 	m.key = signer
 	for _, f := range change {
 		f(m)
@@ -84,7 +61,7 @@ func newSite(t *testing.T, config Config, change ...func(*machine)) *site {
 		machine: m,
 		server:  server,
 		log:     &log,
-		remote:  New(config, keys{"key": secret}, slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))),
+		remote:  New(config, vault.Of("key", secret), slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))),
 		target:  process.Target{HostID: "host", Host: "127.0.0.1", Port: server.port, User: user, Credential: "key", Leader: process.Leader{Log: "log", Term: 1}},
 	}
 }
@@ -326,8 +303,8 @@ func TestWhatIsSaidInPlaceOfSSHIsTold(t *testing.T) {
 				conn.Close()
 			}
 		}()
-		secret, _ := testkeys.New(t)
-		remote := New(Config{Reach: Reach{Loopback: true}}, keys{"key": secret}, slog.New(slog.DiscardHandler))
+		secret, _ := keys.New(t)
+		remote := New(Config{Reach: Reach{Loopback: true}}, vault.Of("key", secret), slog.New(slog.DiscardHandler))
 		_, err = remote.Dial(t.Context(), process.Target{Host: "127.0.0.1", Port: listener.Addr().(*net.TCPAddr).Port, User: domain.Root, Credential: "key"})
 		if why := unreachable(t, err); !strings.Contains(why, want) {
 			t.Error(why)
@@ -397,36 +374,36 @@ func TestHostKeys(t *testing.T) {
 	}
 }
 
-// damaged is keys of which none opens.
-type damaged struct{ keys }
+// damaged are credentials of which none opens.
+type damaged struct{ vault.Vault }
 
-func (damaged) Read(context.Context, domain.CredentialID) (commands.Secret, error) {
+func (*damaged) Read(context.Context, domain.CredentialID) (commands.Secret, error) {
 	return nil, fmt.Errorf("read credential key: %w", commands.ErrDamagedCredential)
 }
 
 func TestAKeyThatTheHostDoesNotTakeIsRefused(t *testing.T) {
 	s := newSite(t, Config{})
-	secret, signer := testkeys.New(t)
-	s.remote.credentials = keys{"key": secret}
+	secret, signer := keys.New(t)
+	s.remote.credentials = vault.Of("key", secret)
 	_, err := s.remote.Dial(t.Context(), s.target)
 	why := refusal(t, err)
 	if !strings.Contains(why, "root") || !strings.Contains(why, xssh.FingerprintSHA256(signer.PublicKey())) {
 		t.Error(why)
 	}
-	s.remote.credentials = damaged{}
+	s.remote.credentials = &damaged{}
 	if _, err = s.remote.Dial(t.Context(), s.target); !strings.Contains(refusal(t, err), "cannot be opened") {
 		t.Error(err)
 	}
-	s.remote.credentials = keys{}
+	s.remote.credentials = &vault.Vault{}
 	if _, err = s.remote.Dial(t.Context(), s.target); !strings.Contains(refusal(t, err), "no private key") {
 		t.Error(err)
 	}
 }
 
 func TestWhatCannotBeReachedIsSaid(t *testing.T) {
-	secret, _ := testkeys.New(t)
+	secret, _ := keys.New(t)
 	config := Config{Handshake: 50 * time.Millisecond, Reach: Reach{Loopback: true}}
-	remote := New(config, keys{"key": secret}, slog.New(slog.DiscardHandler))
+	remote := New(config, vault.Of("key", secret), slog.New(slog.DiscardHandler))
 	target := process.Target{Host: "127.0.0.1", User: domain.Root, Credential: "key", Leader: process.Leader{Log: "log", Term: 1}}
 
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes the connection, nobody speaks
@@ -765,8 +742,8 @@ func hostile(t *testing.T, answer func(channel xssh.Channel)) (*Remote, int) {
 			}()
 		}
 	}()
-	secret, _ := testkeys.New(t)
-	remote := New(Config{Reach: Reach{Loopback: true}}, keys{"key": secret}, slog.New(slog.DiscardHandler))
+	secret, _ := keys.New(t)
+	remote := New(Config{Reach: Reach{Loopback: true}}, vault.Of("key", secret), slog.New(slog.DiscardHandler))
 	return remote, listener.Addr().(*net.TCPAddr).Port
 }
 

@@ -1,7 +1,6 @@
 package fleet_test
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"strings"
@@ -11,21 +10,11 @@ import (
 	xssh "golang.org/x/crypto/ssh"
 
 	"commissaire/adapters/ssh"
-	"commissaire/commands"
 	"commissaire/commands/process"
 	"commissaire/domain"
 	"commissaire/test/fleet"
+	"commissaire/test/vault"
 )
-
-// theKey is a credential store that has one key, for every host.
-type theKey commands.Secret
-
-func (k theKey) Read(context.Context, domain.CredentialID) (commands.Secret, error) {
-	return commands.Secret(k), nil
-}
-func (theKey) Store(context.Context, domain.CredentialID, commands.Secret) error { return nil }
-func (theKey) Destroy(context.Context, domain.CredentialID) error                { return nil }
-func (theKey) List(context.Context) (map[domain.CredentialID]time.Time, error)   { return nil, nil }
 
 // TestCommissaireWorksOnTheFleet takes one host of each sort through what
 // Commissaire does with a host, over its own SSH adapter.
@@ -39,7 +28,7 @@ func TestCommissaireWorksOnTheFleet(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.Close)
-	remote := ssh.New(ssh.Config{Reach: ssh.Reach{Loopback: true}}, theKey(private), slog.New(slog.DiscardHandler))
+	remote := ssh.New(ssh.Config{Reach: ssh.Reach{Loopback: true}}, vault.Of("", private), slog.New(slog.DiscardHandler))
 
 	for _, h := range f.Hosts() {
 		t.Run(string(h.Spec().OS), func(t *testing.T) {
@@ -123,7 +112,7 @@ func TestAKeptConnectionDoesNotHideAReboot(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.Close)
-	remote := ssh.New(ssh.Config{KeepOpen: 1, Reach: ssh.Reach{Loopback: true}}, theKey(private), slog.New(slog.DiscardHandler))
+	remote := ssh.New(ssh.Config{KeepOpen: 1, Reach: ssh.Reach{Loopback: true}}, vault.Of("", private), slog.New(slog.DiscardHandler))
 	t.Cleanup(remote.Close)
 	h := f.Hosts()[0]
 	for range 3 {

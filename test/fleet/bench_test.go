@@ -17,6 +17,7 @@ import (
 	"commissaire/commands/process"
 	"commissaire/domain"
 	"commissaire/test/fleet"
+	"commissaire/test/vault"
 )
 
 // BenchmarkWatch looks at 1,000 hosts, 64 at once: what a sweep costs, for the
@@ -70,7 +71,7 @@ func BenchmarkWatch(b *testing.B) {
 	}
 	for name, keep := range map[string]int{"cold": 0, "kept": hosts} {
 		b.Run(name, func(b *testing.B) {
-			remote := ssh.New(ssh.Config{KeepOpen: keep, Reach: ssh.Reach{Loopback: true}}, theKey(private), slog.New(slog.DiscardHandler))
+			remote := ssh.New(ssh.Config{KeepOpen: keep, Reach: ssh.Reach{Loopback: true}}, vault.Of("", private), slog.New(slog.DiscardHandler))
 			b.Cleanup(remote.Close)
 			if keep > 0 {
 				before := inUse()

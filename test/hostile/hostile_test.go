@@ -34,6 +34,7 @@ import (
 	"commissaire/commands/process"
 	"commissaire/domain"
 	"commissaire/domain/event"
+	"commissaire/test/vault"
 
 	"github.com/google/uuid"
 	xssh "golang.org/x/crypto/ssh"
@@ -119,7 +120,7 @@ type sequence struct {
 	store   *memory.Store
 	log     *eventlog.Log
 	handle  *commands.Handler
-	secrets *secrets
+	secrets *vault.Vault
 	profile ssh.Profile
 	keep    int // idle connections
 	login   login
@@ -198,7 +199,7 @@ func newSequence(t *testing.T, seed uint64, login login, keys []xssh.Signer) *se
 		}
 		s.hosts = append(s.hosts, h)
 	}
-	s.secrets = &secrets{kept: map[domain.CredentialID]commands.Secret{}}
+	s.secrets = &vault.Vault{}
 	s.handle = commands.New(commands.Config{
 		Log: s.log, Credentials: s.secrets, KeyFingerprint: ssh.ParsePrivateKey, Certificate: ssh.ParseCertificate,
 		TokenDigest: func(commands.Secret) string { return "" }, Denied: func(domain.Address) error { return nil },
@@ -612,37 +613,6 @@ func (s *sequence) check() {
 		}
 	}
 }
-
-// secrets is a credential store.
-type secrets struct {
-	mu   sync.Mutex
-	kept map[domain.CredentialID]commands.Secret
-}
-
-func (s *secrets) Store(_ context.Context, id domain.CredentialID, secret commands.Secret) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.kept[id] = secret
-	return nil
-}
-
-func (s *secrets) Read(_ context.Context, id domain.CredentialID) (commands.Secret, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if secret, ok := s.kept[id]; ok {
-		return secret, nil
-	}
-	return nil, commands.ErrNoCredential
-}
-
-func (s *secrets) Destroy(_ context.Context, id domain.CredentialID) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.kept, id)
-	return nil
-}
-
-func (s *secrets) List(context.Context) (map[domain.CredentialID]time.Time, error) { return nil, nil }
 
 // prober asks the good host's services, which are well, and those of the others,
 // which may be anything.
