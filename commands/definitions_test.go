@@ -8,7 +8,6 @@ import (
 	"commissaire/commands"
 	"commissaire/domain"
 	"commissaire/domain/event"
-	"commissaire/domain/roster"
 )
 
 func TestATokenIsKeptApartAndShownMasked(t *testing.T) {
@@ -27,7 +26,7 @@ func TestATokenIsKeptApartAndShownMasked(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			receipt, err := f.PutManager(t.Context(), ann, commands.PutManager{Name: "m", Options: json.RawMessage(c.options)})
-			if err != nil || receipt.Type != roster.OpenShift || string(receipt.Options) != c.shown {
+			if err != nil || receipt.Type != domain.OpenShift || string(receipt.Options) != c.shown {
 				t.Fatalf("%s of type %s: %v", receipt.Options, receipt.Type, err)
 			}
 			defined := f.history(event.RosterStream)[0].Event.(event.ContainerManagerDefined)

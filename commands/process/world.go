@@ -140,7 +140,6 @@ func (w *world) applyHost(id domain.HostID, e event.HostEvent, c *consequences) 
 		if _, known := w.roster.Host(id); !known { // it was removed while it was being registered
 			w.removed[id] = event.HostAdded{HostID: id, Host: late.Host}
 		}
-	default: // calls for no more than a look at the host
 	}
 	if _, gone := w.removed[id]; gone {
 		w.settleRemoved(id, c)
