@@ -193,7 +193,7 @@ func (h *hostState) apply(meta event.Meta, e event.HostEvent) {
 		h.Uncordon = e.Reason
 	case event.HostUncordoned:
 		h.Uncordon = ""
-	case event.HostTakeoverOrdered, event.HostRebooted, event.HostCredentialsRead:
+	case event.HostTakeoverOrdered, event.HostRebooted, event.HostCredentialsRead, event.HostRegistrationBegun:
 	}
 }
 

@@ -27,7 +27,7 @@ var types = register(
 
 	event.HostInvestigated{}, event.HostInvestigationFailed{},
 	event.HostBootstrapped{}, event.HostBootstrapFailed{},
-	event.HostRegistered{}, event.HostUnregistered{}, event.HostRegistrationFailed{}, event.HostUncordonFailed{}, event.HostUncordoned{},
+	event.HostRegistrationBegun{}, event.HostRegistered{}, event.HostUnregistered{}, event.HostRegistrationFailed{}, event.HostUncordonFailed{}, event.HostUncordoned{},
 	event.HostTakeoverOrdered{}, event.HostKeyPinned{}, event.HostKeyChanged{}, event.HostKeyShownAgain{}, event.HostKeyAccepted{},
 	event.HostWentSilent{}, event.HostAnswered{}, event.HostRebooted{},
 	event.HostCredentialsRead{},

@@ -256,6 +256,11 @@ func (u *upkeep) register(ctx context.Context) error {
 	h, _ := u.p.world.roster.Host(u.host.HostID)
 	definition := u.p.world.managers[u.p.world.wanted(h)]
 	u.p.mu.Unlock()
+	if err := u.record(ctx, func(state *host.Host) []event.HostEvent {
+		return state.BeginRegistration(u.host.Host, definition.ManagerID, definition.Manager)
+	}); err != nil {
+		return err
+	}
 	return u.tell(ctx, definition, Manager.Register, u.registrationFailed(definition), func(state *host.Host) []event.HostEvent {
 		return state.RecordRegistration(u.host.Host, definition.ManagerID, definition.Manager)
 	})

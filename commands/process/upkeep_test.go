@@ -88,7 +88,7 @@ func TestAHostThatIsAddedAgainStaysRegistered(t *testing.T) {
 		manager.set(false)
 		joins("2")
 		r.runFor(5 * time.Minute)
-		if all := types(r.history(event.HostStream("2"))); all != "HostInvestigated HostBootstrapped HostRegistered" {
+		if all := types(r.history(event.HostStream("2"))); all != "HostInvestigated HostBootstrapped HostRegistrationBegun HostRegistered" {
 			t.Errorf("the second host: %s", all)
 		}
 		if all := r.history(event.HostStream("1")); all[len(all)-1].EventType() != "HostUnregistered" {
@@ -96,6 +96,31 @@ func TestAHostThatIsAddedAgainStaysRegistered(t *testing.T) {
 		}
 		if !manager.known[address] {
 			t.Error("the container manager does not know the host that it was registered with")
+		}
+	})
+}
+
+// TestAHostThatWasRemovedWhileItWasBeingRegisteredIsUnregistered is about a leader
+// that died before it could record that a container manager knew the host.
+func TestAHostThatWasRemovedWhileItWasBeingRegisteredIsUnregistered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const address = "10.0.0.1"
+		manager := &nodes{known: map[domain.Address]bool{address: true}}
+		r := upkept(t, manager, &kept{})
+		r.record(event.HostStream("1"), event.HostInvestigated{Host: address}, event.HostBootstrapped{Host: address},
+			event.HostRegistrationBegun{Host: address, ManagerID: "M", Manager: "m"})
+		r.record(event.RosterStream, event.TermBegun{Term: 1}, event.ContainerManagerDefined{ManagerID: "M", Manager: "m"},
+			event.ClusterCreated{ClusterID: "i", Cluster: "c", ManagerID: "M", Manager: "m"},
+			event.HostAdded{HostID: "1", Host: address}, event.HostJoined{HostID: "1", Host: address, ClusterID: "i", Cluster: "c"},
+			event.HostTaken{HostID: "1", Host: address, Claim: "x", Term: 1},
+			event.HostLeft{HostID: "1", Host: address, ClusterID: "i", Cluster: "c"}, event.HostRemoved{HostID: "1", Host: address}, event.TermBegun{Term: 2})
+		r.term = 2
+		r.runFor(5 * time.Second)
+		if manager.known[address] {
+			t.Error("the container manager still knows the host")
+		}
+		if all := r.history(event.HostStream("1")); all[len(all)-1].EventType() != "HostUnregistered" {
+			t.Errorf("its history: %s", types(all))
 		}
 	})
 }

@@ -115,6 +115,14 @@ type HostBootstrapFailed struct {
 	Reason string         `json:"reason"`
 }
 
+// HostRegistrationBegun says that a container manager is about to be told of the
+// host. Until it is recorded how that ended, it may know the host.
+type HostRegistrationBegun struct {
+	Host      domain.Address     `json:"host"`
+	ManagerID domain.ManagerID   `json:"container_manager_id"`
+	Manager   domain.ManagerName `json:"container_manager"`
+}
+
 // HostRegistered says that a container manager knows the host.
 type HostRegistered struct {
 	Host      domain.Address     `json:"host"`
@@ -217,6 +225,7 @@ func (e HostInvestigationFailed) hostEvent() domain.Address { return e.Host }
 func (e HostTakeoverOrdered) hostEvent() domain.Address     { return e.Host }
 func (e HostBootstrapped) hostEvent() domain.Address        { return e.Host }
 func (e HostBootstrapFailed) hostEvent() domain.Address     { return e.Host }
+func (e HostRegistrationBegun) hostEvent() domain.Address   { return e.Host }
 func (e HostRegistered) hostEvent() domain.Address          { return e.Host }
 func (e HostUnregistered) hostEvent() domain.Address        { return e.Host }
 func (e HostRegistrationFailed) hostEvent() domain.Address  { return e.Host }
@@ -236,6 +245,7 @@ func (HostInvestigationFailed) EventType() string { return "HostInvestigationFai
 func (HostTakeoverOrdered) EventType() string     { return "HostTakeoverOrdered" }
 func (HostBootstrapped) EventType() string        { return "HostBootstrapped" }
 func (HostBootstrapFailed) EventType() string     { return "HostBootstrapFailed" }
+func (HostRegistrationBegun) EventType() string   { return "HostRegistrationBegun" }
 func (HostRegistered) EventType() string          { return "HostRegistered" }
 func (HostUnregistered) EventType() string        { return "HostUnregistered" }
 func (HostRegistrationFailed) EventType() string  { return "HostRegistrationFailed" }

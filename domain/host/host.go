@@ -18,9 +18,11 @@ type Host struct {
 	bootstrapped bool
 	silent       bool
 	failure      string
-	manager      domain.ManagerID
+	manager      domain.ManagerID // that knows the host
 	managerName  domain.ManagerName
-	registration string           // why it failed
+	registering  domain.ManagerID // that was told of the host, or was about to be
+	registerName domain.ManagerName
+	registration string           // why that failed, or the opposite
 	cordoned     domain.ManagerID // where a turn left the host's node cordoned
 	uncordon     string           // why that could not be taken back
 	key, shown   Key              // pinned; and the other one it shows
@@ -50,10 +52,14 @@ func (h *Host) Evolve(e event.HostEvent) {
 		h.bootstrapped, h.failure = true, ""
 	case event.HostBootstrapFailed:
 		h.failure = e.Reason
+	case event.HostRegistrationBegun:
+		h.registering, h.registerName, h.registration = e.ManagerID, e.Manager, ""
 	case event.HostRegistered:
 		h.manager, h.managerName, h.registration = e.ManagerID, e.Manager, ""
+		h.registering, h.registerName = "", ""
 	case event.HostUnregistered:
 		h.manager, h.managerName, h.registration = "", "", ""
+		h.registering, h.registerName = "", ""
 		h.cordoned, h.uncordon = "", "" // the node is gone
 	case event.HostRegistrationFailed:
 		h.registration = e.Reason
@@ -109,8 +115,14 @@ func (h *Host) Watched() bool { return h.bootstrapped || h.shown != Key{} }
 // Silent tells whether the host does not answer.
 func (h *Host) Silent() bool { return h.silent }
 
-// Registered is the container manager that knows the host, "" if none does.
-func (h *Host) Registered() (domain.ManagerID, domain.ManagerName) { return h.manager, h.managerName }
+// Registered is the container manager that knows the host, or may know it as nothing
+// says how its registration ended; "" if none does.
+func (h *Host) Registered() (domain.ManagerID, domain.ManagerName) {
+	if h.manager == "" && h.registration == "" {
+		return h.registering, h.registerName
+	}
+	return h.manager, h.managerName
+}
 
 // LeftCordoned is the container manager where a turn had to leave the host's node
 // cordoned, "" if none did.
@@ -134,8 +146,9 @@ const (
 // is done on it; what a container manager is told does not wait for a host that may
 // never answer again.
 func (h *Host) Next(wanted domain.ManagerID) Step {
+	known, _ := h.Registered()
 	switch {
-	case h.manager != "" && h.manager != wanted:
+	case known != "" && known != wanted:
 		return Unregister
 	case h.cordoned != "" && h.cordoned == wanted:
 		return Uncordon
@@ -185,6 +198,14 @@ func (h *Host) RecordBootstrapFailure(address domain.Address, reason string) []e
 	return []event.HostEvent{event.HostBootstrapFailed{Host: address, Reason: reason}}
 }
 
+// BeginRegistration records that a container manager is about to be told of the host.
+func (h *Host) BeginRegistration(address domain.Address, id domain.ManagerID, name domain.ManagerName) []event.HostEvent {
+	if h.manager == id || h.registering == id {
+		return nil
+	}
+	return []event.HostEvent{event.HostRegistrationBegun{Host: address, ManagerID: id, Manager: name}}
+}
+
 // RecordRegistration records that a container manager knows the host.
 func (h *Host) RecordRegistration(address domain.Address, id domain.ManagerID, name domain.ManagerName) []event.HostEvent {
 	if h.manager == id {
@@ -195,7 +216,7 @@ func (h *Host) RecordRegistration(address domain.Address, id domain.ManagerID, n
 
 // RecordUnregistration records that a container manager no longer knows the host.
 func (h *Host) RecordUnregistration(address domain.Address, id domain.ManagerID, name domain.ManagerName) []event.HostEvent {
-	if h.manager != id {
+	if known, _ := h.Registered(); known != id {
 		return nil
 	}
 	return []event.HostEvent{event.HostUnregistered{Host: address, ManagerID: id, Manager: name}}

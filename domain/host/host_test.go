@@ -12,21 +12,23 @@ import (
 const at = domain.Address("10.0.0.1")
 
 var (
-	facts        = event.Facts{OS: "fedora", BootID: "b"}
-	pinned       = event.HostKeyPinned{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:a", AddedBy: "ann"}
-	investigated = event.HostInvestigated{Host: at, Facts: facts}
-	bootstrapped = event.HostBootstrapped{Host: at, Profile: "none"}
-	registered   = event.HostRegistered{Host: at, ManagerID: "M", Manager: "m"}
-	unregistered = event.HostUnregistered{Host: at, ManagerID: "M", Manager: "m"}
-	leftCordoned = event.HostUncordonFailed{Host: at, ManagerID: "M", Manager: "m", Reason: "away"}
-	uncordoned   = event.HostUncordoned{Host: at, ManagerID: "M", Manager: "m"}
-	silent       = event.HostWentSilent{Host: at, Reason: "timeout"}
-	answered     = event.HostAnswered{Host: at}
-	changed      = event.HostKeyChanged{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:b"}
-	shownAgain   = event.HostKeyShownAgain{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:a"}
-	foreign      = event.HostInvestigationFailed{Host: at, Reason: "another installation"}
-	takeover     = event.HostTakeoverOrdered{Host: at}
-	accepted     = event.HostKeyAccepted{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:b"}
+	facts         = event.Facts{OS: "fedora", BootID: "b"}
+	pinned        = event.HostKeyPinned{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:a", AddedBy: "ann"}
+	investigated  = event.HostInvestigated{Host: at, Facts: facts}
+	bootstrapped  = event.HostBootstrapped{Host: at, Profile: "none"}
+	registering   = event.HostRegistrationBegun{Host: at, ManagerID: "M", Manager: "m"}
+	notRegistered = event.HostRegistrationFailed{Host: at, ManagerID: "M", Manager: "m", Reason: "no token"}
+	registered    = event.HostRegistered{Host: at, ManagerID: "M", Manager: "m"}
+	unregistered  = event.HostUnregistered{Host: at, ManagerID: "M", Manager: "m"}
+	leftCordoned  = event.HostUncordonFailed{Host: at, ManagerID: "M", Manager: "m", Reason: "away"}
+	uncordoned    = event.HostUncordoned{Host: at, ManagerID: "M", Manager: "m"}
+	silent        = event.HostWentSilent{Host: at, Reason: "timeout"}
+	answered      = event.HostAnswered{Host: at}
+	changed       = event.HostKeyChanged{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:b"}
+	shownAgain    = event.HostKeyShownAgain{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:a"}
+	foreign       = event.HostInvestigationFailed{Host: at, Reason: "another installation"}
+	takeover      = event.HostTakeoverOrdered{Host: at}
+	accepted      = event.HostKeyAccepted{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:b"}
 )
 
 func given(t *testing.T, events ...event.HostEvent) *scenario.Scenario[*Host, event.HostEvent] {
@@ -43,27 +45,33 @@ func TestWhatAHostNeedsNext(t *testing.T) {
 		next    Step
 		ready   bool
 	}{
-		"a new host":                 {nil, "", Investigate, false},
-		"facts are known":            {[]event.HostEvent{pinned, investigated}, "", Bootstrap, false},
-		"it is fit":                  {[]event.HostEvent{pinned, investigated, bootstrapped}, "", Nothing, true},
-		"its cluster is managed":     {[]event.HostEvent{investigated, bootstrapped}, "M", Register, true},
-		"its manager knows it":       {[]event.HostEvent{investigated, bootstrapped, registered}, "M", Nothing, true},
-		"it left the cluster":        {[]event.HostEvent{investigated, bootstrapped, registered}, "", Unregister, true},
-		"another manager":            {[]event.HostEvent{investigated, bootstrapped, registered}, "N", Unregister, true},
-		"it is silent":               {[]event.HostEvent{investigated, bootstrapped, silent}, "M", Nothing, false},
-		"it answers again":           {[]event.HostEvent{investigated, bootstrapped, silent, answered}, "", Investigate, true},
-		"it showed another host key": {[]event.HostEvent{pinned, investigated, bootstrapped, changed}, "M", Nothing, false},
-		"it shows its own again":     {[]event.HostEvent{pinned, investigated, bootstrapped, changed, shownAgain}, "", Investigate, true},
-		"that was accepted":          {[]event.HostEvent{pinned, investigated, bootstrapped, changed, accepted}, "", Investigate, true},
-		"it left while it is silent": {[]event.HostEvent{investigated, bootstrapped, registered, silent}, "", Unregister, false},
-		"its node is cordoned":       {[]event.HostEvent{investigated, bootstrapped, registered, leftCordoned}, "M", Uncordon, true},
-		"that while it is silent":    {[]event.HostEvent{investigated, bootstrapped, registered, leftCordoned, silent}, "M", Uncordon, false},
-		"that was taken back":        {[]event.HostEvent{investigated, bootstrapped, registered, leftCordoned, uncordoned}, "M", Nothing, true},
-		"its cordoned node is gone":  {[]event.HostEvent{investigated, bootstrapped, registered, leftCordoned, unregistered}, "", Nothing, true},
-		"another one's":              {[]event.HostEvent{investigated, bootstrapped, foreign}, "", Investigate, false},
-		"it is to be taken over":     {[]event.HostEvent{investigated, bootstrapped, foreign, takeover}, "", Investigate, false},
-		"it was":                     {[]event.HostEvent{investigated, bootstrapped, foreign, takeover, investigated}, "", Nothing, true},
-		"its bootstrap failed":       {[]event.HostEvent{investigated, event.HostBootstrapFailed{Host: at, Reason: "r"}}, "", Bootstrap, false},
+		"a new host":                  {nil, "", Investigate, false},
+		"facts are known":             {[]event.HostEvent{pinned, investigated}, "", Bootstrap, false},
+		"it is fit":                   {[]event.HostEvent{pinned, investigated, bootstrapped}, "", Nothing, true},
+		"its cluster is managed":      {[]event.HostEvent{investigated, bootstrapped}, "M", Register, true},
+		"its manager may know it":     {[]event.HostEvent{investigated, bootstrapped, registering}, "M", Register, true},
+		"it left, may be known":       {[]event.HostEvent{investigated, bootstrapped, registering}, "", Unregister, true},
+		"another, the first may":      {[]event.HostEvent{investigated, bootstrapped, registering}, "N", Unregister, true},
+		"it left, is not known":       {[]event.HostEvent{investigated, bootstrapped, registering, notRegistered}, "", Nothing, true},
+		"another, the first does not": {[]event.HostEvent{investigated, bootstrapped, registering, notRegistered}, "N", Register, true},
+		"it left, was unregistered":   {[]event.HostEvent{investigated, bootstrapped, registering, unregistered}, "", Nothing, true},
+		"its manager knows it":        {[]event.HostEvent{investigated, bootstrapped, registered}, "M", Nothing, true},
+		"it left the cluster":         {[]event.HostEvent{investigated, bootstrapped, registered}, "", Unregister, true},
+		"another manager":             {[]event.HostEvent{investigated, bootstrapped, registered}, "N", Unregister, true},
+		"it is silent":                {[]event.HostEvent{investigated, bootstrapped, silent}, "M", Nothing, false},
+		"it answers again":            {[]event.HostEvent{investigated, bootstrapped, silent, answered}, "", Investigate, true},
+		"it showed another host key":  {[]event.HostEvent{pinned, investigated, bootstrapped, changed}, "M", Nothing, false},
+		"it shows its own again":      {[]event.HostEvent{pinned, investigated, bootstrapped, changed, shownAgain}, "", Investigate, true},
+		"that was accepted":           {[]event.HostEvent{pinned, investigated, bootstrapped, changed, accepted}, "", Investigate, true},
+		"it left while it is silent":  {[]event.HostEvent{investigated, bootstrapped, registered, silent}, "", Unregister, false},
+		"its node is cordoned":        {[]event.HostEvent{investigated, bootstrapped, registered, leftCordoned}, "M", Uncordon, true},
+		"that while it is silent":     {[]event.HostEvent{investigated, bootstrapped, registered, leftCordoned, silent}, "M", Uncordon, false},
+		"that was taken back":         {[]event.HostEvent{investigated, bootstrapped, registered, leftCordoned, uncordoned}, "M", Nothing, true},
+		"its cordoned node is gone":   {[]event.HostEvent{investigated, bootstrapped, registered, leftCordoned, unregistered}, "", Nothing, true},
+		"another one's":               {[]event.HostEvent{investigated, bootstrapped, foreign}, "", Investigate, false},
+		"it is to be taken over":      {[]event.HostEvent{investigated, bootstrapped, foreign, takeover}, "", Investigate, false},
+		"it was":                      {[]event.HostEvent{investigated, bootstrapped, foreign, takeover, investigated}, "", Nothing, true},
+		"its bootstrap failed":        {[]event.HostEvent{investigated, event.HostBootstrapFailed{Host: at, Reason: "r"}}, "", Bootstrap, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := &Host{}
@@ -147,10 +155,12 @@ func TestOfTheOtherKeysThatWereShownTheLastOnesMayBeAccepted(t *testing.T) {
 	}
 }
 
+// same is a decision that refuses nothing.
+func same(f func(h *Host) []event.HostEvent) decision {
+	return func(h *Host) ([]event.HostEvent, error) { return f(h), nil }
+}
+
 func TestOnlyChangesAreRecorded(t *testing.T) {
-	same := func(f func(h *Host) []event.HostEvent) decision {
-		return func(h *Host) ([]event.HostEvent, error) { return f(h), nil }
-	}
 	failed := event.HostInvestigationFailed{Host: at, Reason: "no route"}
 	given(t).When(same(func(h *Host) []event.HostEvent { return h.RecordInvestigationFailure(at, "no route") })).Then(failed)
 	given(t, failed).When(same(func(h *Host) []event.HostEvent { return h.RecordFacts(at, facts) })).Then(investigated)
@@ -185,4 +195,16 @@ func TestAHostIsTakenOverFromAnotherInstallation(t *testing.T) {
 	if h.ToTakeOver(added) {
 		t.Error("it was taken over, and is to be again")
 	}
+}
+
+func TestItIsRecordedOnceThatARegistrationBegins(t *testing.T) {
+	begin := func(h *Host) []event.HostEvent { return h.BeginRegistration(at, "M", "m") }
+	unregister := func(h *Host) []event.HostEvent { return h.RecordUnregistration(at, "M", "m") }
+	given(t).When(same(begin)).Then(registering)
+	given(t, registering).When(same(begin)).Then()
+	given(t, registering, notRegistered).When(same(begin)).Then()
+	given(t, registered).When(same(begin)).Then()
+	given(t, registering).When(same(unregister)).Then(unregistered)
+	given(t, registering, notRegistered).When(same(unregister)).Then()
+	given(t, registering, unregistered).When(same(begin)).Then(registering)
 }

@@ -34,7 +34,7 @@ func Anything(t *rapid.T) (event.Stream, event.Event) {
 		return event.OperationStream(started.Operation), e
 	}
 	version := fmt.Sprint(rapid.IntRange(0, 9).Draw(t, "version"))
-	switch rapid.IntRange(0, 36).Draw(t, "kind") {
+	switch rapid.IntRange(0, 37).Draw(t, "kind") {
 	case 0, 1, 2, 3:
 		return roster(event.HostAdded{HostID: id, Host: address, RemoteUser: "root", HostKey: version})
 	case 4:
@@ -91,6 +91,8 @@ func Anything(t *rapid.T) (event.Stream, event.Event) {
 		return host(event.HostKeyAccepted{Host: address, Type: "ssh-rsa", Fingerprint: version})
 	case 34:
 		return host(event.HostRegistrationFailed{Host: address, ManagerID: "M", Reason: version})
+	case 35:
+		return host(event.HostRegistrationBegun{Host: address, ManagerID: "M"})
 	}
 	return event.WatchStream, event.SweepFinished{Started: time.Unix(int64(rapid.IntRange(0, 1000).Draw(t, "sweep")), 0), Missed: []domain.HostID{id}}
 }
