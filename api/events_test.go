@@ -70,8 +70,8 @@ func newRecording(t *testing.T, config api.EventsConfig) *recording {
 	}
 	r.server = api.New(api.Config{
 		Views: r.views, Events: r.events, EventTypes: eventlog.Types(), Authenticator: r, Metrics: prometheus.NewRegistry(),
-		Entries: func(ctx context.Context, at []projections.Position) ([]api.HistoryEntry, error) {
-			return shown(r.log.Entries(ctx, at))
+		Entries: func(ctx context.Context, positions []projections.Position) ([]api.HistoryEntry, error) {
+			return shown(r.log.Entries(ctx, positions))
 		},
 		EntriesAfter: func(ctx context.Context, after projections.Position) ([]api.HistoryEntry, error) {
 			return shown(r.log.EntriesAfter(ctx, after))
@@ -221,9 +221,9 @@ func (r *reader) next() (b block) {
 // is the positions of the next messages.
 func (r *reader) is(want ...int) {
 	r.t.Helper()
-	for _, at := range want {
-		if b := r.next(); b.id != strconv.Itoa(at) || b.event == "" {
-			r.t.Fatalf("got %+v, want the event at %d", b, at)
+	for _, pos := range want {
+		if b := r.next(); b.id != strconv.Itoa(pos) || b.event == "" {
+			r.t.Fatalf("got %+v, want the event at %d", b, pos)
 		}
 	}
 }
@@ -275,8 +275,8 @@ func TestAStreamGoesOnWhereAnotherEnded(t *testing.T) {
 				t.Errorf("%s %v begins with %+v", how.query, how.headers, first)
 			}
 			head := int(r.views.Snapshot().Position)
-			for at := after + 1; at <= head; at++ {
-				s.is(at)
+			for pos := after + 1; pos <= head; pos++ {
+				s.is(pos)
 			}
 			r.networks(1)
 			s.is(head + 1)
@@ -410,26 +410,26 @@ func TestAReaderThatFallsOutOfTheWindowIsDropped(t *testing.T) {
 	r.networks(1)
 	s.is(1)
 	r.networks(500) // nobody waits for it
-	at := 1
+	pos := 1
 	var last block
 	for last = s.next(); last.event != "dropped"; last = s.next() {
-		if at++; last.id != strconv.Itoa(at) {
-			t.Fatalf("got %+v, want the event at %d", last, at)
+		if pos++; last.id != strconv.Itoa(pos) {
+			t.Fatalf("got %+v, want the event at %d", last, pos)
 		}
 	}
 	var says struct {
 		Position int
 		Reason   string
 	}
-	if err := json.Unmarshal([]byte(last.data), &says); err != nil || says.Position != at || last.id != strconv.Itoa(at) || !strings.Contains(says.Reason, "Last-Event-ID") {
-		t.Errorf("%v: after %d the last words are %+v", err, at, last)
+	if err := json.Unmarshal([]byte(last.data), &says); err != nil || says.Position != pos || last.id != strconv.Itoa(pos) || !strings.Contains(says.Reason, "Last-Event-ID") {
+		t.Errorf("%v: after %d the last words are %+v", err, pos, last)
 	}
-	if rest := s.end(); rest != "" || at > 400 {
-		t.Errorf("after %d events and the last words there is %q", at, rest)
+	if rest := s.end(); rest != "" || pos > 400 {
+		t.Errorf("after %d events and the last words there is %q", pos, rest)
 	}
 	s, _ = r.read("", "Last-Event-ID", last.id)
-	for at++; at <= 501; at++ {
-		s.is(at)
+	for pos++; pos <= 501; pos++ {
+		s.is(pos)
 	}
 }
 

@@ -31,11 +31,11 @@ import (
 // recorded is a log that a test wrote.
 type recorded []event.Recorded
 
-func (l recorded) after(_ context.Context, at event.Position) iter.Seq2[[]event.Recorded, error] {
+func (l recorded) after(_ context.Context, pos event.Position) iter.Seq2[[]event.Recorded, error] {
 	return func(yield func([]event.Recorded, error) bool) {
 		var batch []event.Recorded
 		for _, r := range l {
-			if r.Position <= at {
+			if r.Position <= pos {
 				continue
 			}
 			if batch = append(batch, r); len(batch) == 10 && !yield(batch, nil) {
@@ -85,9 +85,9 @@ func looking(log recorded, accept string) func(path string) (int, string, http.H
 		Views: views, Authenticator: anybody{}, Metrics: prometheus.NewRegistry(), Follow: log.after,
 		Now: func() time.Time { return log[len(log)-1].Meta.Time.Add(time.Minute) }, NewID: uuid.NewString, Logger: slog.New(slog.DiscardHandler),
 		EventTypes: []string{"HostAdded", "HostJoined", "ClusterCreated", "ClusterReconfigured", "ClusterDeleted"},
-		Entries: func(_ context.Context, at []event.Position) (entries []api.HistoryEntry, _ error) {
+		Entries: func(_ context.Context, positions []event.Position) (entries []api.HistoryEntry, _ error) {
 			for _, r := range log {
-				if slices.Contains(at, r.Position) {
+				if slices.Contains(positions, r.Position) {
 					entries = append(entries, api.HistoryEntry{
 						Position: uint64(r.Position), Time: projections.Time{Time: r.Meta.Time}, Type: r.Event.EventType(), Stream: string(r.Stream),
 						Actor: r.Meta.Actor, Reason: r.Meta.Reason, Data: json.RawMessage("{}"),
@@ -108,11 +108,11 @@ func looking(log recorded, accept string) func(path string) (int, string, http.H
 
 // aStory is a cluster that was made, got a host and another network, and went.
 func aStory() (log recorded) {
-	at := time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
+	when := time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
 	add := func(actor, why string, e event.RosterEvent) {
-		at = at.Add(time.Minute)
+		when = when.Add(time.Minute)
 		log = append(log, event.Recorded{
-			Position: event.Position(10 * (len(log) + 1)), Stream: event.RosterStream, Event: e, Meta: event.Meta{Time: at, Actor: actor, Reason: why},
+			Position: event.Position(10 * (len(log) + 1)), Stream: event.RosterStream, Event: e, Meta: event.Meta{Time: when, Actor: actor, Reason: why},
 		})
 	}
 	add("ann", "", event.ClusterCreated{ClusterID: "C", Cluster: "c", Network: "default"})
@@ -207,14 +207,14 @@ func TestAHistoryIsSelectedAndWrittenInOtherForms(t *testing.T) {
 		if code != http.StatusOK || err != nil || len(rows) == 0 || !strings.HasPrefix(header.Get("Content-Type"), "text/csv") {
 			t.Fatalf("%s: %d %s %v", query, code, body, err)
 		}
-		var at []string
+		var positions []string
 		for _, row := range rows[1:] {
-			at = append(at, row[0])
+			positions = append(positions, row[0])
 			if strings.HasPrefix(row[5], "=") {
 				t.Errorf("a spreadsheet would compute %q", row[5])
 			}
 		}
-		if got := strings.Join(at, ","); got != want {
+		if got := strings.Join(positions, ","); got != want {
 			t.Errorf("%s: %s, want %s", query, got, want)
 		}
 		if more := header.Get("Link") != ""; more != (query == "?limit=1&actor=ann") {
@@ -241,18 +241,18 @@ func TestThePastIsAnsweredAsItWasThen(t *testing.T) {
 		epoch := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 		server := api.New(api.Config{
 			Views: views, Authenticator: whoLooksBack{}, Metrics: prometheus.NewRegistry(), Outputs: printed{},
-			Follow: func(ctx context.Context, at event.Position) iter.Seq2[[]event.Recorded, error] {
-				return log.after(ctx, at)
+			Follow: func(ctx context.Context, pos event.Position) iter.Seq2[[]event.Recorded, error] {
+				return log.after(ctx, pos)
 			},
 			Now: func() time.Time { return epoch.Add(time.Hour) }, NewID: uuid.NewString, Logger: slog.New(slog.DiscardHandler),
 			NodeStatus: func(context.Context, domain.ManagerName, domain.Address) (json.RawMessage, error) {
 				return json.RawMessage("{}"), nil
 			},
 		})
-		get := func(path, at string) string {
+		get := func(path, pos string) string {
 			target := "/api/v0" + path
-			if at != "" {
-				target += "?at=" + url.QueryEscape(at)
+			if pos != "" {
+				target += "?at=" + url.QueryEscape(pos)
 			}
 			w := httptest.NewRecorder()
 			server.ServeHTTP(w, httptest.NewRequestWithContext(context.Background(), http.MethodGet, target, nil))
@@ -264,10 +264,10 @@ func TestThePastIsAnsweredAsItWasThen(t *testing.T) {
 			}
 			return fmt.Sprint(w.Code, w.Header().Get("X-Commissaire-Position"), w.Header().Get("ETag"), w.Body)
 		}
-		all := func(at string) map[string]string {
+		all := func(pos string) map[string]string {
 			answers := map[string]string{}
 			for _, path := range records {
-				answers[path] = get(path, at)
+				answers[path] = get(path, pos)
 			}
 			return answers
 		}
@@ -275,16 +275,16 @@ func TestThePastIsAnsweredAsItWasThen(t *testing.T) {
 		n := rapid.IntRange(1, 40).Draw(t, "events")
 		for i := range n {
 			stream, e := scenario.Anything(t)
-			at := epoch.Add(time.Duration(10*i-rapid.IntRange(0, 40).Draw(t, "back")) * time.Second)
-			r := event.Recorded{Position: event.Position(3 * (i + 1)), Stream: stream, Event: e, Meta: event.Meta{Time: at, Actor: "ann"}}
+			when := epoch.Add(time.Duration(10*i-rapid.IntRange(0, 40).Draw(t, "back")) * time.Second)
+			r := event.Recorded{Position: event.Position(3 * (i + 1)), Stream: stream, Event: e, Meta: event.Meta{Time: when, Actor: "ann"}}
 			log = append(log, r)
 			views.Apply(r)
 			live = append(live, all(""))
 		}
-		compare := func(at string, want map[string]string) {
-			for path, answer := range all(at) {
+		compare := func(pos string, want map[string]string) {
+			for path, answer := range all(pos) {
 				if answer != want[path] {
-					t.Fatalf("GET %s?at=%s: %s\nwas: %s", path, at, answer, want[path])
+					t.Fatalf("GET %s?at=%s: %s\nwas: %s", path, pos, answer, want[path])
 				}
 			}
 		}
@@ -296,17 +296,17 @@ func TestThePastIsAnsweredAsItWasThen(t *testing.T) {
 			compare(fmt.Sprint(3*i), live[i])
 		}
 		for range 20 {
-			at := epoch.Add(time.Duration(rapid.IntRange(-50, 10*n+10).Draw(t, "time")) * time.Second)
+			when := epoch.Add(time.Duration(rapid.IntRange(-50, 10*n+10).Draw(t, "time")) * time.Second)
 			first := 0
-			for first < n && !log[first].Meta.Time.After(at) {
+			for first < n && !log[first].Meta.Time.After(when) {
 				first++
 			}
-			compare(at.Format(time.RFC3339Nano), live[first])
-			compare(at.Format("2006-01-02T15:04:05.000000"), live[first])
+			compare(when.Format(time.RFC3339Nano), live[first])
+			compare(when.Format("2006-01-02T15:04:05.000000"), live[first])
 		}
-		for _, at := range []string{fmt.Sprint(3*n + 1), "18446744073709551615", epoch.Add(2 * time.Hour).Format(time.RFC3339), "noon", "-1", "99999999999999999999999"} {
-			if got := get("/hosts", at); got != "400" {
-				t.Fatalf("?at=%s: %s", at, got)
+		for _, pos := range []string{fmt.Sprint(3*n + 1), "18446744073709551615", epoch.Add(2 * time.Hour).Format(time.RFC3339), "noon", "-1", "99999999999999999999999"} {
+			if got := get("/hosts", pos); got != "400" {
+				t.Fatalf("?at=%s: %s", pos, got)
 			}
 		}
 		for _, path := range []string{"/host/10.0.0.0/creds", "/host/10.0.0.0/history", "/status", "/events", "/operation/" + string(scenario.Operations[0]) + "/host/10.0.0.0/log"} {

@@ -60,9 +60,9 @@ func newService(t *testing.T) *service {
 
 // Append implements commands.Log.
 func (s *service) Append(ctx context.Context, stream event.Stream, expected event.Revision, events []event.Decided) (event.Position, error) {
-	at, err := s.Log.Append(ctx, stream, expected, events)
+	pos, err := s.Log.Append(ctx, stream, expected, events)
 	if err != nil {
-		return at, err
+		return pos, err
 	}
 	if s.then != nil {
 		for _, e := range events {
@@ -71,13 +71,13 @@ func (s *service) Append(ctx context.Context, stream event.Stream, expected even
 	}
 	for batch, err := range eventlog.UpToHead(ctx, s.Read(ctx, s.views.Snapshot().Position)) {
 		if err != nil {
-			return at, err
+			return pos, err
 		}
 		for _, r := range batch {
 			s.views.Apply(r)
 		}
 	}
-	return at, nil
+	return pos, nil
 }
 
 // do makes a request, and gives the answer and what it says.

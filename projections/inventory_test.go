@@ -77,13 +77,13 @@ func TestAnInventoryHasTheHostKey(t *testing.T) {
 	const host = "10.0.0.1"
 	pinned := event.HostKeyPinned{Host: host, Type: "ssh-ed25519", Fingerprint: "SHA256:a", AddedBy: "bob", Authority: "SHA256:ca"}
 	changed := event.HostKeyChanged{Host: host, Type: "ssh-rsa", Fingerprint: "SHA256:b"}
-	const at = `"2026-01-02T03:0`
+	const hour = `"2026-01-02T03:0`
 	for want, events := range map[string][]event.Event{
-		`{"type":"","fingerprint":"SHA256:given","pinned_at":` + at + `0:00.000000","pinned_by":"ann","authority":"","shown":null}`:                                                                                       nil,
-		`{"type":"ssh-ed25519","fingerprint":"SHA256:a","pinned_at":` + at + `1:00.000000","pinned_by":"bob","authority":"SHA256:ca","shown":null}`:                                                                       {pinned},
-		`{"type":"ssh-ed25519","fingerprint":"SHA256:a","pinned_at":` + at + `1:00.000000","pinned_by":"bob","authority":"SHA256:ca","shown":{"type":"ssh-rsa","fingerprint":"SHA256:b","since":` + at + `2:00.000000"}}`: {pinned, changed},
-		`{"type":"ssh-rsa","fingerprint":"SHA256:b","pinned_at":` + at + `3:00.000000","pinned_by":"ann","authority":"","shown":null}`:                                                                                    {pinned, changed, event.HostKeyAccepted{Host: host, Type: "ssh-rsa", Fingerprint: "SHA256:b"}},
-		`{"type":"ssh-ed25519","fingerprint":"SHA256:a","pinned_at":` + at + `1:00.000000","pinned_by":"bob","authority":"SHA256:ca","shown":null} again`: {
+		`{"type":"","fingerprint":"SHA256:given","pinned_at":` + hour + `0:00.000000","pinned_by":"ann","authority":"","shown":null}`:                                                                                         nil,
+		`{"type":"ssh-ed25519","fingerprint":"SHA256:a","pinned_at":` + hour + `1:00.000000","pinned_by":"bob","authority":"SHA256:ca","shown":null}`:                                                                         {pinned},
+		`{"type":"ssh-ed25519","fingerprint":"SHA256:a","pinned_at":` + hour + `1:00.000000","pinned_by":"bob","authority":"SHA256:ca","shown":{"type":"ssh-rsa","fingerprint":"SHA256:b","since":` + hour + `2:00.000000"}}`: {pinned, changed},
+		`{"type":"ssh-rsa","fingerprint":"SHA256:b","pinned_at":` + hour + `3:00.000000","pinned_by":"ann","authority":"","shown":null}`:                                                                                      {pinned, changed, event.HostKeyAccepted{Host: host, Type: "ssh-rsa", Fingerprint: "SHA256:b"}},
+		`{"type":"ssh-ed25519","fingerprint":"SHA256:a","pinned_at":` + hour + `1:00.000000","pinned_by":"bob","authority":"SHA256:ca","shown":null} again`: {
 			pinned, changed, event.HostKeyShownAgain{Host: host, Type: "ssh-ed25519", Fingerprint: "SHA256:a"},
 		},
 	} {

@@ -222,13 +222,13 @@ func TestViewsFoldedAfreshJoinWhatGoesOn(t *testing.T) {
 			more()
 			same(t, whole, views)
 		}
-		for at := range len(log.events) { // the past is that of the fresh ones
-			then, err := views.AsOf(ctx, log.read, Bound{Position: event.Position(3 * at)}, time.Time{})
+		for i := range len(log.events) { // the past is that of the fresh ones
+			then, err := views.AsOf(ctx, log.read, Bound{Position: event.Position(3 * i)}, time.Time{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if then.Position != event.Position(3*at) {
-				t.Fatalf("at %d: %d", 3*at, then.Position)
+			if then.Position != event.Position(3*i) {
+				t.Fatalf("at %d: %d", 3*i, then.Position)
 			}
 		}
 	})

@@ -15,7 +15,7 @@ import (
 type log struct {
 	t     *testing.T
 	views *Views
-	at    event.Position
+	pos   event.Position
 	clock time.Time
 }
 
@@ -25,9 +25,9 @@ func newLog(t *testing.T) *log {
 
 func (l *log) on(stream event.Stream, events ...event.Event) *log {
 	for _, e := range events {
-		l.at++
+		l.pos++
 		l.clock = l.clock.Add(time.Second)
-		r := event.Recorded{Position: l.at, Stream: stream, Event: e, Meta: event.Meta{Time: l.clock, Actor: "ann"}}
+		r := event.Recorded{Position: l.pos, Stream: stream, Event: e, Meta: event.Meta{Time: l.clock, Actor: "ann"}}
 		l.views.Apply(r)
 		before := l.all()
 		l.views.Apply(r)
@@ -51,10 +51,10 @@ func (l *log) all() string {
 		members, _ := s.Members(name)
 		text += fmt.Sprint(c, members, s.History(OfCluster, string(name)))
 	}
-	for at, o := range s.Operations(0) {
+	for pos, o := range s.Operations(0) {
 		body, _ := NewAnswer(o).JSON()
 		record, _ := o.Record().JSON()
-		text += fmt.Sprint(at, string(body), string(record))
+		text += fmt.Sprint(pos, string(body), string(record))
 	}
 	body, _ := s.Hosts().JSON()
 	return text + string(body) + fmt.Sprint(s.Networks(), s.Managers(), s.History(OfHost, "10.0.0.1"))
@@ -63,7 +63,7 @@ func (l *log) all() string {
 func (l *log) status(want string) *log {
 	l.t.Helper()
 	if h, _ := l.views.Snapshot().Host("10.0.0.1"); h.Status != want {
-		l.t.Errorf("after %d events the host is %s, want %s", l.at, h.Status, want)
+		l.t.Errorf("after %d events the host is %s, want %s", l.pos, h.Status, want)
 	}
 	return l
 }
@@ -72,7 +72,7 @@ func (l *log) cluster(status string, total, available int) *log {
 	l.t.Helper()
 	c, ok := l.views.Snapshot().Cluster("c")
 	if !ok || c.Status != status || c.Hosts != (Counts{total, available, total - available}) {
-		l.t.Errorf("after %d events the cluster is %+v", l.at, c)
+		l.t.Errorf("after %d events the cluster is %+v", l.pos, c)
 	}
 	return l
 }
@@ -237,8 +237,8 @@ func TestTheHistoryOfARemovedHostGoesOn(t *testing.T) {
 	l := newLog(t).roster(created, added, joined).host(investigated, bootstrapped, registered)
 	l.roster(event.HostLeft{HostID: "1", Host: "10.0.0.1", ClusterID: "C", Cluster: "c"}, event.HostRemoved{HostID: "1", Host: "10.0.0.1"})
 	l.host(event.HostUnregistered{Host: "10.0.0.1", ManagerID: "M", Manager: "m"})
-	if all := l.views.Snapshot().History(OfHost, "10.0.0.1"); all[len(all)-1] != l.at {
-		t.Errorf("that it was unregistered, at %d, is not in %d", l.at, all)
+	if all := l.views.Snapshot().History(OfHost, "10.0.0.1"); all[len(all)-1] != l.pos {
+		t.Errorf("that it was unregistered, at %d, is not in %d", l.pos, all)
 	}
 }
 

@@ -240,7 +240,7 @@ func TestKeysOfAnotherStoreAreRefused(t *testing.T) {
 type stopping struct {
 	credentials.Keys
 	credentials.Blobs
-	at    int
+	call  int
 	after bool
 	calls int
 	mu    sync.Mutex
@@ -253,10 +253,10 @@ func (s *stopping) run(f func() error) error {
 	n := s.calls
 	s.calls++
 	s.mu.Unlock()
-	if n > s.at || n == s.at && !s.after {
+	if n > s.call || n == s.call && !s.after {
 		return errStopped
 	}
-	if err := f(); err != nil || n < s.at {
+	if err := f(); err != nil || n < s.call {
 		return err
 	}
 	return errStopped
@@ -299,7 +299,7 @@ func TestWhoeverIsStoppedLeavesWhatCanBeDestroyed(t *testing.T) {
 			for _, after := range []bool{false, true} {
 				id := domain.CredentialID(fmt.Sprintf("host-%d-%v", steps, after))
 				name := fmt.Sprintf("%s, stopped at step %d, after it: %v", what, steps, after)
-				breaking := &stopping{Keys: keys, Blobs: there, at: steps, after: after}
+				breaking := &stopping{Keys: keys, Blobs: there, call: steps, after: after}
 				s, err := credentials.OpenShared(t.Context(), breaking, breaking, master, clock)
 				if err != nil {
 					t.Fatal(err)
@@ -345,7 +345,7 @@ func TestAnInstanceStoppedWhileItMakesTheCheckStopsNoOther(t *testing.T) {
 		for _, after := range []bool{false, true} {
 			keys, there := keyFiles(t, filepath.Join(t.TempDir(), "keys")), blobs(t, esdb.Start(t).ConnectionString())
 			master := randomBytes(32)
-			breaking := &stopping{Keys: keys, Blobs: there, at: step, after: after}
+			breaking := &stopping{Keys: keys, Blobs: there, call: step, after: after}
 			if _, err := credentials.OpenShared(t.Context(), breaking, breaking, master, clock); !errors.Is(err, errStopped) {
 				t.Fatal(err)
 			}

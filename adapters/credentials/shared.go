@@ -166,21 +166,21 @@ func (s *shared) list(ctx context.Context) (map[domain.CredentialID]time.Time, e
 	looking.SetLimit(8)
 	for _, name := range names {
 		looking.Go(func() error {
-			at, ok := known[name]
+			since, ok := known[name]
 			if !ok {
 				r, err := s.get(ctx, name)
-				switch at = r.Made; {
+				switch since = r.Made; {
 				case errors.Is(err, fs.ErrNotExist):
 					return nil // it was destroyed meanwhile
 				case errors.Is(err, errDamaged):
-					at = s.now()
+					since = s.now()
 				case err != nil:
 					return fmt.Errorf("%s: %w", name, err)
 				}
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			made[name] = at
+			made[name] = since
 			return nil
 		})
 	}
@@ -191,8 +191,8 @@ func (s *shared) list(ctx context.Context) (map[domain.CredentialID]time.Time, e
 	s.made = made
 	s.mu.Unlock()
 	all := make(map[domain.CredentialID]time.Time, len(made))
-	for name, at := range made {
-		all[domain.CredentialID(strings.TrimPrefix(name, marked))] = at
+	for name, since := range made {
+		all[domain.CredentialID(strings.TrimPrefix(name, marked))] = since
 	}
 	return all, nil
 }

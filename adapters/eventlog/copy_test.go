@@ -124,10 +124,10 @@ func TestACopyGoesOnWhereItStopped(t *testing.T) {
 			}
 			fill(t, source, all)
 			sum, stops := 0, 0
-			for at := all / 10; ; at += all / 10 {
+			for stop := all / 10; ; stop += all / 10 {
 				ctx, cancel := context.WithCancel(t.Context())
 				n, err := eventlog.Copy(ctx, source, target, func(n int) {
-					if n >= at {
+					if n >= stop {
 						cancel()
 					}
 				})

@@ -121,8 +121,8 @@ func TestHostileTextIsMadeHarmless(t *testing.T) {
 		for chunk := 1; chunk <= len(in); chunk++ {
 			s := open(t, t.TempDir(), 1<<20)
 			w := begin(t, s, "a")
-			for at := 0; at < len(in); at += chunk {
-				w.Write(int64(at), []byte(in[at:min(at+chunk, len(in))]))
+			for i := 0; i < len(in); i += chunk {
+				w.Write(int64(i), []byte(in[i:min(i+chunk, len(in))]))
 			}
 			w.Close(true)
 			got := strings.TrimPrefix(read(t, s), header)
@@ -204,14 +204,14 @@ func TestOfMuchTheBeginningAndTheEndAreKept(t *testing.T) {
 			dir := t.TempDir()
 			s := open(t, dir, limit)
 			w := begin(t, s, "a")
-			for at := 0; at < len(text); {
-				next := min(at+1+random.IntN(limit), len(text))
-				w.Write(int64(at), []byte(text[at:next]))
-				at = next
+			for i := 0; i < len(text); {
+				next := min(i+1+random.IntN(limit), len(text))
+				w.Write(int64(i), []byte(text[i:next]))
+				i = next
 				if restarts {
 					w.Close(false)
 					w = begin(t, open(t, dir, limit), "a")
-					at = int(wantedFrom(w))
+					i = int(wantedFrom(w))
 				}
 			}
 			w.Close(true)

@@ -103,11 +103,11 @@ func (s *Store) List() ([]Kept, error) {
 }
 
 // Save keeps what write writes, and drops what is older or more than is wanted.
-func (s *Store) Save(at event.Position, id uuid.UUID, write func(io.Writer) error) (err error) {
+func (s *Store) Save(pos event.Position, id uuid.UUID, write func(io.Writer) error) (err error) {
 	s.saving.Lock()
 	defer s.saving.Unlock()
-	fail := func(err error) error { return fmt.Errorf("keep a snapshot of views at position %d: %w", at, err) }
-	name := fmt.Sprintf("%020d", at) + ending
+	fail := func(err error) error { return fmt.Errorf("keep a snapshot of views at position %d: %w", pos, err) }
+	name := fmt.Sprintf("%020d", pos) + ending
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return fail(err)
 	}
@@ -116,7 +116,7 @@ func (s *Store) Save(at event.Position, id uuid.UUID, write func(io.Writer) erro
 		return fail(err)
 	}
 	_ = syscall.Flock(int(file.Fd()), syscall.LOCK_EX) // until it has its name; a file system may have no locks
-	err = errors.Join(s.fill(file, Cut{at, id, s.config.Build}, write), file.Sync())
+	err = errors.Join(s.fill(file, Cut{pos, id, s.config.Build}, write), file.Sync())
 	if err == nil {
 		err = os.Rename(file.Name(), filepath.Join(s.dir, name))
 	}

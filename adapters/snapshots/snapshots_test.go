@@ -38,9 +38,9 @@ func (r *rig) open(build string) *Store {
 
 var id = uuid.MustParse("00000000-0000-4000-8000-000000000001")
 
-func (r *rig) save(s *Store, at event.Position, text string) {
+func (r *rig) save(s *Store, pos event.Position, text string) {
 	r.t.Helper()
-	err := s.Save(at, id, func(w io.Writer) error {
+	err := s.Save(pos, id, func(w io.Writer) error {
 		_, err := io.WriteString(w, text)
 		return err
 	})

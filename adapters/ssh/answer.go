@@ -78,12 +78,12 @@ func readAnswer(r io.Reader, marker string, printed func(from int64, text []byte
 // returns text without them.
 func handOver(text []byte, marker string, printed func(from int64, text []byte), waiting func(why string)) []byte {
 	heading := []byte("\n" + marker + " ")
-	for at := 0; ; {
-		begin := bytes.Index(text[at:], heading)
+	for i := 0; ; {
+		begin := bytes.Index(text[i:], heading)
 		if begin < 0 {
 			return text
 		}
-		begin += at
+		begin += i
 		name, body, _ := bytes.Cut(text[begin+len(heading):], []byte("\n"))
 		size := bytes.Index(body, heading)
 		if size < 0 {
@@ -103,9 +103,9 @@ func handOver(text []byte, marker string, printed func(from int64, text []byte),
 		switch {
 		case told, string(name) == "running", string(name) == "waiting":
 			text = slices.Delete(text, begin, next)
-			at = begin
+			i = begin
 		default:
-			at = next
+			i = next
 		}
 	}
 }

@@ -52,11 +52,11 @@ func other(name, running string) string {
 // el+debug of 5.14.0-503.el9.x86_64+debug, rtel of 4.18.0-553.rt7.342.el8.x86_64.
 func flavourOf(kernel string) string {
 	kernel = rebuild.ReplaceAllLiteralString(releaseCandidate.ReplaceAllLiteralString(kernel, ""), "")
-	if at := rpmArch.FindStringSubmatchIndex(kernel); at != nil {
-		return strings.Join(letters.FindAllString(kernel[:at[0]], -1), "") + kernel[at[3]:]
+	if span := rpmArch.FindStringSubmatchIndex(kernel); span != nil {
+		return strings.Join(letters.FindAllString(kernel[:span[0]], -1), "") + kernel[span[3]:]
 	}
-	if at := debFlavour.FindStringIndex(kernel); at != nil {
-		return kernel[at[0]+1:]
+	if span := debFlavour.FindStringIndex(kernel); span != nil {
+		return kernel[span[0]+1:]
 	}
 	return strings.TrimLeft(kernel, "0123456789.-")
 }

@@ -359,7 +359,7 @@ func (s *Session) run(ctx context.Context, id process.WorkID, command, argument 
 			r.arguments = append(r.arguments, strconv.FormatInt(n, 10))
 		}
 		r.printed = func(from int64, text []byte) {
-			said.at(from, text)
+			said.addFrom(from, text)
 			output.Write(from, text)
 		}
 	}

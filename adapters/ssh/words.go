@@ -38,8 +38,8 @@ type saying struct {
 
 const maxRow = 2 << 10 // bytes of a line that are held, of its beginning and its end
 
-// at adds what comes from a byte on. What was added already is passed over.
-func (s *saying) at(from int64, text []byte) {
+// addFrom adds what comes from a byte on. What was added already is passed over.
+func (s *saying) addFrom(from int64, text []byte) {
 	if skip := s.next - from; skip > 0 {
 		text = text[min(skip, int64(len(text))):]
 		from = s.next

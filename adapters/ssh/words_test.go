@@ -131,7 +131,7 @@ func TestWordsThatMatter(t *testing.T) {
 			}
 			var said saying // however it comes
 			for i := 0; i < len(c.printed); i += 7 {
-				said.at(int64(max(0, i-3)), []byte(c.printed[max(0, i-3):min(len(c.printed), i+7)]))
+				said.addFrom(int64(max(0, i-3)), []byte(c.printed[max(0, i-3):min(len(c.printed), i+7)]))
 			}
 			if got := said.String(); got != c.want {
 				t.Errorf("piece by piece: %s", got)
@@ -149,7 +149,7 @@ func TestTheFirstErrorIsFoundHoweverFarItIsFromTheEnd(t *testing.T) {
 	if got := said.String(); got != "error: no space left on device … cleaning up 9999" {
 		t.Error(got)
 	}
-	said.at(1<<40, []byte("after what nobody saw\n"))
+	said.addFrom(1<<40, []byte("after what nobody saw\n"))
 	if got := said.String(); got != "error: no space left on device … after what nobody saw" {
 		t.Error(got)
 	}

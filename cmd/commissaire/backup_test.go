@@ -240,9 +240,9 @@ func TestADamagedBackupIsNotRestored(t *testing.T) {
 	if _, err := does(t.Context(), backupCommand(), "--store", "sqlite:"+dir, "--credentials", in("keys"), in("log")); err != nil {
 		t.Fatal(err)
 	}
-	flip := func(text []byte, at int) []byte {
+	flip := func(text []byte, i int) []byte {
 		text = bytes.Clone(text)
-		text[at] ^= 4
+		text[i] ^= 4
 		return text
 	}
 	// What somebody wrote anew who knows how to make a manifest, but not of the root.

@@ -123,11 +123,11 @@ func newRecorder(t *testing.T, store eventlog.Store, views *projections.Views) *
 
 // Append implements commands.Log.
 func (s *recorder) Append(ctx context.Context, stream event.Stream, expected event.Revision, events []event.Decided) (event.Position, error) {
-	at, err := s.Log.Append(ctx, stream, expected, events)
+	pos, err := s.Log.Append(ctx, stream, expected, events)
 	if err == nil {
 		err = s.apply(ctx)
 	}
-	return at, err
+	return pos, err
 }
 
 func (s *recorder) apply(ctx context.Context) error {

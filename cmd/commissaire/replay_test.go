@@ -145,7 +145,7 @@ func TestAnswersAreFollowed(t *testing.T) {
 		}
 	}
 	expect("6 /host/10.0.0.2", "6 /cluster/web", "6 /cluster/web/hosts", "6 /host/10.0.0.1", "6 /cluster/web/deploy", "6 /cluster/web/upgrade", "6 /cluster/web/restart")
-	record := func(at event.Revision, events ...event.Event) {
+	record := func(revision event.Revision, events ...event.Event) {
 		t.Helper()
 		var raws []eventlog.Raw
 		for _, e := range events {
@@ -155,7 +155,7 @@ func TestAnswersAreFollowed(t *testing.T) {
 			}
 			raws = append(raws, raw)
 		}
-		if _, err := store.Append(ctx, event.RosterStream, at, raws); err != nil {
+		if _, err := store.Append(ctx, event.RosterStream, revision, raws); err != nil {
 			t.Fatal(err)
 		}
 	}

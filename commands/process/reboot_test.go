@@ -215,8 +215,8 @@ type logins []time.Time
 func (l logins) most(in time.Duration) (most int) {
 	for i := range l {
 		n := 0
-		for _, at := range l[i:] {
-			if at.Sub(l[i]) < in {
+		for _, when := range l[i:] {
+			if when.Sub(l[i]) < in {
 				n++
 			}
 		}

@@ -9,26 +9,26 @@ import (
 	"commissaire/test/scenario"
 )
 
-const at = domain.Address("10.0.0.1")
+const address = domain.Address("10.0.0.1")
 
 var (
 	facts         = event.Facts{OS: "fedora", BootID: "b"}
-	pinned        = event.HostKeyPinned{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:a", AddedBy: "ann"}
-	investigated  = event.HostInvestigated{Host: at, Facts: facts}
-	bootstrapped  = event.HostBootstrapped{Host: at, Profile: "none"}
-	registering   = event.HostRegistrationBegun{Host: at, ManagerID: "M", Manager: "m"}
-	notRegistered = event.HostRegistrationFailed{Host: at, ManagerID: "M", Manager: "m", Reason: "no token"}
-	registered    = event.HostRegistered{Host: at, ManagerID: "M", Manager: "m"}
-	unregistered  = event.HostUnregistered{Host: at, ManagerID: "M", Manager: "m"}
-	leftCordoned  = event.HostUncordonFailed{Host: at, ManagerID: "M", Manager: "m", Reason: "away"}
-	uncordoned    = event.HostUncordoned{Host: at, ManagerID: "M", Manager: "m"}
-	silent        = event.HostWentSilent{Host: at, Reason: "timeout"}
-	answered      = event.HostAnswered{Host: at}
-	changed       = event.HostKeyChanged{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:b"}
-	shownAgain    = event.HostKeyShownAgain{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:a"}
-	foreign       = event.HostInvestigationFailed{Host: at, Reason: "another installation"}
-	takeover      = event.HostTakeoverOrdered{Host: at}
-	accepted      = event.HostKeyAccepted{Host: at, Type: "ssh-ed25519", Fingerprint: "SHA256:b"}
+	pinned        = event.HostKeyPinned{Host: address, Type: "ssh-ed25519", Fingerprint: "SHA256:a", AddedBy: "ann"}
+	investigated  = event.HostInvestigated{Host: address, Facts: facts}
+	bootstrapped  = event.HostBootstrapped{Host: address, Profile: "none"}
+	registering   = event.HostRegistrationBegun{Host: address, ManagerID: "M", Manager: "m"}
+	notRegistered = event.HostRegistrationFailed{Host: address, ManagerID: "M", Manager: "m", Reason: "no token"}
+	registered    = event.HostRegistered{Host: address, ManagerID: "M", Manager: "m"}
+	unregistered  = event.HostUnregistered{Host: address, ManagerID: "M", Manager: "m"}
+	leftCordoned  = event.HostUncordonFailed{Host: address, ManagerID: "M", Manager: "m", Reason: "away"}
+	uncordoned    = event.HostUncordoned{Host: address, ManagerID: "M", Manager: "m"}
+	silent        = event.HostWentSilent{Host: address, Reason: "timeout"}
+	answered      = event.HostAnswered{Host: address}
+	changed       = event.HostKeyChanged{Host: address, Type: "ssh-ed25519", Fingerprint: "SHA256:b"}
+	shownAgain    = event.HostKeyShownAgain{Host: address, Type: "ssh-ed25519", Fingerprint: "SHA256:a"}
+	foreign       = event.HostInvestigationFailed{Host: address, Reason: "another installation"}
+	takeover      = event.HostTakeoverOrdered{Host: address}
+	accepted      = event.HostKeyAccepted{Host: address, Type: "ssh-ed25519", Fingerprint: "SHA256:b"}
 )
 
 func given(t *testing.T, events ...event.HostEvent) *scenario.Scenario[*Host, event.HostEvent] {
@@ -71,7 +71,7 @@ func TestWhatAHostNeedsNext(t *testing.T) {
 		"another one's":               {[]event.HostEvent{investigated, bootstrapped, foreign}, "", Investigate, false},
 		"it is to be taken over":      {[]event.HostEvent{investigated, bootstrapped, foreign, takeover}, "", Investigate, false},
 		"it was":                      {[]event.HostEvent{investigated, bootstrapped, foreign, takeover, investigated}, "", Nothing, true},
-		"its bootstrap failed":        {[]event.HostEvent{investigated, event.HostBootstrapFailed{Host: at, Reason: "r"}}, "", Bootstrap, false},
+		"its bootstrap failed":        {[]event.HostEvent{investigated, event.HostBootstrapFailed{Host: address, Reason: "r"}}, "", Bootstrap, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := &Host{}
@@ -91,7 +91,7 @@ func TestWhatAHostNeedsNext(t *testing.T) {
 func TestTheFirstKeyIsPinnedAndAnotherStopsAllWork(t *testing.T) {
 	show := func(fingerprint string) decision {
 		return func(h *Host) ([]event.HostEvent, error) {
-			return h.RecordKey(at, Key{"ssh-ed25519", fingerprint}, "ann"), nil
+			return h.RecordKey(address, Key{"ssh-ed25519", fingerprint}, "ann"), nil
 		}
 	}
 	given(t).When(show("SHA256:a")).Then(pinned)
@@ -104,7 +104,7 @@ func TestTheFirstKeyIsPinnedAndAnotherStopsAllWork(t *testing.T) {
 func TestAKeyThatAnAuthorityVouchesForIsNoChangedKey(t *testing.T) {
 	vouch := func(fingerprint string) decision {
 		return func(h *Host) ([]event.HostEvent, error) {
-			return h.RecordVouchedKey(at, Key{"ssh-ed25519", fingerprint}, "SHA256:ca", "ann"), nil
+			return h.RecordVouchedKey(address, Key{"ssh-ed25519", fingerprint}, "SHA256:ca", "ann"), nil
 		}
 	}
 	first := pinned
@@ -120,7 +120,7 @@ func TestAKeyThatAnAuthorityVouchesForIsNoChangedKey(t *testing.T) {
 
 func TestOnlyAKeyThatWasShownIsAccepted(t *testing.T) {
 	accept := func(fingerprint string) decision {
-		return func(h *Host) ([]event.HostEvent, error) { return h.AcceptKey(at, fingerprint) }
+		return func(h *Host) ([]event.HostEvent, error) { return h.AcceptKey(address, fingerprint) }
 	}
 	given(t, pinned, changed).When(accept("SHA256:b")).Then(accepted)
 	given(t, pinned, changed).When(accept("SHA256:c")).ThenRefused(ErrKeyNotShown)
@@ -141,7 +141,7 @@ func TestOfTheOtherKeysThatWereShownTheLastOnesMayBeAccepted(t *testing.T) {
 	h := &Host{}
 	h.Evolve(pinned)
 	show := func(i int) event.HostKeyChanged {
-		return event.HostKeyChanged{Host: at, Type: "ssh-ed25519", Fingerprint: fmt.Sprint("SHA256:", i)}
+		return event.HostKeyChanged{Host: address, Type: "ssh-ed25519", Fingerprint: fmt.Sprint("SHA256:", i)}
 	}
 	for i := range 100 {
 		h.Evolve(show(i))
@@ -150,7 +150,7 @@ func TestOfTheOtherKeysThatWereShownTheLastOnesMayBeAccepted(t *testing.T) {
 	if len(h.others) != mostOthers {
 		t.Errorf("%d keys are kept", len(h.others))
 	}
-	if events, err := h.AcceptKey(at, "SHA256:98"); err != nil || len(events) != 1 {
+	if events, err := h.AcceptKey(address, "SHA256:98"); err != nil || len(events) != 1 {
 		t.Errorf("%v, %v", events, err)
 	}
 }
@@ -161,22 +161,22 @@ func same(f func(h *Host) []event.HostEvent) decision {
 }
 
 func TestOnlyChangesAreRecorded(t *testing.T) {
-	failed := event.HostInvestigationFailed{Host: at, Reason: "no route"}
-	given(t).When(same(func(h *Host) []event.HostEvent { return h.RecordInvestigationFailure(at, "no route") })).Then(failed)
-	given(t, failed).When(same(func(h *Host) []event.HostEvent { return h.RecordFacts(at, facts) })).Then(investigated)
-	given(t, investigated).When(same(func(h *Host) []event.HostEvent { return h.RecordContact(at, "b") })).Then()
-	given(t, investigated).When(same(func(h *Host) []event.HostEvent { return h.RecordContact(at, "c") })).
-		Then(event.HostRebooted{Host: at, Before: "b", BootID: "c"})
-	given(t, investigated, silent).When(same(func(h *Host) []event.HostEvent { return h.RecordContact(at, "b") })).Then(answered)
-	given(t, silent).When(same(func(h *Host) []event.HostEvent { return h.RecordSilence(at, "timeout") })).Then()
-	given(t).When(same(func(h *Host) []event.HostEvent { return h.RecordUncordonFailure(at, "M", "m", "away") })).Then(leftCordoned)
-	given(t, leftCordoned).When(same(func(h *Host) []event.HostEvent { return h.RecordUncordonFailure(at, "M", "m", "away") })).Then()
-	given(t, leftCordoned).When(same(func(h *Host) []event.HostEvent { return h.RecordUncordon(at, "M", "m") })).Then(uncordoned)
-	given(t, registered).When(same(func(h *Host) []event.HostEvent { return h.RecordUncordon(at, "M", "m") })).Then()
+	failed := event.HostInvestigationFailed{Host: address, Reason: "no route"}
+	given(t).When(same(func(h *Host) []event.HostEvent { return h.RecordInvestigationFailure(address, "no route") })).Then(failed)
+	given(t, failed).When(same(func(h *Host) []event.HostEvent { return h.RecordFacts(address, facts) })).Then(investigated)
+	given(t, investigated).When(same(func(h *Host) []event.HostEvent { return h.RecordContact(address, "b") })).Then()
+	given(t, investigated).When(same(func(h *Host) []event.HostEvent { return h.RecordContact(address, "c") })).
+		Then(event.HostRebooted{Host: address, Before: "b", BootID: "c"})
+	given(t, investigated, silent).When(same(func(h *Host) []event.HostEvent { return h.RecordContact(address, "b") })).Then(answered)
+	given(t, silent).When(same(func(h *Host) []event.HostEvent { return h.RecordSilence(address, "timeout") })).Then()
+	given(t).When(same(func(h *Host) []event.HostEvent { return h.RecordUncordonFailure(address, "M", "m", "away") })).Then(leftCordoned)
+	given(t, leftCordoned).When(same(func(h *Host) []event.HostEvent { return h.RecordUncordonFailure(address, "M", "m", "away") })).Then()
+	given(t, leftCordoned).When(same(func(h *Host) []event.HostEvent { return h.RecordUncordon(address, "M", "m") })).Then(uncordoned)
+	given(t, registered).When(same(func(h *Host) []event.HostEvent { return h.RecordUncordon(address, "M", "m") })).Then()
 }
 
 func TestAHostIsTakenOverFromAnotherInstallation(t *testing.T) {
-	order := func(h *Host) ([]event.HostEvent, error) { return h.OrderTakeover(at), nil }
+	order := func(h *Host) ([]event.HostEvent, error) { return h.OrderTakeover(address), nil }
 	given(t).When(order).Then(takeover)
 	given(t, pinned, foreign).When(order).Then(takeover)
 	given(t, pinned, foreign, takeover).When(order).Then()
@@ -198,8 +198,8 @@ func TestAHostIsTakenOverFromAnotherInstallation(t *testing.T) {
 }
 
 func TestItIsRecordedOnceThatARegistrationBegins(t *testing.T) {
-	begin := func(h *Host) []event.HostEvent { return h.BeginRegistration(at, "M", "m") }
-	unregister := func(h *Host) []event.HostEvent { return h.RecordUnregistration(at, "M", "m") }
+	begin := func(h *Host) []event.HostEvent { return h.BeginRegistration(address, "M", "m") }
+	unregister := func(h *Host) []event.HostEvent { return h.RecordUnregistration(address, "M", "m") }
 	given(t).When(same(begin)).Then(registering)
 	given(t, registering).When(same(begin)).Then()
 	given(t, registering, notRegistered).When(same(begin)).Then()

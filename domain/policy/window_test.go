@@ -17,7 +17,7 @@ func zone(t *testing.T, w *event.Window) *time.Location {
 }
 
 func TestAWindowOpensAndCloses(t *testing.T) {
-	at := func(text string) time.Time {
+	parse := func(text string) time.Time {
 		when, err := time.Parse(time.RFC3339, text)
 		if err != nil {
 			t.Fatal(err)
@@ -48,8 +48,8 @@ func TestAWindowOpensAndCloses(t *testing.T) {
 		{evenings, "2026-09-06T02:00:00Z", ""},
 		{evenings, "2026-09-06T04:00:00Z", "2026-09-07T01:00:00Z"},
 	} {
-		open, opens := Opening(c.window, zone(t, c.window), at(c.now))
-		if open != (c.opens == "") || !open && !opens.Equal(at(c.opens)) {
+		open, opens := Opening(c.window, zone(t, c.window), parse(c.now))
+		if open != (c.opens == "") || !open && !opens.Equal(parse(c.opens)) {
 			t.Errorf("at %s: open %v, opens %s", c.now, open, opens.UTC())
 		}
 	}

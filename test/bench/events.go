@@ -60,7 +60,7 @@ func (b *bench) listen(ctx context.Context) error {
 	in := bufio.NewReader(conn)
 	sent := map[uint64]time.Time{}
 	put := func(n int) (uint64, error) {
-		at := time.Now()
+		when := time.Now()
 		if _, err := conn.Write(request(http.MethodPut, fmt.Sprintf("/api/v0/cluster/event-%d", n), "{}")); err != nil {
 			return 0, err
 		}
@@ -73,7 +73,7 @@ func (b *bench) listen(ctx context.Context) error {
 			return 0, fmt.Errorf("answered %s: %s, %w", response.Status, text, err)
 		}
 		position, err := strconv.ParseUint(response.Header.Get("X-Commissaire-Position"), 10, 64)
-		sent[position] = at
+		sent[position] = when
 		return position, err
 	}
 	tick := time.NewTicker(time.Second / changes)
@@ -93,9 +93,9 @@ func (b *bench) listen(ctx context.Context) error {
 
 	var took []time.Duration
 	for _, one := range heard {
-		for position, at := range sent {
+		for position, when := range sent {
 			if heardAt, ok := one[position]; ok {
-				took = append(took, heardAt.Sub(at))
+				took = append(took, heardAt.Sub(when))
 			}
 		}
 	}

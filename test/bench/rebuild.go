@@ -46,13 +46,13 @@ func (b *bench) rebuild(ctx context.Context) error {
 	b.row("rebuild of all views while they are served", rate(int(took.Events), time.Duration(float64(took.Events)/took.PerSecond*float64(time.Second))), memory(s))
 	for _, clients := range []int{1, 4} {
 		n, all, err := b.load(ctx, s.address, clients, http.StatusOK, func(int) []byte {
-			at := 1 + rand.IntN(b.events)
-			path := fmt.Sprintf("/api/v0/operations?limit=1&at=%d", at)
-			switch at % 3 {
+			pos := 1 + rand.IntN(b.events)
+			path := fmt.Sprintf("/api/v0/operations?limit=1&at=%d", pos)
+			switch pos % 3 {
 			case 0:
-				path = fmt.Sprintf("/api/v0/networks?at=%d", at)
+				path = fmt.Sprintf("/api/v0/networks?at=%d", pos)
 			case 1:
-				path = fmt.Sprintf("/api/v0/clusters?at=%d", at)
+				path = fmt.Sprintf("/api/v0/clusters?at=%d", pos)
 			}
 			return request(http.MethodGet, path, "")
 		})

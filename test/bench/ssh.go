@@ -165,7 +165,7 @@ func (b *bench) afterASweep(ctx context.Context, s *server, since time.Time) (in
 		}
 		_, rest, _ := strings.Cut(string(text), `"last_check":"`)
 		checked, _, _ := strings.Cut(rest, `"`)
-		if at, err := time.Parse("2006-01-02T15:04:05.000000", checked); err == nil && at.After(since) {
+		if when, err := time.Parse("2006-01-02T15:04:05.000000", checked); err == nil && when.After(since) {
 			return s.resident()
 		}
 		select {

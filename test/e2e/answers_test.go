@@ -241,11 +241,11 @@ func (a answer) location() string {
 // position is where a change was recorded, or the views stood.
 func (a answer) position() uint64 {
 	a.t.Helper()
-	at, err := strconv.ParseUint(a.header.Get("X-Commissaire-Position"), 10, 64)
+	pos, err := strconv.ParseUint(a.header.Get("X-Commissaire-Position"), 10, 64)
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	return at
+	return pos
 }
 
 // list is a list of objects within a record.

@@ -57,10 +57,10 @@ type acknowledged struct {
 	all map[string]uint64
 }
 
-func (a *acknowledged) add(path string, at uint64) {
+func (a *acknowledged) add(path string, pos uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.all[path] = at
+	a.all[path] = pos
 }
 
 func (a *acknowledged) now() map[string]uint64 {
@@ -70,7 +70,7 @@ func (a *acknowledged) now() map[string]uint64 {
 }
 
 // change makes a change as a client that need not be on the test's goroutine.
-func (s *service) change(ctx context.Context, method, path string, body any) (at uint64, err error) {
+func (s *service) change(ctx context.Context, method, path string, body any) (pos uint64, err error) {
 	a, err := s.try(s.request("admin", method, path, body).WithContext(ctx))
 	if err == nil && a.status >= 300 {
 		err = fmt.Errorf("%s: %d %s", a.call, a.status, a.body)
@@ -118,11 +118,11 @@ func (l *loaded) load() (stop func()) {
 func (l *loaded) define(ctx context.Context, client int) error {
 	for n := 0; ctx.Err() == nil; n++ {
 		path := fmt.Sprintf("/%s/x%d-%d", []string{"cluster", "network"}[n%2], client, n)
-		at, err := l.change(context.WithoutCancel(ctx), http.MethodPut, path, nil)
+		pos, err := l.change(context.WithoutCancel(ctx), http.MethodPut, path, nil)
 		if err != nil {
 			return err
 		}
-		l.acknowledged.add(path, at)
+		l.acknowledged.add(path, pos)
 	}
 	return nil
 }
@@ -174,9 +174,9 @@ func (l *loaded) backUp(n int) *backup {
 	if !b.Opened || len(b.Missing) > 0 || b.Credentials < len(l.fleet.Hosts()) {
 		l.t.Errorf("backup %d: %+v", n, b.saved)
 	}
-	for path, at := range b.before {
-		if at > b.Position {
-			l.t.Errorf("%s was acknowledged at position %d, and the backup that began then ends with %d", path, at, b.Position)
+	for path, pos := range b.before {
+		if pos > b.Position {
+			l.t.Errorf("%s was acknowledged at position %d, and the backup that began then ends with %d", path, pos, b.Position)
 		}
 	}
 	return b

@@ -159,13 +159,13 @@ func TestAHostAddedAgainWaitsForWhatWasBegun(t *testing.T) {
 			s := newService(t)
 			h := f.Hosts()[0]
 			h.Slow("dnf install -y flannel", 1500*time.Millisecond)
-			at := "/host/" + h.Address()
-			s.put(at, body()).is(201)
+			path := "/host/" + h.Address()
+			s.put(path, body()).is(201)
 			awaitCommand(t, h, "dnf install -y flannel")
-			s.delete(at).is(200)
+			s.delete(path).is(200)
 			between(s)
-			s.put(at, body()).is(201)
-			s.until(at, status("disassociated"))
+			s.put(path, body()).is(201)
+			s.until(path, status("disassociated"))
 			doOneThingAtATime(t, f)
 			if n := commands(h, "systemctl restart docker"); n != 1 {
 				t.Errorf("docker was restarted %d times: the bootstrap of the removed host went on", n)
@@ -196,18 +196,18 @@ func TestAHostThatFailsStopsTheOperation(t *testing.T) {
 func TestAChangedHostKeyStopsAllWorkUntilItIsAccepted(t *testing.T) {
 	f, body := hosts(t, fleet.Spec{Address: "127.0.14.1", OS: fleet.Fedora, Version: "6.1", Next: "6.2"})
 	s := newService(t)
-	at := "/host/127.0.14.1"
-	s.put(at, body()).is(201)
-	s.until(at, status("disassociated"))
+	path := "/host/127.0.14.1"
+	s.put(path, body()).is(201)
+	s.until(path, status("disassociated"))
 	h := f.Host("127.0.14.1")
 	if err := h.ChangeHostKey(); err != nil {
 		t.Fatal(err)
 	}
 	h.DropConnections()
-	s.until(at, status("failed"))
-	s.put(at+"/hostkey", `{"fingerprint":"SHA256:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxw"}`).is(409)
-	s.put(at+"/hostkey", `{"fingerprint":"`+fingerprint(h)+`"}`).is(201)
-	s.until(at, status("disassociated"))
+	s.until(path, status("failed"))
+	s.put(path+"/hostkey", `{"fingerprint":"SHA256:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxw"}`).is(409)
+	s.put(path+"/hostkey", `{"fingerprint":"`+fingerprint(h)+`"}`).is(201)
+	s.until(path, status("disassociated"))
 }
 
 func TestAStoreInUseIsRefused(t *testing.T) {

@@ -83,13 +83,13 @@ func (s *service) inOrder(do func(eventlog.Raw)) {
 }
 
 // unheardOfInDouble records an event of a type that nobody knows and returns its position.
-func (s *service) unheardOfInDouble() (at event.Position) {
+func (s *service) unheardOfInDouble() (pos event.Position) {
 	s.t.Helper()
 	s.inDouble(func(store *eventstoredb.Store) (err error) {
-		at, err = store.Append(s.t.Context(), "later", event.NoRevision, []eventlog.Raw{
+		pos, err = store.Append(s.t.Context(), "later", event.NoRevision, []eventlog.Raw{
 			{ID: uuid.New(), Type: "HostTeleported", Data: []byte(`{}`), Meta: []byte(`{"schema":1}`)},
 		})
 		return err
 	})
-	return at
+	return pos
 }

@@ -209,7 +209,7 @@ func TestEveryEventIsHeardOnce(t *testing.T) {
 			changing.Go(func() {
 				for n := range changes + client {
 					r := all.change(http.MethodPut, fmt.Sprintf("/cluster/c-%d-%d-%d", life, client, n), nil)
-					for at := last.Load(); r.position > at && !last.CompareAndSwap(at, r.position); at = last.Load() {
+					for pos := last.Load(); r.position > pos && !last.CompareAndSwap(pos, r.position); pos = last.Load() {
 					}
 				}
 			})
@@ -223,9 +223,9 @@ func TestEveryEventIsHeardOnce(t *testing.T) {
 	for life := range 2 { // killed when some of it was heard and more is being recorded
 		var living, changing sync.WaitGroup
 		hear(&living, 0)
-		at := last.Load()
+		pos := last.Load()
 		change(&changing, life, 31)
-		s.await(func() bool { return last.Load() > at+40 }, "/clusters")
+		s.await(func() bool { return last.Load() > pos+40 }, "/clusters")
 		s.stop(syscall.SIGKILL)
 		changing.Wait()
 		living.Wait()
@@ -273,11 +273,11 @@ func TestAStreamIsNeitherHeldBackNorCut(t *testing.T) {
 			t.Fatalf("after %s and %d: %+v, %v", time.Since(began), n, m, err)
 		}
 	}
-	at := s.put("/cluster/d", nil).is(201).position()
-	if heard := opened.await(t, at); len(heard) != 1 || heard[0].event != "ClusterCreated" || heard[0].id != at {
+	pos := s.put("/cluster/d", nil).is(201).position()
+	if heard := opened.await(t, pos); len(heard) != 1 || heard[0].event != "ClusterCreated" || heard[0].id != pos {
 		t.Errorf("heard %+v", heard)
 	}
-	s.get("/clusters", "X-Commissaire-At-Least", fmt.Sprint(at)).is(200).says(`["c","d"]`)
+	s.get("/clusters", "X-Commissaire-At-Least", fmt.Sprint(pos)).is(200).says(`["c","d"]`)
 }
 
 // TestOpenStreamsDoNotHoldUpTheEnd ends the service while some listen and one
@@ -285,9 +285,9 @@ func TestAStreamIsNeitherHeldBackNorCut(t *testing.T) {
 func TestOpenStreamsDoNotHoldUpTheEnd(t *testing.T) {
 	s := newService(t, map[string]any{"watch.interval": "1h"})
 	options := map[string]any{"address": "10.0.0.1:80", "note": strings.Repeat("x", 60<<10)}
-	var at uint64
+	var pos uint64
 	for n := range 120 { // more than the system takes for a connection
-		at = s.put(fmt.Sprintf("/network/n%d", n), map[string]any{"type": "flannel_server", "options": options}).is(201).position()
+		pos = s.put(fmt.Sprintf("/network/n%d", n), map[string]any{"type": "flannel_server", "options": options}).is(201).position()
 	}
 	deaf, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(s.base, "http://"))
 	if err != nil {
@@ -305,7 +305,7 @@ func TestOpenStreamsDoNotHoldUpTheEnd(t *testing.T) {
 	}
 	var idle []*stream
 	for range 20 {
-		idle = append(idle, s.listen(fmt.Sprintf("?after=%d", at)))
+		idle = append(idle, s.listen(fmt.Sprintf("?after=%d", pos)))
 	}
 	began := time.Now()
 	s.stop(syscall.SIGTERM)

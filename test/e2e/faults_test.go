@@ -32,7 +32,7 @@ func TestFaultsOfAHost(t *testing.T) {
 			t.Fatal(err)
 		}
 		why := fmt.Sprintf("%s does not let root in with the key %s: add its public half to authorized_keys there, or give another key",
-			r.at(), ssh.FingerprintSHA256(key.PublicKey()))
+			r.address(), ssh.FingerprintSHA256(key.PublicKey()))
 		r.tells("HostInvestigationFailed", "reason", why)
 		r.fails("upgrade", why)
 		r.undisturbed("failed", upgraded, nil)
@@ -54,7 +54,7 @@ func TestFaultsOfAHost(t *testing.T) {
 		r.add("disassociated")
 		r.bad.SetFaults(fleet.Faults{HangHandshake: true})
 		r.bad.DropConnections()
-		why := r.at() + " took the connection, but SSH was not ready within 1.5s: is it sshd that listens there, and is the host overloaded?"
+		why := r.address() + " took the connection, but SSH was not ready within 1.5s: is it sshd that listens there, and is the host overloaded?"
 		r.fails("upgrade", why)
 		r.tells("HostWentSilent", "reason", why)
 		r.undisturbed("failed", upgraded, nil)
@@ -63,7 +63,7 @@ func TestFaultsOfAHost(t *testing.T) {
 		r := newTrial(t, fleet.Fedora, nil)
 		r.add("disassociated")
 		r.bad.Down()
-		why := "nothing listens on " + r.at() + ": is the host up, and sshd running?"
+		why := "nothing listens on " + r.address() + ": is the host up, and sshd running?"
 		r.fails("upgrade", why)
 		r.tells("HostWentSilent", "reason", why)
 		r.undisturbed("failed", upgraded, nil)
@@ -187,8 +187,8 @@ func TestFaultsOfAHost(t *testing.T) {
 		r := newTrial(t, fleet.Atomic, map[string]any{"operations.reboot-timeout": "5s"})
 		r.add("disassociated")
 		r.bad.SetFaults(fleet.Faults{StayDown: true})
-		r.fails("restart", "the host was not back within 5s of its reboot, look at its console: nothing listens on "+r.at()+": is the host up, and sshd running?")
-		r.tells("HostWentSilent", "reason", "nothing listens on "+r.at()+": is the host up, and sshd running?")
+		r.fails("restart", "the host was not back within 5s of its reboot, look at its console: nothing listens on "+r.address()+": is the host up, and sshd running?")
+		r.tells("HostWentSilent", "reason", "nothing listens on "+r.address()+": is the host up, and sshd running?")
 		r.undisturbed("failed", rebooted[1:], nil)
 	})
 	t.Run("reboots by itself", func(t *testing.T) {
@@ -242,8 +242,8 @@ func newTrial(t *testing.T, os fleet.OS, settings map[string]any) trial {
 	return trial{newService(t, quick, settings), f, body, f.Hosts()[1]}
 }
 
-// at is where the misbehaving host listens.
-func (r trial) at() string { return fmt.Sprintf("%s:%d", r.bad.Address(), r.fleet.Port()) }
+// address is where the misbehaving host listens.
+func (r trial) address() string { return fmt.Sprintf("%s:%d", r.bad.Address(), r.fleet.Port()) }
 
 func (r trial) others() []*fleet.Host { return []*fleet.Host{r.fleet.Hosts()[0], r.fleet.Hosts()[2]} }
 

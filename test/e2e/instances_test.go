@@ -42,7 +42,7 @@ var (
 type instance struct {
 	*service
 	name    string
-	at      atomic.Pointer[url.URL] // where it listens; nil: it does not run
+	base    atomic.Pointer[url.URL] // where it listens; nil: it does not run
 	answers atomic.Bool             // as the balancer sees it
 	paused  atomic.Bool
 }
@@ -52,7 +52,7 @@ func (i *instance) up(ctx context.Context) {
 	for ctx.Err() == nil {
 		base, ok := <-i.launch()
 		if at, err := url.Parse(base); ok && err == nil {
-			i.at.Store(at)
+			i.base.Store(at)
 			return
 		}
 		<-i.ends
@@ -62,7 +62,7 @@ func (i *instance) up(ctx context.Context) {
 
 // kill ends the program at once.
 func (i *instance) kill() {
-	i.at.Store(nil)
+	i.base.Store(nil)
 	i.answers.Store(false)
 	i.stop(syscall.SIGKILL)
 }
@@ -81,7 +81,7 @@ func (i *instance) wake() {
 // alone is the instance as it answers without the balancer.
 func (i *instance) alone() *service {
 	s := *i.service
-	s.base = strings.TrimSuffix(i.at.Load().String(), "/")
+	s.base = strings.TrimSuffix(i.base.Load().String(), "/")
 	s.client = &http.Client{Timeout: 20 * time.Second}
 	return &s
 }
@@ -164,11 +164,11 @@ func (i *instance) check(ctx context.Context) {
 	client := &http.Client{Timeout: time.Second}
 	defer client.CloseIdleConnections()
 	for pause(ctx, 50*time.Millisecond) {
-		at := i.at.Load()
-		if at == nil {
+		base := i.base.Load()
+		if base == nil {
 			continue
 		}
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, at.JoinPath("/healthz").String(), nil)
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, base.JoinPath("/healthz").String(), nil)
 		if err != nil {
 			panic(err)
 		}
@@ -176,7 +176,7 @@ func (i *instance) check(ctx context.Context) {
 		if err == nil {
 			_ = response.Body.Close()
 		}
-		i.answers.Store(err == nil && i.at.Load() == at)
+		i.answers.Store(err == nil && i.base.Load() == base)
 	}
 }
 
@@ -190,11 +190,11 @@ var errNobody = errors.New("no instance answers")
 func (b balancer) RoundTrip(r *http.Request) (*http.Response, error) {
 	for range b.all {
 		i := b.all[b.turn.Add(1)%uint64(len(b.all))]
-		at := i.at.Load()
-		if at == nil || !i.answers.Load() {
+		base := i.base.Load()
+		if base == nil || !i.answers.Load() {
 			continue
 		}
-		r.URL.Scheme, r.URL.Host = at.Scheme, at.Host
+		r.URL.Scheme, r.URL.Host = base.Scheme, base.Host
 		response, err := b.transport.RoundTrip(r)
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			continue // it was not asked
@@ -241,16 +241,16 @@ func (c carrier) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, errBusy
 	}
-	at, err := strconv.ParseUint(response.Header.Get("X-Commissaire-Position"), 10, 64)
+	pos, err := strconv.ParseUint(response.Header.Get("X-Commissaire-Position"), 10, 64)
 	switch {
 	case err != nil && response.StatusCode < 300 && r.URL.Path != "/api/v0/status":
 		c.t.Errorf("%s: answered without a position", call)
-	case err == nil && r.Method == http.MethodGet && at < least:
-		c.t.Errorf("%s: answered from position %d, after %d was seen", call, at, least)
+	case err == nil && r.Method == http.MethodGet && pos < least:
+		c.t.Errorf("%s: answered from position %d, after %d was seen", call, pos, least)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.position = max(c.position, at)
+	c.position = max(c.position, pos)
 	return response, nil
 }
 
@@ -260,9 +260,9 @@ func (c *crew) settle(ctx context.Context) {
 	for _, i := range c.all {
 		s := *c.service
 		s.client = &http.Client{Timeout: 30 * time.Second}
-		at := i.at.Load()
-		for at != nil && i.at.Load() == at && ctx.Err() == nil {
-			s.base = strings.TrimSuffix(at.String(), "/")
+		base := i.base.Load()
+		for base != nil && i.base.Load() == base && ctx.Err() == nil {
+			s.base = strings.TrimSuffix(base.String(), "/")
 			network := fmt.Sprintf("settled-%d", c.settled.Add(1))
 			if a, _ := s.try(s.request("admin", http.MethodPut, "/network/"+network, nil).WithContext(ctx)); a.status == http.StatusCreated {
 				to, _ := strconv.ParseUint(a.header.Get("X-Commissaire-Position"), 10, 64)
@@ -321,7 +321,7 @@ func (c *crew) recorded() history {
 // leader is the instance that leads, by its own word; nil: none does.
 func (c *crew) leader() *instance {
 	for _, i := range c.all {
-		if i.at.Load() == nil || !i.answers.Load() || i.paused.Load() {
+		if i.base.Load() == nil || !i.answers.Load() || i.paused.Load() {
 			continue
 		}
 		s := i.alone()
@@ -399,7 +399,7 @@ func (u *upset) end(k int) {
 // whom chooses an instance that runs, rather the one that leads.
 func (u *upset) whom() (one *instance, leads bool) {
 	leader := u.leader()
-	running := slices.DeleteFunc(slices.Clone(u.all), func(i *instance) bool { return i.at.Load() == nil })
+	running := slices.DeleteFunc(slices.Clone(u.all), func(i *instance) bool { return i.base.Load() == nil })
 	if leader != nil && u.random.IntN(4) > 0 {
 		return leader, true
 	}
@@ -691,9 +691,9 @@ func TestALeaderThatWasPausedDoesNoHarm(t *testing.T) {
 			}
 			release := first.Hold(held)
 			defer release()
-			at := other.alone().operate("upgrade", nil)
+			path := other.alone().operate("upgrade", nil)
 			if held == "uname" {
-				other.alone().until(at, func(o map[string]any) bool { return turnOf(o, 0)["state"] == "begun" })
+				other.alone().until(path, func(o map[string]any) bool { return turnOf(o, 0)["state"] == "begun" })
 			} else {
 				awaitCommand(t, first, held)
 			}
@@ -706,7 +706,7 @@ func TestALeaderThatWasPausedDoesNoHarm(t *testing.T) {
 				t.Fatalf("%d commands were sent until then", n)
 			}
 			release()
-			if o := other.alone().until(at, status("finished", "failed")); o["status"] != "finished" {
+			if o := other.alone().until(path, status("finished", "failed")); o["status"] != "finished" {
 				t.Errorf("the upgrade %v", o)
 			}
 			before := f.Commands()
@@ -723,7 +723,7 @@ func TestALeaderThatWasPausedDoesNoHarm(t *testing.T) {
 			other.alone().get("/cluster/by-the-woken", "X-Commissaire-At-Least", made.header.Get("X-Commissaire-Position")).is(200)
 			made = other.alone().put("/cluster/by-the-other", nil).is(201)
 			old.alone().get("/cluster/by-the-other", "X-Commissaire-At-Least", made.header.Get("X-Commissaire-Position")).is(200)
-			old.alone().until(at, status("finished"))
+			old.alone().until(path, status("finished"))
 			if o := other.alone().get("/status").is(200).object(); o["leads"] != true {
 				t.Errorf("the other leads no longer: %v", o)
 			}

@@ -75,17 +75,17 @@ func (m managed) given(host *fleet.Host, pods ...string) {
 
 // during starts an operation and waits until a command runs on a host, which it does
 // until release.
-func (m managed) during(kind, policy string, host *fleet.Host, command string) (at string, release func()) {
+func (m managed) during(kind, policy string, host *fleet.Host, command string) (path string, release func()) {
 	m.t.Helper()
 	release = host.Hold(command)
-	at = m.operate(kind, policy)
+	path = m.operate(kind, policy)
 	awaitCommand(m.t, host, command)
-	return at, release
+	return path, release
 }
 
-func (m managed) reason(at string) string {
+func (m managed) reason(path string) string {
 	m.t.Helper()
-	return sprint(turnOf(m.get(at).object(), 0)["reason"])
+	return sprint(turnOf(m.get(path).object(), 0)["reason"])
 }
 
 // atAsked is when a request was first answered, from a time on.
@@ -106,11 +106,11 @@ func TestManagedHostIsEmptiedWorkedOnCheckedAndGivenBack(t *testing.T) {
 	m.pod(h, kube.Pod{Name: "one", Refusals: 1})
 	m.pod(h, kube.Pod{Name: "logs", Owner: "DaemonSet"})
 	m.kube.Change(h.Address(), func(n *corev1.Node) { n.Status.NodeInfo.BootID = h.BootID() })
-	at := m.operate("restart", `{"health":{"node_ready":true,"timeout":60},"drain":{"grace":3}}`)
+	path := m.operate("restart", `{"health":{"node_ready":true,"timeout":60},"drain":{"grace":3}}`)
 	notYet := "the node has not reported since the host was booted"
-	m.await(func() bool { return strings.Contains(string(m.get(at+"/history").body), notYet) }, at+"/history")
+	m.await(func() bool { return strings.Contains(string(m.get(path+"/history").body), notYet) }, path+"/history")
 	m.kube.Change(h.Address(), func(n *corev1.Node) { n.Status.NodeInfo.BootID = h.BootID() })
-	m.until(at, status("finished"))
+	m.until(path, status("finished"))
 	m.given(h, "logs")
 
 	cordoned := m.atAsked(time.Time{}, "PATCH", `true`)
@@ -133,10 +133,10 @@ func TestManagedHostThatABudgetKeepsIsLeftAlone(t *testing.T) {
 	m := newManaged(t, atomics(42, 1)...)
 	h := m.fleet.Hosts()[0]
 	m.pod(h, kube.Pod{Name: "one", Refusals: -1})
-	at := m.operate("upgrade", `{"drain":{"timeout":1}}`)
-	m.until(at, status("failed"))
+	path := m.operate("upgrade", `{"drain":{"timeout":1}}`)
+	m.until(path, status("failed"))
 	want := "the host was not drained within 1 s, and nothing was done to it: 1 pods are left: " + m.kube.Namespace + "/one: Cannot evict"
-	if got := m.reason(at); !strings.HasPrefix(got, want) {
+	if got := m.reason(path); !strings.HasPrefix(got, want) {
 		t.Errorf("the reason: %s", got)
 	}
 	m.given(h, "one")
@@ -153,13 +153,13 @@ func TestManagedHostThatABudgetKeepsIsLeftAlone(t *testing.T) {
 func TestManagedHostIsGivenBackAfterAKill(t *testing.T) {
 	m := newManaged(t, atomics(43, 1)...)
 	h := m.fleet.Hosts()[0]
-	at, release := m.during("upgrade", `{}`, h, "rpm-ostree upgrade")
+	path, release := m.during("upgrade", `{}`, h, "rpm-ostree upgrade")
 	if !m.kube.Cordoned(h.Address()) {
 		t.Error("the node is not cordoned while its host is upgraded")
 	}
 	m.crash()
 	release()
-	m.until(at, status("finished"))
+	m.until(path, status("finished"))
 	m.given(h)
 	if n := commands(h, "rpm-ostree upgrade"); n != 1 {
 		t.Errorf("it was upgraded %d times", n)
@@ -169,11 +169,11 @@ func TestManagedHostIsGivenBackAfterAKill(t *testing.T) {
 func TestManagedHostThatCannotBeGivenBackNowIsLater(t *testing.T) {
 	m := newManaged(t, atomics(44, 1)...)
 	h := m.fleet.Hosts()[0]
-	at, release := m.during("upgrade", `{}`, h, "rpm-ostree upgrade")
+	path, release := m.during("upgrade", `{}`, h, "rpm-ostree upgrade")
 	m.kube.Leave()
 	release()
-	m.until(at, status("failed"))
-	if got := m.reason(at); !strings.HasPrefix(got, "container manager k could not uncordon the host, which is tried again later: ") {
+	m.until(path, status("failed"))
+	if got := m.reason(path); !strings.HasPrefix(got, "container manager k could not uncordon the host, which is tried again later: ") {
 		t.Errorf("the reason: %s", got)
 	}
 	if !m.kube.Cordoned(h.Address()) {
@@ -188,16 +188,16 @@ func TestManagedHostThatCannotBeGivenBackNowIsLater(t *testing.T) {
 	m.given(h)
 
 	m.kube.Fail("PATCH", 3, 500) // each attempt
-	at = m.operate("upgrade", `{}`)
-	m.until(at, status("failed"))
-	if got := m.reason(at); !strings.HasPrefix(got, "container manager k could not cordon the host: ") {
+	path = m.operate("upgrade", `{}`)
+	m.until(path, status("failed"))
+	if got := m.reason(path); !strings.HasPrefix(got, "container manager k could not cordon the host: ") {
 		t.Errorf("the reason: %s", got)
 	}
 	m.given(h)
 	m.kube.Stall("GET /api/v1/nodes/")
-	at = m.operate("upgrade", `{}`)
-	m.until(at, status("failed"))
-	if got := m.reason(at); !strings.HasSuffix(got, "could not say whether the host is cordoned: it did not answer within 1s") {
+	path = m.operate("upgrade", `{}`)
+	m.until(path, status("failed"))
+	if got := m.reason(path); !strings.HasSuffix(got, "could not say whether the host is cordoned: it did not answer within 1s") {
 		t.Errorf("the reason: %s", got)
 	}
 	m.kube.Heal()
@@ -213,11 +213,11 @@ func TestManagedHostIsEmptiedAgainBeforeItsReboot(t *testing.T) {
 		t.Error("what somebody else had cordoned was uncordoned")
 	}
 	h.Release("41.3")
-	at, release := m.during("deploy", `{"version":"41.3","reboot":true}`, h, "rpm-ostree deploy")
+	path, release := m.during("deploy", `{"version":"41.3","reboot":true}`, h, "rpm-ostree deploy")
 	m.kube.Change(h.Address(), func(n *corev1.Node) { n.Spec.Unschedulable = false })
 	m.pod(h, kube.Pod{Name: "back"})
 	release()
-	m.until(at, status("finished"))
+	m.until(path, status("finished"))
 	m.given(h)
 	evicted := m.atAsked(time.Time{}, "/eviction", "")
 	for _, c := range h.Commands() {
@@ -230,14 +230,14 @@ func TestManagedHostIsEmptiedAgainBeforeItsReboot(t *testing.T) {
 func TestManagedHostInHandIsGivenBackAfterAPauseOrCancel(t *testing.T) {
 	m := newManaged(t, atomics(46, 2)...)
 	first, second := m.fleet.Hosts()[0], m.fleet.Hosts()[1]
-	at, release := m.during("upgrade", `{}`, first, "rpm-ostree upgrade")
-	m.put(at+"/pause", nil).is(200)
-	m.until(at, state("paused"))
+	path, release := m.during("upgrade", `{}`, first, "rpm-ostree upgrade")
+	m.put(path+"/pause", nil).is(200)
+	m.until(path, state("paused"))
 	release()
-	m.await(func() bool { return m.turns(at) == "succeeded waiting" }, at)
+	m.await(func() bool { return m.turns(path) == "succeeded waiting" }, path)
 	m.given(first)
-	m.put(at+"/cancel", nil).is(200)
-	m.until(at, status("failed"))
+	m.put(path+"/cancel", nil).is(200)
+	m.until(path, status("failed"))
 	m.given(second)
 	if n := len(m.kube.Asked("PATCH /api/v1/nodes/" + second.Address())); n != 0 {
 		t.Errorf("the node of a host that was not begun was changed %d times", n)

@@ -22,14 +22,14 @@ import (
 // asker is a client of one instance that asks for what the model knows.
 type asker struct {
 	*crew
-	at    *url.URL
+	base  *url.URL
 	hosts []*fleet.Host
 }
 
 // call asks, and says what was answered.
 func (a asker) call(method, path string, body any, headers ...string) answer {
 	s := *a.service
-	s.base, s.client = strings.TrimSuffix(a.at.String(), "/"), http.DefaultClient
+	s.base, s.client = strings.TrimSuffix(a.base.String(), "/"), http.DefaultClient
 	ctx, cancel := context.WithTimeout(a.t.Context(), 20*time.Second)
 	defer cancel()
 	got, err := s.try(s.request("admin", method, path, body, headers...).WithContext(ctx))
@@ -85,8 +85,8 @@ func (a asker) ask(q linear.Request) linear.Reply {
 
 // end cancels an operation and waits until it has ended.
 func (a asker) end(id string) linear.Reply {
-	at := "/operation/" + id
-	cancelled := a.call(http.MethodPut, at+"/cancel", nil)
+	path := "/operation/" + id
+	cancelled := a.call(http.MethodPut, path+"/cancel", nil)
 	switch cancelled.status {
 	case http.StatusOK, http.StatusConflict: // 409: it has ended
 	default:
@@ -97,7 +97,7 @@ func (a asker) end(id string) linear.Reply {
 	}
 	for range 400 {
 		var o shownOperation
-		got := a.call(http.MethodGet, at, nil, "X-Commissaire-At-Least", cmp.Or(cancelled.header.Get("X-Commissaire-Position"), "0"))
+		got := a.call(http.MethodGet, path, nil, "X-Commissaire-At-Least", cmp.Or(cancelled.header.Get("X-Commissaire-Position"), "0"))
 		if got.status == http.StatusOK && json.Unmarshal(got.body, &o) == nil && o.Status != "in_process" {
 			return linear.Reply{Answer: linear.Done}
 		}
@@ -132,7 +132,7 @@ func TestInstancesAnswerChangesAsIfOneAfterTheOther(t *testing.T) {
 	run := func(first, n int, meanwhile func()) {
 		var clients sync.WaitGroup
 		for client := range 6 {
-			a := asker{c, c.all[client%2].at.Load(), f.Hosts()}
+			a := asker{c, c.all[client%2].base.Load(), f.Hosts()}
 			clients.Go(func() {
 				h.Run(client, n, rand.New(rand.NewPCG(seed, uint64(first+client))), a.ask)
 			})

@@ -129,9 +129,9 @@ func (s *service) forge(position string) {
 		in(s.t, filepath.Join(s.dir, "store", "events.db"), "UPDATE events SET meta = replace(meta, '\"admin\"', '\"nobody\"') WHERE pos = "+position)
 		return
 	}
-	at, err := strconv.ParseUint(position, 10, 64)
+	pos, err := strconv.ParseUint(position, 10, 64)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.esdb.Edit(at, func(meta []byte) []byte { return bytes.Replace(meta, []byte(`"admin"`), []byte(`"nobody"`), 1) })
+	s.esdb.Edit(pos, func(meta []byte) []byte { return bytes.Replace(meta, []byte(`"admin"`), []byte(`"nobody"`), 1) })
 }

@@ -256,9 +256,9 @@ type turn struct {
 func (h history) turns() map[string][]turn {
 	kinds := map[domain.OperationID]domain.OperationKind{}
 	all := map[string][]turn{}
-	over := func(e event.Turn, at time.Time, succeeded bool) {
+	over := func(e event.Turn, when time.Time, succeeded bool) {
 		if turns := all[string(e.Host)]; len(turns) > 0 && turns[len(turns)-1].operation == e.Operation {
-			turns[len(turns)-1].over, turns[len(turns)-1].succeeded = at, succeeded
+			turns[len(turns)-1].over, turns[len(turns)-1].succeeded = when, succeeded
 		}
 	}
 	for _, r := range h.events {
@@ -291,7 +291,7 @@ func (h history) explains(f *fleet.Fleet) {
 		done := make([][]fleet.Command, len(all))
 		for _, c := range host.Commands() {
 			if !c.TakesInHand() {
-				before, _ := slices.BinarySearchFunc(claims[host.Address()], c.Time, func(c claimed, at time.Time) int { return c.at.Compare(at) })
+				before, _ := slices.BinarySearchFunc(claims[host.Address()], c.Time, func(c claimed, when time.Time) int { return c.when.Compare(when) })
 				if before == 0 || !claims[host.Address()][before-1].upkeep {
 					h.t.Errorf("%s: %s at %s, and nobody had claimed the host for its upkeep", host.Address(), c.Line, c.Time)
 				}
@@ -323,7 +323,7 @@ func does(kind domain.OperationKind, line string) bool {
 
 // claimed is a moment at which a host was taken for its upkeep, or was no more.
 type claimed struct {
-	at     time.Time
+	when   time.Time
 	upkeep bool
 }
 
@@ -334,7 +334,7 @@ func (h history) claims() map[string][]claimed {
 		case event.HostTaken:
 			all[string(e.Host)] = append(all[string(e.Host)], claimed{r.Meta.Time, e.Operation == ""})
 		case event.HostReleased:
-			all[string(e.Host)] = append(all[string(e.Host)], claimed{at: r.Meta.Time})
+			all[string(e.Host)] = append(all[string(e.Host)], claimed{when: r.Meta.Time})
 		}
 	}
 	return all

@@ -24,20 +24,20 @@ func state(want string) func(map[string]any) bool {
 }
 
 // turns are the states of an operation's turns, in their order.
-func (s *service) turns(at string) string {
+func (s *service) turns(path string) string {
 	s.t.Helper()
 	var all []string
-	for _, turn := range list(s.get(at).is(200).object()["hosts"]) {
+	for _, turn := range list(s.get(path).is(200).object()["hosts"]) {
 		all = append(all, sprint(turn["state"]))
 	}
 	return strings.Join(all, " ")
 }
 
 // checkTurns checks the states of an operation's turns.
-func (s *service) checkTurns(at, want string) {
+func (s *service) checkTurns(path, want string) {
 	s.t.Helper()
-	if got := s.turns(at); got != want {
-		s.t.Errorf("the turns are %q, want %q: %s", got, want, s.get(at).body)
+	if got := s.turns(path); got != want {
+		s.t.Errorf("the turns are %q, want %q: %s", got, want, s.get(path).body)
 	}
 }
 

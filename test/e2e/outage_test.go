@@ -63,8 +63,8 @@ func TestWhileTheStoreIsAwayReadsAreServedAndSayHowOldTheyAre(t *testing.T) {
 			end()
 			back := time.Now()
 			made := fmt.Sprintf("/cluster/after-%d", i)
-			at := s.recovers(made, back)
-			if told := heard.await(t, at); !slices.ContainsFunc(told, func(m message) bool { return m.id == at }) {
+			pos := s.recovers(made, back)
+			if told := heard.await(t, pos); !slices.ContainsFunc(told, func(m message) bool { return m.id == pos }) {
 				t.Errorf("the reader of events heard %+v", told)
 			}
 			if took := time.Since(back); took > 15*time.Second {
@@ -139,12 +139,12 @@ func (s cutOff) serves() {
 
 // recovers waits until the service takes a change, acts and is present again, and
 // gives the position of the change.
-func (s cutOff) recovers(path string, back time.Time) (at uint64) {
+func (s cutOff) recovers(path string, back time.Time) (pos uint64) {
 	s.t.Helper()
 	s.await(func() bool {
 		a := s.put(path, nil)
 		if a.status == 201 {
-			at = a.position()
+			pos = a.position()
 		}
 		return a.status == 201
 	}, "/status")
@@ -153,7 +153,7 @@ func (s cutOff) recovers(path string, back time.Time) (at uint64) {
 	acts := time.Since(back)
 	s.await(func() bool { return s.get("/clusters").is(200).header.Get("X-Commissaire-Age") == "" }, "/status")
 	s.t.Logf("changes were taken %s after the store was back, the service acted after %s, it was present after %s", changed, acts, time.Since(back))
-	return at
+	return pos
 }
 
 // measured are figures that the service gives of itself.
@@ -234,12 +234,12 @@ func TestAnOutageOfTheStoreSaysNothingAboutHosts(t *testing.T) {
 		t.Errorf("the restart %v: %s", o["status"], s.get("/operations").body)
 	}
 	for _, h := range f.Hosts() {
-		at := "/host/" + h.Address()
-		s.until(at, status("disassociated"))
+		path := "/host/" + h.Address()
+		s.until(path, status("disassociated"))
 		if n := commands(h, "systemctl reboot"); n != 1 {
 			t.Errorf("%s was rebooted %d times", h.Address(), n)
 		}
-		if told := string(s.get(at + "/history").is(200).body); strings.Contains(told, "HostWentSilent") || strings.Contains(told, "Failed") {
+		if told := string(s.get(path + "/history").is(200).body); strings.Contains(told, "HostWentSilent") || strings.Contains(told, "Failed") {
 			t.Errorf("%s: %s", h.Address(), told)
 		}
 	}

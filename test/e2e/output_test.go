@@ -20,9 +20,9 @@ import (
 var headings = regexp.MustCompile(`(?m)^== 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ .*\n`)
 
 // log is what the service says that a host printed, without headings.
-func (s *service) log(at, host string) string {
+func (s *service) log(path, host string) string {
 	s.t.Helper()
-	a := s.get(at + "/host/" + host + "/log").is(200)
+	a := s.get(path + "/host/" + host + "/log").is(200)
 	if kind := a.header.Get("Content-Type"); kind != "text/plain; charset=utf-8" {
 		s.t.Errorf("%s: it is of type %s", a.call, kind)
 	}
@@ -33,9 +33,9 @@ func (s *service) log(at, host string) string {
 }
 
 // printed is what a host has in its record of its turn.
-func (s *service) printed(at string, h *fleet.Host) string {
+func (s *service) printed(path string, h *fleet.Host) string {
 	s.t.Helper()
-	for _, begun := range s.events(at+"/history", "HostTurnBegun") {
+	for _, begun := range s.events(path+"/history", "HostTurnBegun") {
 		if begun["host"] == h.Address() {
 			text, err := h.ReadFile("/var/lib/commissaire/turn/" + sprint(begun["claim"]) + "/output")
 			if err != nil {
@@ -44,7 +44,7 @@ func (s *service) printed(at string, h *fleet.Host) string {
 			return string(text)
 		}
 	}
-	s.t.Fatalf("%s has no turn in %s", h.Address(), at)
+	s.t.Fatalf("%s has no turn in %s", h.Address(), path)
 	return ""
 }
 
@@ -56,9 +56,9 @@ type following struct {
 	all      strings.Builder
 }
 
-func (s *service) follow(at, host string) *following {
+func (s *service) follow(path, host string) *following {
 	s.t.Helper()
-	response, err := s.client.Do(s.request("operator", http.MethodGet, at+"/host/"+host+"/log?follow=1", nil))
+	response, err := s.client.Do(s.request("operator", http.MethodGet, path+"/host/"+host+"/log?follow=1", nil))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -111,13 +111,13 @@ func TestWhatHostsPrintedIsServed(t *testing.T) {
 	first.SetFaults(fleet.Faults{Prints: numbered(2000)})
 	second.SetFaults(fleet.Faults{Prints: "\xff\xfe\x00\x1b[2J\x1b]0;owned\x07 \u00fc\r\n"})
 	second.FailNext("rpm-ostree upgrade", 3)
-	at := s.operate("upgrade", `{"stage":false}`)
-	o := s.until(at, status("failed"))
+	path := s.operate("upgrade", `{"stage":false}`)
+	o := s.until(path, status("failed"))
 
-	if got, want := s.log(at, first.Address()), s.printed(at, first); got != want || len(want) < 50_000 {
+	if got, want := s.log(path, first.Address()), s.printed(path, first); got != want || len(want) < 50_000 {
 		t.Errorf("of %d bytes %d are served", len(want), len(got))
 	}
-	got := s.log(at, second.Address())
+	got := s.log(path, second.Address())
 	if want := "????[2J?]0;owned? \u00fc \nrpm-ostree: failed, as it was told to\n"; got != want {
 		t.Errorf("served %q, want %q", got, want)
 	}
@@ -128,12 +128,12 @@ func TestWhatHostsPrintedIsServed(t *testing.T) {
 		two["version_before"] != "41.1" {
 		t.Errorf("the turns: %v\n%v", one, two)
 	}
-	if viewed := turnOf(s.as("viewer", http.MethodGet, at, nil).is(200).object(), 1); viewed["output"] != "" {
+	if viewed := turnOf(s.as("viewer", http.MethodGet, path, nil).is(200).object(), 1); viewed["output"] != "" {
 		t.Errorf("a viewer sees %v", viewed["output"])
 	}
 
 	// Who may see it, and what there is not.
-	log := at + "/host/" + second.Address() + "/log"
+	log := path + "/host/" + second.Address() + "/log"
 	for _, user := range []string{"viewer", "auditor", "join"} {
 		s.as(user, http.MethodGet, log, nil).is(403)
 	}
@@ -148,21 +148,21 @@ func TestWhatHostsPrintedIsServed(t *testing.T) {
 			t.Errorf("%s: %v", path, a.object()["detail"])
 		}
 	}
-	id := strings.TrimPrefix(at, "/operation/")
+	id := strings.TrimPrefix(path, "/operation/")
 	none := "00000000-0000-4000-8000-000000000000"
 	missing("/operation/"+none+"/host/"+second.Address()+"/log", "there is no operation "+none)
-	missing(at+"/host/127.9.9.9/log", "host 127.9.9.9 has no part in operation "+id)
-	missing(at+"/host/"+third.Address()+"/log", "host "+third.Address()+" printed nothing in operation "+id)
-	missing(at+"/host/"+third.Address()+"/log?follow=1", "host "+third.Address()+" printed nothing in operation "+id)
+	missing(path+"/host/127.9.9.9/log", "host 127.9.9.9 has no part in operation "+id)
+	missing(path+"/host/"+third.Address()+"/log", "host "+third.Address()+" printed nothing in operation "+id)
+	missing(path+"/host/"+third.Address()+"/log?follow=1", "host "+third.Address()+" printed nothing in operation "+id)
 	s.get(log + "?follow=maybe").is(400)
-	followed, err := s.follow(at, second.Address()).rest()
+	followed, err := s.follow(path, second.Address()).rest()
 	if whole := string(s.get(log).is(200).body); err != nil || followed != whole {
 		t.Errorf("followed after its end: %q, %v", followed, err)
 	}
 
 	// It survives a restart, but not its time; what is under way does.
 	s.crash()
-	if again := s.log(at, second.Address()); again != got {
+	if again := s.log(path, second.Address()); again != got {
 		t.Errorf("after a restart: %q", again)
 	}
 	release := second.Hold("rpm-ostree upgrade")
@@ -171,7 +171,7 @@ func TestWhatHostsPrintedIsServed(t *testing.T) {
 	s.stop(syscall.SIGKILL)
 	s.configure(map[string]any{"operations.output-max-age": "1ms"})
 	s.start()
-	was := len(s.printed(at, second))
+	was := len(s.printed(path, second))
 	s.await(func() bool { return s.get(log).status == 404 }, log)
 	missing(log, fmt.Sprintf("what host %s printed in operation %s, %d bytes, is not kept any more", second.Address(), id, was))
 	if got := s.log(running, second.Address()); !strings.Contains(got, "owned") {
@@ -191,23 +191,23 @@ func TestALogIsFollowedWhileTheCommandRuns(t *testing.T) {
 	h.SetFaults(fleet.Faults{Prints: "first\nsecond\n"})
 	h.Slow("dnf -y upgrade", time.Second) // longer than a request may take to be read
 	release := h.Hold("dnf -y upgrade")
-	at := s.operate("upgrade", `{}`)
+	path := s.operate("upgrade", `{}`)
 
-	early := s.follow(at, "127.0.42.2") // whose turn it is not yet
-	one, two, gone := s.follow(at, h.Address()), s.follow(at, h.Address()), s.follow(at, h.Address())
+	early := s.follow(path, "127.0.42.2") // whose turn it is not yet
+	one, two, gone := s.follow(path, h.Address()), s.follow(path, h.Address()), s.follow(path, h.Address())
 	for _, follower := range []*following{one, two, gone} {
 		follower.until("first")
 		follower.until("second")
 	}
 	gone.response.Body.Close()
-	o := s.get(at).is(200).object()
+	o := s.get(path).is(200).object()
 	if turn := turnOf(o, 0); turn["state"] != "begun" || turn["doing"] != "working" || turn["output"] != "first\nsecond" {
 		t.Errorf("meanwhile: %v", turn)
 	}
 	release()
 	for _, follower := range []*following{one, two} {
 		all, err := follower.rest()
-		if err != nil || all != string(s.get(at+"/host/"+h.Address()+"/log").is(200).body) || !strings.HasSuffix(all, "Complete!\n") {
+		if err != nil || all != string(s.get(path+"/host/"+h.Address()+"/log").is(200).body) || !strings.HasSuffix(all, "Complete!\n") {
 			t.Errorf("followed %q, %v", all, err)
 		}
 	}
@@ -216,12 +216,12 @@ func TestALogIsFollowedWhileTheCommandRuns(t *testing.T) {
 	}
 
 	// Who follows holds up neither the shutdown, nor is it hidden from him.
-	s.until(at, status("finished"))
+	s.until(path, status("finished"))
 	h.Release("6.3")
 	release = h.Hold("dnf -y upgrade")
 	defer release()
-	at = s.operate("upgrade", `{}`)
-	last := s.follow(at, h.Address())
+	path = s.operate("upgrade", `{}`)
+	last := s.follow(path, h.Address())
 	last.until("second")
 	began := time.Now()
 	s.stop(syscall.SIGTERM)
@@ -243,24 +243,24 @@ func TestNothingOfALogIsLostOrThereTwice(t *testing.T) {
 	h := f.Hosts()[0]
 	h.SetFaults(fleet.Faults{Prints: numbered(10_000) + "held\n"})
 	release := h.Hold("rpm-ostree upgrade")
-	at := s.operate("upgrade", `{}`)
-	s.follow(at, h.Address()).until("held")
+	path := s.operate("upgrade", `{}`)
+	s.follow(path, h.Address()).until("held")
 	for range 2 {
 		h.DropConnections()
-		if got := s.log(at, h.Address()); !strings.HasSuffix(got, "held\n") {
+		if got := s.log(path, h.Address()); !strings.HasSuffix(got, "held\n") {
 			t.Errorf("after the connection was cut %d bytes are served", len(got))
 		}
 	}
 	s.stop(syscall.SIGKILL)
 	h.DropConnections()
 	s.start()
-	follower := s.follow(at, h.Address())
+	follower := s.follow(path, h.Address())
 	follower.until("held")
 	release()
 	all, err := follower.rest()
-	s.until(at, status("finished"))
-	want := s.printed(at, h)
-	if got := s.log(at, h.Address()); got != want || len(want) < 300_000 {
+	s.until(path, status("finished"))
+	want := s.printed(path, h)
+	if got := s.log(path, h.Address()); got != want || len(want) < 300_000 {
 		t.Errorf("of %d bytes %d are served", len(want), len(got))
 	}
 	if got := headings.ReplaceAllString(all, ""); got != want || err != nil {
@@ -277,9 +277,9 @@ func TestMuchOutputIsBounded(t *testing.T) {
 	s.join(f, body)
 	h := f.Hosts()[0]
 	h.SetFaults(fleet.Faults{Prints: numbered(350_000)})
-	at := s.operate("upgrade", `{}`)
-	s.until(at, status("finished"))
-	want, got := s.printed(at, h), s.log(at, h.Address())
+	path := s.operate("upgrade", `{}`)
+	s.until(path, status("finished"))
+	want, got := s.printed(path, h), s.log(path, h.Address())
 	head, tail, left := strings.Cut(got, "\n[... ")
 	note, tail, _ := strings.Cut(tail, " bytes are left out here ...]\n")
 	n := 0
@@ -288,7 +288,7 @@ func TestMuchOutputIsBounded(t *testing.T) {
 		n < len(want)-len(got) || n > len(want)-len(head)-len(tail) || strings.Contains(tail, "left out") {
 		t.Errorf("of %d bytes: %d of the beginning, %d of the end, %q left out", len(want), len(head), len(tail), note)
 	}
-	history := string(s.get(at + "/history").is(200).body)
+	history := string(s.get(path + "/history").is(200).body)
 	if !strings.Contains(history, fmt.Sprintf(`"output":{"size":%d,`, len(want))) {
 		t.Errorf("no event has the size of all it printed: %s", history)
 	}

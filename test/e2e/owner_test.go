@@ -21,7 +21,7 @@ func (s *service) identity() string {
 func TestTwoInstallationsAndOneHost(t *testing.T) {
 	f, body := hosts(t, atomics(73, 1)...)
 	h := f.Hosts()[0]
-	at := "/host/" + h.Address()
+	path := "/host/" + h.Address()
 	settings := map[string]any{"bootstrap.profile": "none", "watch.interval": "300ms"}
 	a, b := newService(t, settings), newService(t, settings)
 	if a.identity() == b.identity() {
@@ -37,7 +37,7 @@ func TestTwoInstallationsAndOneHost(t *testing.T) {
 	b.put("/cluster/c", nil).is(201)
 	known := body()
 	known["cluster"] = "c"
-	b.put(at, known).is(201)
+	b.put(path, known).is(201)
 	b.failedFor(h.Address(), "another installation of this service (log "+a.identity()+") manages this host since "+since+":")
 	operation := b.until(b.operate("restart", `{}`), status("failed"))
 	if !strings.Contains(sprint(operation["cause"]), "another installation") {
@@ -48,19 +48,19 @@ func TestTwoInstallationsAndOneHost(t *testing.T) {
 	}
 
 	known["take_over"] = true
-	if a := b.put(at, known).is(409); !strings.Contains(string(a.body), "PUT "+at+"/takeover") {
+	if a := b.put(path, known).is(409); !strings.Contains(string(a.body), "PUT "+path+"/takeover") {
 		t.Errorf("%s: %s", a.call, a.body)
 	}
 	known["take_over"] = "yes"
-	b.put(at, known).is(400)
+	b.put(path, known).is(400)
 	b.put("/host/127.0.73.99/takeover", nil).is(404)
 	for range 2 {
-		b.put(at+"/takeover", nil, "X-Commissaire-Reason", "the old one is gone").is(200)
+		b.put(path+"/takeover", nil, "X-Commissaire-Reason", "the old one is gone").is(200)
 	}
-	b.until(at, status("disassociated"))
+	b.until(path, status("disassociated"))
 	b.until(b.operate("restart", `{}`), status("finished"))
-	b.put(at+"/takeover", nil).is(200)
-	if n := len(b.events(at+"/history", "HostTakeoverOrdered")); n != 1 {
+	b.put(path+"/takeover", nil).is(200)
+	if n := len(b.events(path+"/history", "HostTakeoverOrdered")); n != 1 {
 		t.Errorf("%d takeovers are recorded", n)
 	}
 
@@ -69,7 +69,7 @@ func TestTwoInstallationsAndOneHost(t *testing.T) {
 		t.Errorf("the cause: %v", operation["cause"])
 	}
 	a.failedFor(h.Address(), "another installation")
-	a.delete(at).is(200)
+	a.delete(path).is(200)
 	if n := commands(h, "systemctl reboot"); n != 1 {
 		t.Errorf("it was rebooted %d times", n)
 	}
@@ -77,9 +77,9 @@ func TestTwoInstallationsAndOneHost(t *testing.T) {
 	again := body()
 	again["take_over"] = true
 	again["cluster"] = "c"
-	a.put(at, again).is(201)
-	a.until(at, status("disassociated"))
-	a.put(at, again).is(201)
+	a.put(path, again).is(201)
+	a.until(path, status("disassociated"))
+	a.put(path, again).is(201)
 	b.until(b.operate("restart", `{}`), status("failed"))
 	b.failedFor(h.Address(), "another installation")
 }
@@ -92,9 +92,9 @@ func TestAHostThatLiesAboutTermsHarmsItselfAlone(t *testing.T) {
 	if err := r.bad.WriteFile("/var/lib/commissaire/term", []byte("9223372036854775806\n")); err != nil {
 		t.Fatal(err)
 	}
-	at := r.operate("upgrade", nil)
-	r.put(at+"/cancel", nil)
-	r.until(at, status("failed", "finished"))
+	path := r.operate("upgrade", nil)
+	r.put(path+"/cancel", nil)
+	r.until(path, status("failed", "finished"))
 	r.fails("upgrade", "the host has seen term 9223372036854775806 of this log that is later than ours, 1: if a copy of this service is at work there, stop it; then PUT /host/"+r.bad.Address()+"/takeover")
 	r.until("/host/"+r.bad.Address(), status("failed"))
 	r.put("/host/"+r.bad.Address()+"/takeover", nil).is(200)

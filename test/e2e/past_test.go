@@ -130,12 +130,12 @@ func TestAnImportedLogAnswersTheSame(t *testing.T) {
 	s.start()
 	other.start()
 	t.Cleanup(func() { other.stop(syscall.SIGKILL) })
-	at := func(s *service) string { // what is the position of the same event there
+	positionOf := func(s *service) string { // what is the position of the same event there
 		all := s.get("/cluster/c/history").is(200).list()
 		return sprint(all[len(all)-1].(map[string]any)["position"])
 	}
 	for _, path := range paths {
-		a, b := s.get(path+"?at="+then), other.get(path+"?at="+at(other))
+		a, b := s.get(path+"?at="+then), other.get(path+"?at="+positionOf(other))
 		if a.status != b.status || a.status == http.StatusOK && string(a.body) != string(b.body) {
 			t.Errorf("GET %s: %d %s\nof the other: %d %s", path, a.status, a.body, b.status, b.body)
 		}

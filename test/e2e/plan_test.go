@@ -224,10 +224,10 @@ func TestAPlanSaysForWhichHostsItFails(t *testing.T) {
 				from := time.Now()
 				planned := s.planned("/cluster/c/"+kind, policy)
 				delete(policy, "dry_run")
-				at := s.operate(kind, policy)
-				s.until(at, status("finished", "failed"))
+				path := s.operate(kind, policy)
+				s.until(path, status("finished", "failed"))
 				for i, h := range planned.Hosts {
-					turn := turnOf(s.get(at).object(), i)
+					turn := turnOf(s.get(path).object(), i)
 					want, reason := "succeeded", ""
 					switch {
 					case h.Problem != "":

@@ -23,16 +23,16 @@ func TestMoreFailuresThanToleratedStopIt(t *testing.T) {
 			h.FailNext("rpm-ostree upgrade", 1)
 			failing = append(failing, h.Hold("rpm-ostree upgrade"))
 		}
-		at := s.operate("upgrade", `{"batches":[3],"max_failures":1}`)
+		path := s.operate("upgrade", `{"batches":[3],"max_failures":1}`)
 		awaitCommand(t, slow, "rpm-ostree upgrade")
 		for i, fail := range failing {
 			awaitCommand(t, f.Hosts()[i], "rpm-ostree upgrade")
 			fail()
 		}
-		s.await(func() bool { return s.turns(at) == "failed failed begun waiting waiting waiting" }, at)
+		s.await(func() bool { return s.turns(path) == "failed failed begun waiting waiting waiting" }, path)
 		finish()
-		o := s.until(at, status("failed"))
-		s.checkTurns(at, "failed failed succeeded waiting waiting waiting")
+		o := s.until(path, status("failed"))
+		s.checkTurns(path, "failed failed succeeded waiting waiting waiting")
 		checkUpgrades(t, f, 1, 1, 1, 0, 0, 0)
 		if slow.Pending() != "41.2" {
 			t.Error("the host that was begun was not finished")
@@ -53,22 +53,22 @@ func TestMoreFailuresThanToleratedStopIt(t *testing.T) {
 		s, f := rolled(t, 53, 4, fleet.Speed{})
 		f.Hosts()[0].FailNext("rpm-ostree upgrade", 1)
 		f.Hosts()[2].FailNext("rpm-ostree upgrade", 1)
-		at := s.operate("upgrade", `{"max_failures":"50%"}`)
-		s.until(at, status("finished"))
+		path := s.operate("upgrade", `{"max_failures":"50%"}`)
+		s.until(path, status("finished"))
 		checkUpgrades(t, f, 1, 1, 1, 1)
-		s.checkTurns(at, "failed succeeded failed succeeded")
+		s.checkTurns(path, "failed succeeded failed succeeded")
 	})
 }
 
 func TestBetweenBatchesItWaits(t *testing.T) {
 	s, f := rolled(t, 54, 4, fleet.Speed{Upgrade: 200 * time.Millisecond})
-	at := s.operate("upgrade", `{"batches":[2],"delay":1}`)
-	o := s.until(at, state("waiting"))
+	path := s.operate("upgrade", `{"batches":[2],"delay":1}`)
+	o := s.until(path, state("waiting"))
 	if got := sprint(o["waiting"].(map[string]any)["why"]); got != "the delay between batches" {
 		t.Errorf("it waits: %s", got)
 	}
 	checkUpgrades(t, f, 1, 1, 0, 0)
-	s.until(at, status("finished"))
+	s.until(path, status("finished"))
 	checkUpgrades(t, f, 1, 1, 1, 1)
 	for _, before := range []int{0, 1} {
 		for _, after := range []int{2, 3} {
@@ -88,10 +88,10 @@ func TestBatchesGrow(t *testing.T) {
 	probe := listen(t, "127.0.55.1:0")
 	_, port, _ := net.SplitHostPort(probe.Addr().String())
 	_ = probe.Close()
-	at := s.operate("upgrade", `{"batches":[1,"25%","50%"],"health":{"tcp":`+port+`,"timeout":60}}`)
+	path := s.operate("upgrade", `{"batches":[1,"25%","50%"],"health":{"tcp":`+port+`,"timeout":60}}`)
 	begun := make([]int, 8)
 	for _, batch := range [][]int{{0}, {1, 2}, {3, 4, 5, 6}, {7}} {
-		s.until(at, func(o map[string]any) bool {
+		s.until(path, func(o map[string]any) bool {
 			return !slices.ContainsFunc(batch, func(host int) bool { return turnOf(o, host)["doing"] != "checking health" })
 		})
 		for _, host := range batch {
@@ -102,7 +102,7 @@ func TestBatchesGrow(t *testing.T) {
 			listen(t, f.Hosts()[host].Address()+":"+port)
 		}
 	}
-	s.until(at, status("finished"))
+	s.until(path, status("finished"))
 	checkUpgrades(t, f, begun...)
 }
 
@@ -112,14 +112,14 @@ func TestTheGateKeepsTheOthersWaiting(t *testing.T) {
 		probe := listen(t, "127.0.56.1:0")
 		_, port, _ := net.SplitHostPort(probe.Addr().String())
 		_ = probe.Close()
-		at := s.operate("upgrade", `{"health":{"tcp":`+port+`,"timeout":30}}`)
-		s.until(at, func(o map[string]any) bool { return turnOf(o, 0)["doing"] == "checking health" })
+		path := s.operate("upgrade", `{"health":{"tcp":`+port+`,"timeout":30}}`)
+		s.until(path, func(o map[string]any) bool { return turnOf(o, 0)["doing"] == "checking health" })
 		checkUpgrades(t, f, 1, 0)
 		listen(t, "127.0.56.2:"+port)
 		checkUpgrades(t, f, 1, 0)
 		opened := time.Now()
 		listen(t, "127.0.56.1:"+port)
-		s.until(at, status("finished"))
+		s.until(path, status("finished"))
 		checkUpgrades(t, f, 1, 1)
 		if begun, _ := inHand(t, f, 1); begun.Before(opened) {
 			t.Error("the second host was begun before the first was healthy")
@@ -176,16 +176,16 @@ func TestTheGateKeepsTheOthersWaiting(t *testing.T) {
 		go func() { _ = server.Serve(l) }()
 		t.Cleanup(func() { _ = server.Close() })
 		_, port, _ := net.SplitHostPort(l.Addr().String())
-		at := s.operate("upgrade", `{"health":{"http":"http://:`+port+`/healthz","timeout":1}}`)
-		s.until(at, status("failed"))
+		path := s.operate("upgrade", `{"health":{"http":"http://:`+port+`/healthz","timeout":1}}`)
+		s.until(path, status("failed"))
 		want := "the host was not healthy within 1 s after its upgrade: GET http://127.0.59.1:" + port + "/healthz was answered 404 Not Found"
-		if got := sprint(turnOf(s.get(at).object(), 0)["reason"]); got != want {
+		if got := sprint(turnOf(s.get(path).object(), 0)["reason"]); got != want {
 			t.Errorf("the reason: %s", got)
 		}
 		_ = server.Close()
-		at = s.operate("upgrade", `{"health":{"tcp":`+port+`,"timeout":1},"only":["127.0.59.2"]}`)
-		s.until(at, status("failed"))
-		if got := sprint(turnOf(s.get(at).object(), 0)["reason"]); !strings.HasPrefix(got, "the host was not healthy within 1 s after its upgrade: connect to port "+port+": ") {
+		path = s.operate("upgrade", `{"health":{"tcp":`+port+`,"timeout":1},"only":["127.0.59.2"]}`)
+		s.until(path, status("failed"))
+		if got := sprint(turnOf(s.get(path).object(), 0)["reason"]); !strings.HasPrefix(got, "the host was not healthy within 1 s after its upgrade: connect to port "+port+": ") {
 			t.Errorf("the reason: %s", got)
 		}
 		checkUpgrades(t, f, 1, 1)
@@ -207,10 +207,10 @@ func TestACommandThatTakesTooLongIsEnded(t *testing.T) {
 	s, f := rolled(t, 60, 2, fleet.Speed{})
 	slow := f.Hosts()[0]
 	slow.Slow("rpm-ostree upgrade", time.Hour)
-	at := s.operate("upgrade", `{"timeout":2,"max_failures":1}`)
-	s.until(at, status("finished"))
-	s.checkTurns(at, "failed succeeded")
-	if got := sprint(turnOf(s.get(at).object(), 0)["reason"]); !strings.HasPrefix(got, "the upgrade was stopped at its time limit of 2 s") {
+	path := s.operate("upgrade", `{"timeout":2,"max_failures":1}`)
+	s.until(path, status("finished"))
+	s.checkTurns(path, "failed succeeded")
+	if got := sprint(turnOf(s.get(path).object(), 0)["reason"]); !strings.HasPrefix(got, "the upgrade was stopped at its time limit of 2 s") {
 		t.Errorf("the reason: %s", got)
 	}
 	// It would have gone on for an hour; how soon it is stopped is up to the machine too.
@@ -222,10 +222,10 @@ func TestACommandThatTakesTooLongIsEnded(t *testing.T) {
 
 func TestOnlyThoseNamedAreTouched(t *testing.T) {
 	s, f := rolled(t, 61, 5, fleet.Speed{})
-	at := s.operate("upgrade", `{"only":["127.0.61.4","127.0.61.2"],"max_unavailable":"100%"}`)
-	s.until(at, status("finished"))
+	path := s.operate("upgrade", `{"only":["127.0.61.4","127.0.61.2"],"max_unavailable":"100%"}`)
+	s.until(path, status("finished"))
 	checkUpgrades(t, f, 0, 1, 0, 1, 0)
-	if n := len(s.get(at).object()["hosts"].([]any)); n != 2 {
+	if n := len(s.get(path).object()["hosts"].([]any)); n != 2 {
 		t.Errorf("%d hosts are shown", n)
 	}
 }
@@ -235,8 +235,8 @@ func TestAHostThatComesBackOnItsOldVersionStopsIt(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			s, f := rolled(t, 62, 3, fleet.Speed{})
 			f.Hosts()[1].SetFaults(fleet.Faults{KeepVersion: true})
-			at := s.operate(kind, body)
-			o := s.until(at, status("failed"))
+			path := s.operate(kind, body)
+			o := s.until(path, status("failed"))
 			if got := sprint(turnOf(o, 1)["reason"]); !strings.HasPrefix(got, "it came back on 41.1, wanted 41.2") {
 				t.Errorf("the reason: %s", got)
 			}

@@ -48,16 +48,16 @@ func TestHostsBehindAJumpHostThatAKnownHostsFileHas(t *testing.T) {
 	t.Setenv("COMMISSAIRE_SSH_ATTEMPTS", "1")
 	s := newService(t)
 
-	const at, other = "/host/127.0.17.2", "/host/127.0.17.3"
-	s.put(at, body()).is(201)
-	s.until(at, status("failed"))
-	if s.mentions(at, "is not in "+known) != 1 || s.mentions(at, "HostKeyPinned") != 0 {
-		t.Errorf("a host that is not known: %s", s.get(at+"/history").body)
+	const path, other = "/host/127.0.17.2", "/host/127.0.17.3"
+	s.put(path, body()).is(201)
+	s.until(path, status("failed"))
+	if s.mentions(path, "is not in "+known) != 1 || s.mentions(path, "HostKeyPinned") != 0 {
+		t.Errorf("a host that is not known: %s", s.get(path+"/history").body)
 	}
 	writeLines(t, known, "127.0.17.2,127.0.17.3 "+keys.Line(h.HostKey()))
-	s.delete(at).is(200)
-	s.put(at, body()).is(201)
-	s.until(at, status("disassociated"))
+	s.delete(path).is(200)
+	s.put(path, body()).is(201)
+	s.until(path, status("disassociated"))
 
 	s.put(other, body()).is(201)
 	s.until(other, status("failed"))
@@ -71,14 +71,14 @@ func TestHostsBehindAJumpHostThatAKnownHostsFileHas(t *testing.T) {
 	s.until(other, status("disassociated"))
 
 	via.Down()
-	s.until(at, status("failed"))
-	if s.mentions(at, "the jump host 127.0.17.1 is out of reach") == 0 {
-		t.Errorf("without the jump host: %s", s.get(at+"/history").body)
+	s.until(path, status("failed"))
+	if s.mentions(path, "the jump host 127.0.17.1 is out of reach") == 0 {
+		t.Errorf("without the jump host: %s", s.get(path+"/history").body)
 	}
 	if err := via.Up(); err != nil {
 		t.Fatal(err)
 	}
-	s.until(at, status("disassociated"))
+	s.until(path, status("disassociated"))
 	if strings.Contains(s.logged(), "PRIVATE KEY") {
 		t.Error("the log holds a key")
 	}
@@ -109,32 +109,32 @@ echo 'HostCertificate /etc/ssh/host_key-cert.pub' >>/etc/ssh/sshd_config`,
 	}
 	s := newService(t)
 
-	const at = "/host/127.0.17.9"
+	const path = "/host/127.0.17.9"
 	body := map[string]any{"ssh_priv_key": base64.StdEncoding.EncodeToString(host.PrivateKey()), "ssh_port": host.Port, "remote_user": "core"}
 	_, stranger := keys.New(t)
 	for _, wrong := range []any{7, "no certificate", keys.Line(user.PublicKey()), keys.Certificate(t, authority, ssh.UserCert, stranger.PublicKey(), "core", hour)} {
 		body["ssh_certificate"] = wrong
-		if got := s.put(at, body).is(400).body; !strings.Contains(string(got), "ssh_certificate") {
+		if got := s.put(path, body).is(400).body; !strings.Contains(string(got), "ssh_certificate") {
 			t.Errorf("%v: %s", wrong, got)
 		}
 	}
 	body["ssh_certificate"] = keys.Certificate(t, authority, ssh.UserCert, user.PublicKey(), "core", hour)
-	s.put(at, body).is(201).keys(hostKeys...)
-	s.put(at, body).is(201)
-	s.until(at, status("disassociated"))
-	s.get(at+"/creds").is(200).keys("ssh_priv_key", "remote_user")
+	s.put(path, body).is(201).keys(hostKeys...)
+	s.put(path, body).is(201)
+	s.until(path, status("disassociated"))
+	s.get(path+"/creds").is(200).keys("ssh_priv_key", "remote_user")
 	vouched := `"authority":"` + ssh.FingerprintSHA256(authority.PublicKey())
-	if s.mentions(at, vouched) != 1 || s.mentions(at, host.HostKeyFingerprint()) != 1 {
-		t.Errorf("the key was not pinned: %s", s.get(at+"/history").body)
+	if s.mentions(path, vouched) != 1 || s.mentions(path, host.HostKeyFingerprint()) != 1 {
+		t.Errorf("the key was not pinned: %s", s.get(path+"/history").body)
 	}
 
 	// Another key with a certificate is the host's from then on, also after a restart.
 	private, key := keys.New(t)
 	install("cat >/etc/ssh/host_key <<'EOT'\n"+string(private)+"EOT", keys.Certificate(t, authority, ssh.HostCert, key.PublicKey(), "127.0.17.9", hour))
-	s.until(at, func(map[string]any) bool { return s.mentions(at, ssh.FingerprintSHA256(key.PublicKey())) == 1 })
+	s.until(path, func(map[string]any) bool { return s.mentions(path, ssh.FingerprintSHA256(key.PublicKey())) == 1 })
 	s.crash()
-	s.until(at, status("disassociated"))
-	if s.mentions(at, vouched) != 2 || s.mentions(at, "HostKeyChanged") != 0 {
-		t.Errorf("a re-issued certificate: %s", s.get(at+"/history").body)
+	s.until(path, status("disassociated"))
+	if s.mentions(path, vouched) != 2 || s.mentions(path, "HostKeyChanged") != 0 {
+		t.Errorf("a re-issued certificate: %s", s.get(path+"/history").body)
 	}
 }

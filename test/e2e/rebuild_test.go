@@ -231,11 +231,11 @@ func TestAServiceGoesOnFromASnapshot(t *testing.T) {
 		h.Release("41.9")
 	}
 	release := f.Hosts()[1].Hold("rpm-ostree upgrade")
-	at := s.operate("upgrade", nil)
-	s.until(at, func(o map[string]any) bool { return turnOf(o, 1)["state"] == "begun" })
+	path := s.operate("upgrade", nil)
+	s.until(path, func(o map[string]any) bool { return turnOf(o, 1)["state"] == "begun" })
 	awaitCommand(t, f.Hosts()[1], "rpm-ostree upgrade")
 	past := s.get("/status").object()["view_position"]
-	paths := []string{"/hosts", "/clusters", "/cluster/c", "/cluster/c/hosts", "/cluster/c/upgrade", at, "/operations", "/networks", "/cluster/c/history", at + "/history", "/host/" + f.Hosts()[0].Address()}
+	paths := []string{"/hosts", "/clusters", "/cluster/c", "/cluster/c/hosts", "/cluster/c/upgrade", path, "/operations", "/networks", "/cluster/c/history", path + "/history", "/host/" + f.Hosts()[0].Address()}
 	before := map[string]string{}
 	for _, path := range paths {
 		before[path] = string(s.get(path).is(200).body)
@@ -254,7 +254,7 @@ func TestAServiceGoesOnFromASnapshot(t *testing.T) {
 		}
 	}
 	release()
-	s.until(at, status("finished"))
+	s.until(path, status("finished"))
 	for _, h := range f.Hosts() {
 		if n := commands(h, "rpm-ostree upgrade"); n != 1 {
 			t.Errorf("%s was upgraded %d times", h.Address(), n)

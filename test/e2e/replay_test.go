@@ -178,16 +178,16 @@ func TestReplayFollowsAService(t *testing.T) {
 	}
 	expect(0, "/cluster/c", "null")
 	expect(0, "/clusters", "[]")
-	at := s.put("/cluster/c", nil).is(201).position()
-	expect(at, "/cluster/c", strings.TrimSpace(string(s.get("/cluster/c").body)))
-	expect(at, "/clusters", `["c"]`)
+	pos := s.put("/cluster/c", nil).is(201).position()
+	expect(pos, "/cluster/c", strings.TrimSpace(string(s.get("/cluster/c").body)))
+	expect(pos, "/clusters", `["c"]`)
 	s.put("/cluster/c", nil).is(201) // changes nothing
 	s.put("/network/n", nil).is(201)
-	at = s.put("/cluster/d", nil).is(201).position()
-	expect(at, "/clusters", `["c","d"]`)
-	at = s.delete("/cluster/c").is(200).position()
-	expect(at, "/cluster/c", "null")
-	expect(at, "/clusters", `["d"]`)
+	pos = s.put("/cluster/d", nil).is(201).position()
+	expect(pos, "/clusters", `["c","d"]`)
+	pos = s.delete("/cluster/c").is(200).position()
+	expect(pos, "/cluster/c", "null")
+	expect(pos, "/clusters", `["d"]`)
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}

@@ -75,7 +75,7 @@ type crossing struct {
 	*crowd
 	fleet  *fleet.Fleet
 	random *rand.Rand
-	at     string // its path
+	path   string // its path
 	id     domain.OperationID
 	from   time.Time
 
@@ -109,7 +109,7 @@ type stretch struct {
 func (r *crossing) wrong(format string, args ...any) {
 	r.t.Helper()
 	r.wrongs++
-	r.t.Errorf("%s %s: "+format, append([]any{r.kind, r.at}, args...)...)
+	r.t.Errorf("%s %s: "+format, append([]any{r.kind, r.path}, args...)...)
 }
 
 // newCrossing starts an operation of another kind each time.
@@ -162,8 +162,8 @@ func newCrossing(all *crowd, f *fleet.Fleet, random *rand.Rand, number int) *cro
 	r.batches = all.service.planned(path, policy).Batches
 	delete(policy, "dry_run")
 	r.from = time.Now()
-	r.at = strings.TrimPrefix(all.change(http.MethodPut, path, policy).location, "/api/v0")
-	r.id = domain.OperationID(strings.TrimPrefix(r.at, "/operation/"))
+	r.path = strings.TrimPrefix(all.change(http.MethodPut, path, policy).location, "/api/v0")
+	r.id = domain.OperationID(strings.TrimPrefix(r.path, "/operation/"))
 	return r
 }
 
@@ -181,7 +181,7 @@ func (r *crossing) command(h *fleet.Host) string {
 }
 
 // shown is how the operation is shown.
-func (r *crossing) shown() map[string]any { return r.get(r.at).is(200).object() }
+func (r *crossing) shown() map[string]any { return r.get(r.path).is(200).object() }
 
 // goesOn looks whether the operation goes on, and whether it is shown as paused
 // when it should be.
@@ -288,7 +288,7 @@ func (r *crossing) ask(what string) {
 	if what == "resume" && r.isPaused() {
 		r.pauses[len(r.pauses)-1].until = time.Now()
 	}
-	a := r.change(http.MethodPut, r.at+"/"+what, nil)
+	a := r.change(http.MethodPut, r.path+"/"+what, nil)
 	switch {
 	case a.status == http.StatusConflict: // it has ended
 	case a.unknown:

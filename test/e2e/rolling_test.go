@@ -20,15 +20,15 @@ func TestBatchesRebootAndPassTheGate(t *testing.T) {
 	s := newService(t, map[string]any{"bootstrap.profile": "none", "operations.health-interval": "20ms"})
 	s.join(f, body)
 	began := time.Now()
-	at := s.operate("upgrade", `{"batches":[1,2],"reboot":true,"stage":true,"health":{"command":"test -e /run/ostree-booted","timeout":20}}`)
-	s.until(at, status("finished", "failed"))
-	s.checkTurns(at, "succeeded succeeded succeeded succeeded succeeded")
+	path := s.operate("upgrade", `{"batches":[1,2],"reboot":true,"stage":true,"health":{"command":"test -e /run/ostree-booted","timeout":20}}`)
+	s.until(path, status("finished", "failed"))
+	s.checkTurns(path, "succeeded succeeded succeeded succeeded succeeded")
 	for _, h := range f.Hosts() {
 		if h.Version() != "41.2" || commands(h, "rpm-ostree upgrade --download-only") != 1 || commands(h, "rpm-ostree upgrade --cache-only") != 1 || commands(h, "systemctl reboot") != 1 {
 			t.Errorf("host %s runs %s after %v", h.Address(), h.Version(), lines(h.Commands()))
 		}
 	}
-	printed := string(s.get(at + "/host/" + f.Hosts()[4].Address() + "/log").is(200).body)
+	printed := string(s.get(path + "/host/" + f.Hosts()[4].Address() + "/log").is(200).body)
 	if got := headings.FindAllString(printed, -1); len(got) != 2 || !strings.HasSuffix(got[0], "Z rpm-ostree upgrade --download-only\n") || !strings.HasSuffix(got[1], "Z rpm-ostree upgrade --cache-only\n") ||
 		strings.Count(printed, "Staging deployment... done") != 2 {
 		t.Errorf("printed: %s", printed)
@@ -53,19 +53,19 @@ func TestAPausedOperationGoesOnWhereItWas(t *testing.T) {
 	f, body := hosts(t, atomics(32, 3)...)
 	s := newService(t, map[string]any{"bootstrap.profile": "none"})
 	s.join(f, body)
-	at := s.operate("upgrade", `{"pause_after":1}`)
-	s.until(at, state("paused"))
-	s.checkTurns(at, "succeeded waiting waiting")
-	s.put(at+"/pause", nil).is(200)
+	path := s.operate("upgrade", `{"pause_after":1}`)
+	s.until(path, state("paused"))
+	s.checkTurns(path, "succeeded waiting waiting")
+	s.put(path+"/pause", nil).is(200)
 	s.crash()
-	if got := s.until(at, state("paused")); got["status"] != "in_process" {
+	if got := s.until(path, state("paused")); got["status"] != "in_process" {
 		t.Errorf("after a crash: %v", got)
 	}
-	s.put(at+"/resume", nil).is(200)
-	s.until(at, status("finished"))
-	s.put(at+"/resume", nil).is(200) // as is
-	s.put(at+"/pause", nil).is(409)
-	s.put(at+"/cancel", nil).is(409)
+	s.put(path+"/resume", nil).is(200)
+	s.until(path, status("finished"))
+	s.put(path+"/resume", nil).is(200) // as is
+	s.put(path+"/pause", nil).is(409)
+	s.put(path+"/cancel", nil).is(409)
 	for _, h := range f.Hosts() {
 		if n := commands(h, "rpm-ostree upgrade"); n != 1 {
 			t.Errorf("host %s was upgraded %d times", h.Address(), n)
@@ -77,14 +77,14 @@ func TestCancellingDropsWhatNobodyBooted(t *testing.T) {
 	f, body := hosts(t, atomics(33, 3)...)
 	s := newService(t, map[string]any{"bootstrap.profile": "none"})
 	s.join(f, body)
-	at := s.operate("upgrade", `{"pause_after":2}`)
-	s.until(at, state("paused"))
-	s.put(at+"/cancel", nil, "X-Commissaire-Reason", "wrong week").is(200)
-	o := s.until(at, status("failed"))
+	path := s.operate("upgrade", `{"pause_after":2}`)
+	s.until(path, state("paused"))
+	s.put(path+"/cancel", nil, "X-Commissaire-Reason", "wrong week").is(200)
+	o := s.until(path, status("failed"))
 	if o["cause"] != "cancelled by admin: wrong week" {
 		t.Errorf("the cause is %v", o["cause"])
 	}
-	if o := s.put(at+"/cancel", nil, "X-Commissaire-Reason", "again").is(200).object(); o["cause"] != "cancelled by admin: wrong week" {
+	if o := s.put(path+"/cancel", nil, "X-Commissaire-Reason", "again").is(200).object(); o["cause"] != "cancelled by admin: wrong week" {
 		t.Errorf("cancelled again, the cause is %v", o["cause"])
 	}
 	for i, h := range f.Hosts() {
@@ -101,23 +101,23 @@ func TestAnAbandonedOperationFreesItsHosts(t *testing.T) {
 	first := f.Hosts()[0]
 	release := first.Hold("rpm-ostree upgrade")
 	defer release()
-	at := s.operate("upgrade", `{}`)
+	path := s.operate("upgrade", `{}`)
 	awaitCommand(t, first, "rpm-ostree upgrade")
-	turns := s.get(at).is(200).object()["hosts"].([]any)
+	turns := s.get(path).is(200).object()["hosts"].([]any)
 	if wait, _ := turns[0].(map[string]any)["waiting"].(map[string]any); wait["why"] != "its upgrade" || wait["since"] == "" || wait["until"] == "" {
 		t.Errorf("its turn waits for %v", wait)
 	}
 	if detail := s.delete("/host/" + first.Address()).is(409).object()["detail"]; !strings.Contains(sprint(detail), "/abandon") {
 		t.Errorf("a host in hand is not removed: %v", detail)
 	}
-	s.put(at+"/abandon", nil).is(400)
-	s.put(at+"/abandon", `{"reason":7}`).is(400)
-	s.put(at+"/abandon", `{"reason":"it hangs"}`).is(200)
-	o := s.put(at+"/abandon", nil, "X-Commissaire-Reason", "again").is(200).object()
+	s.put(path+"/abandon", nil).is(400)
+	s.put(path+"/abandon", `{"reason":7}`).is(400)
+	s.put(path+"/abandon", `{"reason":"it hangs"}`).is(200)
+	o := s.put(path+"/abandon", nil, "X-Commissaire-Reason", "again").is(200).object()
 	if o["state"] != "ended" || o["status"] != "failed" || o["cause"] != "abandoned by admin: it hangs" {
 		t.Errorf("abandoned it is %v", o)
 	}
-	s.checkTurns(at, "failed waiting")
+	s.checkTurns(path, "failed waiting")
 	s.put("/operation/00000000-0000-4000-8000-000000000000/abandon", `{"reason":"r"}`).is(404)
 	s.delete("/host/" + first.Address()).is(200)
 	s.delete("/cluster/c").is(200)
@@ -137,9 +137,9 @@ func TestOnlyThoseThatFailedAreTriedAgain(t *testing.T) {
 	if got := sprint(plan["hosts"]); got != "[map[address:127.0.34.2 commands:[rpm-ostree upgrade]]]" {
 		t.Errorf("the plan: %s", got)
 	}
-	at := s.operate("upgrade", `{"only":"failed"}`)
-	s.until(at, status("finished"))
-	s.checkTurns(at, "succeeded")
+	path := s.operate("upgrade", `{"only":"failed"}`)
+	s.until(path, status("finished"))
+	s.checkTurns(path, "succeeded")
 	for text, field := range map[string]string{
 		`{"max_unavailable":0}`:               "max_unavailable",
 		`{"batches":[]}`:                      "batches",
@@ -163,9 +163,9 @@ func TestAHostThatIsNotHealthyFails(t *testing.T) {
 	f, body := hosts(t, atomics(35, 2)...)
 	s := newService(t, map[string]any{"bootstrap.profile": "none", "operations.health-interval": "20ms"})
 	s.join(f, body)
-	at := s.operate("restart", `{"health":{"command":"echo sick; exit 3","timeout":1}}`)
-	s.until(at, status("failed"))
-	if got := sprint(turnOf(s.get(at).object(), 0)["reason"]); got != "the host was not healthy within 1 s after its restart: the health command ended with exit status 3: sick" {
+	path := s.operate("restart", `{"health":{"command":"echo sick; exit 3","timeout":1}}`)
+	s.until(path, status("failed"))
+	if got := sprint(turnOf(s.get(path).object(), 0)["reason"]); got != "the host was not healthy within 1 s after its restart: the health command ended with exit status 3: sick" {
 		t.Errorf("the reason: %s", got)
 	}
 	if n := commands(f.Hosts()[1], "systemctl reboot"); n != 0 {
@@ -184,8 +184,8 @@ func TestAQuarterOfAHundredHosts(t *testing.T) {
 	s := newService(t, map[string]any{"bootstrap.profile": "none"})
 	s.join(f, body)
 	began := time.Now()
-	at := s.operate("upgrade", `{"max_unavailable":"25%"}`)
-	s.until(at, status("finished"))
+	path := s.operate("upgrade", `{"max_unavailable":"25%"}`)
+	s.until(path, status("finished"))
 	if n := f.MostInHand(began); n > 25 || n < 20 {
 		t.Errorf("%d hosts were in hand at once", n)
 	}
@@ -203,8 +203,8 @@ func TestARebootOnlyWhereOneIsNeeded(t *testing.T) {
 	)
 	s := newService(t, map[string]any{"bootstrap.profile": "none"})
 	s.join(f, body)
-	at := s.operate("upgrade", `{"reboot":"if-needed","order":["127.0.37.2"]}`)
-	o := s.until(at, status("finished"))
+	path := s.operate("upgrade", `{"reboot":"if-needed","order":["127.0.37.2"]}`)
+	o := s.until(path, status("finished"))
 	if got := sprint(turnOf(o, 0)["address"]); got != "127.0.37.2" {
 		t.Errorf("host %s was the first", got)
 	}
@@ -213,8 +213,8 @@ func TestARebootOnlyWhereOneIsNeeded(t *testing.T) {
 	}
 	f.Hosts()[0].Release("6.3")
 	f.Hosts()[0].SetFaults(fleet.Faults{KeepVersion: true})
-	at = s.operate("upgrade", `{"reboot":"if-needed"}`)
-	o = s.until(at, status("failed"))
+	path = s.operate("upgrade", `{"reboot":"if-needed"}`)
+	o = s.until(path, status("failed"))
 	turn := turnOf(o, 0)
 	if got := sprint(turn["reason"]); !strings.HasPrefix(got, "it came back on 41 6.2, wanted 41 6.3") {
 		t.Errorf("the reason: %s", got)
@@ -230,16 +230,16 @@ func TestOutsideItsWindowItWaits(t *testing.T) {
 	s := newService(t, map[string]any{"bootstrap.profile": "none"})
 	s.join(f, body)
 	later := time.Now().UTC().Add(2 * time.Hour)
-	at := s.operate("upgrade", fmt.Sprintf(`{"window":{"from":"%s","to":"%s","zone":"UTC"}}`, later.Format("15:04"), later.Add(time.Hour).Format("15:04")))
-	o := s.until(at, state("waiting"))
+	path := s.operate("upgrade", fmt.Sprintf(`{"window":{"from":"%s","to":"%s","zone":"UTC"}}`, later.Format("15:04"), later.Add(time.Hour).Format("15:04")))
+	o := s.until(path, state("waiting"))
 	if wait := o["waiting"].(map[string]any); wait["why"] != "its window is closed" || !strings.HasPrefix(sprint(wait["until"]), later.Format("2006-01-02T15:04")) {
 		t.Errorf("it waits: %v", wait)
 	}
 	if n := commands(f.Hosts()[0], "rpm-ostree upgrade"); n != 0 {
 		t.Error("a host was upgraded outside the window")
 	}
-	s.put(at+"/cancel", nil).is(200)
-	s.until(at, status("failed"))
+	s.put(path+"/cancel", nil).is(200)
+	s.until(path, status("failed"))
 }
 
 // cut drops all that was recorded from a position on, as if the service had been
@@ -282,16 +282,16 @@ func TestWhatAKillLeftClaimedIsNotTakenForOtherWork(t *testing.T) {
 		f, body := hosts(t, atomics(39, 2)...)
 		s := newService(t, settings)
 		s.join(f, body)
-		at := s.operate("upgrade", `{"pause_after":1}`)
-		s.until(at, state("paused"))
-		s.await(func() bool { return len(s.recorded().held()) == 0 }, at)
+		path := s.operate("upgrade", `{"pause_after":1}`)
+		s.until(path, state("paused"))
+		s.await(func() bool { return len(s.recorded().held()) == 0 }, path)
 		s.stop(syscall.SIGKILL)
 		s.cut(s.recorded().lastRelease("127.0.39.1"))
 		s.start()
-		s.until(at, state("paused"))
-		s.await(func() bool { return len(s.recorded().held()) == 0 }, at)
-		s.put(at+"/cancel", nil).is(200)
-		s.until(at, status("failed"))
+		s.until(path, state("paused"))
+		s.await(func() bool { return len(s.recorded().held()) == 0 }, path)
+		s.put(path+"/cancel", nil).is(200)
+		s.until(path, status("failed"))
 		if h := f.Hosts()[0]; h.Pending() != "" || commands(h, "rpm-ostree cleanup -p") != 1 {
 			t.Errorf("after it was cancelled %q is pending, the host ran %v", h.Pending(), lines(h.Commands()))
 		}
@@ -302,16 +302,16 @@ func TestWhatAKillLeftClaimedIsNotTakenForOtherWork(t *testing.T) {
 		s.join(f, body)
 		first := f.Hosts()[0]
 		release := first.Hold("rpm-ostree upgrade")
-		at := s.operate("upgrade", `{"pause_after":1}`)
+		path := s.operate("upgrade", `{"pause_after":1}`)
 		awaitCommand(t, first, "rpm-ostree upgrade")
-		s.put(at+"/pause", nil).is(200)
+		s.put(path+"/pause", nil).is(200)
 		release()
-		s.await(func() bool { return s.turns(at) == "succeeded waiting" && len(s.recorded().held()) == 0 }, at)
+		s.await(func() bool { return s.turns(path) == "succeeded waiting" && len(s.recorded().held()) == 0 }, path)
 		s.stop(syscall.SIGKILL)
 		s.cut(s.recorded().lastRelease("127.0.39.1"))
 		s.start()
-		s.put(at+"/cancel", nil).is(200)
-		s.until(at, status("failed"))
+		s.put(path+"/cancel", nil).is(200)
+		s.until(path, status("failed"))
 		if first.Pending() != "" || commands(first, "rpm-ostree cleanup -p") != 1 {
 			t.Errorf("after it was cancelled %q is pending, the host ran %v", first.Pending(), lines(first.Commands()))
 		}
@@ -325,17 +325,17 @@ func TestWhatAKillLeftClaimedIsNotTakenForOtherWork(t *testing.T) {
 		s.join(f, body)
 		h := f.Hosts()[0]
 		release := h.Hold("rpm-ostree upgrade --download-only")
-		at := s.operate("upgrade", `{"stage":true}`)
+		path := s.operate("upgrade", `{"stage":true}`)
 		awaitCommand(t, h, "rpm-ostree upgrade --download-only")
-		s.put(at+"/pause", nil).is(200)
+		s.put(path+"/pause", nil).is(200)
 		release()
-		s.until(at, func(o map[string]any) bool { return turnOf(o, 0)["doing"] == "downloaded" })
-		s.await(func() bool { return len(s.recorded().held()) == 0 }, at)
+		s.until(path, func(o map[string]any) bool { return turnOf(o, 0)["doing"] == "downloaded" })
+		s.await(func() bool { return len(s.recorded().held()) == 0 }, path)
 		s.stop(syscall.SIGKILL)
 		s.cut(s.recorded().lastRelease(h.Address()))
 		s.start()
-		s.put(at+"/resume", nil).is(200)
-		s.until(at, status("finished"))
+		s.put(path+"/resume", nil).is(200)
+		s.until(path, status("finished"))
 		if h.Pending() != "41.2" || commands(h, "rpm-ostree upgrade --cache-only") != 1 {
 			t.Errorf("the upgrade finished and %q is pending, the host ran %v", h.Pending(), lines(h.Commands()))
 		}

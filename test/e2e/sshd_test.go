@@ -141,12 +141,12 @@ df -Pkl | awk '$1 ~ "^/dev/" && $1 !~ "^/dev/loop" && !seen[$1]++ { sum += $2 } 
 	}
 	isHost := func(record map[string]any, status string) {
 		t.Helper()
-		at := sprint(record["address"])
+		path := sprint(record["address"])
 		if checked := sprint(record["last_check"]); !timeForm.MatchString(checked) {
-			t.Errorf("host %s was checked at %q", at, checked)
+			t.Errorf("host %s was checked at %q", path, checked)
 		}
-		same(t, "host "+at, record, map[string]any{
-			"address": at, "status": status, "os": systems[at], "cpus": cpus, "memory": memory, "space": space,
+		same(t, "host "+path, record, map[string]any{
+			"address": path, "status": status, "os": systems[path], "cpus": cpus, "memory": memory, "space": space,
 			"source": "", "last_check": record["last_check"],
 		})
 	}
@@ -205,7 +205,7 @@ df -Pkl | awk '$1 ~ "^/dev/" && $1 !~ "^/dev/loop" && !seen[$1]++ { sum += $2 } 
 		if kind == "deploy" {
 			keys, wanted = append(keys, "version"), `{"version":"41.4"}`
 		}
-		at := s.operate(kind, wanted)
+		path := s.operate(kind, wanted)
 		record := s.until("/cluster/c/"+kind, status("finished", "failed"))
 		s.get("/cluster/c/" + kind).is(200).keys(append(keys, done)...)
 		if record["name"] != "c" || record["status"] != "finished" || len(list(record["in_process"])) != 0 ||
@@ -217,7 +217,7 @@ df -Pkl | awk '$1 ~ "^/dev/" && $1 !~ "^/dev/loop" && !seen[$1]++ { sum += $2 } 
 			isHost(one, "active")
 		}
 		var got [][3]string
-		o := s.get(at).is(200).object()
+		o := s.get(path).is(200).object()
 		for _, turn := range list(o["hosts"]) {
 			got = append(got, [3]string{sprint(turn["state"]), sprint(turn["version_before"]), sprint(turn["version_after"])})
 			if turn["state"] == "succeeded" && turn["exit_status"] != 0.0 || turn["state"] == "skipped" && turn["reason"] == "" {
@@ -374,7 +374,7 @@ func TestAServiceKilledAtAnyTimeRunsNothingTwice(t *testing.T) {
 
 	// While each host is upgraded.
 	releases := []func(){one.Hold("dnf -y upgrade"), two.Hold("rpm-ostree upgrade")}
-	at := s.operate("upgrade", nil)
+	path := s.operate("upgrade", nil)
 	for i, command := range []string{"dnf -y upgrade", "rpm-ostree upgrade"} {
 		s.killed(hosts[i], command)
 		record := s.get("/cluster/c/upgrade").is(200).object()
@@ -385,19 +385,19 @@ func TestAServiceKilledAtAnyTimeRunsNothingTwice(t *testing.T) {
 		releases[i]()
 	}
 	s.until("/cluster/c/upgrade", status("finished", "failed"))
-	s.checkTurns(at, "succeeded succeeded")
+	s.checkTurns(path, "succeeded succeeded")
 
 	// While a host is down for its restart.
 	boot := one.BootID()
 	release = one.Hold("boot")
-	at = s.operate("restart", nil)
+	path = s.operate("restart", nil)
 	one.AwaitCommand("systemctl reboot")
 	s.crash()
 	asked(t, one, 6) // more often than a connection is tried
 	release()
 	one.AwaitReboot(boot)
 	s.until("/cluster/c/restart", status("finished", "failed"))
-	s.checkTurns(at, "succeeded succeeded")
+	s.checkTurns(path, "succeeded succeeded")
 
 	for h, want := range map[*sshd.Server][]string{
 		one: {"dnf install -y flannel", "dnf install -y docker", "systemctl enable flanneld", "systemctl restart flanneld", "systemctl enable docker", "systemctl restart docker", "dnf -y upgrade --setopt=*.skip_if_unavailable=False", "systemctl reboot"},
@@ -456,9 +456,9 @@ func TestABrokenConnectionDoesNotEndTheWork(t *testing.T) {
 			release := h.Hold(c.command)
 			h.Fail(c.command, c.status)
 			h.Print(c.command, `first ü\nheld`)
-			at := s.operate("upgrade", nil)
+			path := s.operate("upgrade", nil)
 			h.AwaitCommand(c.command)
-			log := s.follow(at, c.host.Address)
+			log := s.follow(path, c.host.Address)
 			log.until("held")
 			for range 2 {
 				h.DropConnections()
@@ -469,7 +469,7 @@ func TestABrokenConnectionDoesNotEndTheWork(t *testing.T) {
 			release()
 			s.until("/cluster/c/upgrade", status("finished", "failed"))
 
-			turn := list(s.get(at).is(200).object()["hosts"])[0]
+			turn := list(s.get(path).is(200).object()["hosts"])[0]
 			state := "succeeded"
 			if c.status != 0 {
 				state = "failed"
@@ -478,14 +478,14 @@ func TestABrokenConnectionDoesNotEndTheWork(t *testing.T) {
 				t.Errorf("the turn: %v", turn)
 			}
 			printed := []byte(output(t, h, "cat /var/lib/commissaire/turn/*/output") + "\n")
-			if served := s.log(at, c.host.Address); served != string(printed) || !strings.HasPrefix(served, "first \u00fc\nheld\n") || strings.Count(served, "\n") != 3 {
+			if served := s.log(path, c.host.Address); served != string(printed) || !strings.HasPrefix(served, "first \u00fc\nheld\n") || strings.Count(served, "\n") != 3 {
 				t.Errorf("it printed %q, and served is %q", printed, served)
 			}
 			if followed, err := log.rest(); err != nil || headings.ReplaceAllString(followed, "") != string(printed) {
 				t.Errorf("it printed %q, and followed was %q, %v", printed, followed, err)
 			}
 			sum := sha256.Sum256(printed)
-			history := s.get(at + "/history").is(200)
+			history := s.get(path + "/history").is(200)
 			if want := fmt.Sprintf(`{"size":%d,"sha256":"%s"}`, len(printed), hex.EncodeToString(sum[:])); len(printed) < 2 || !strings.Contains(string(history.body), want) {
 				t.Errorf("no event has the output %s %q: %s", want, printed, history.body)
 			}

@@ -54,11 +54,11 @@ func (s *service) unheardOf() int {
 		t.Fatal(err)
 	}
 	defer func() { _ = db.Close() }()
-	var at int
-	if err := db.QueryRowContext(t.Context(), "SELECT pos FROM events WHERE type = 'HostTeleported'").Scan(&at); err != nil {
+	var pos int
+	if err := db.QueryRowContext(t.Context(), "SELECT pos FROM events WHERE type = 'HostTeleported'").Scan(&pos); err != nil {
 		t.Fatal(err)
 	}
-	return at
+	return pos
 }
 
 // tree is all that is below a path, with modes and contents.
@@ -204,8 +204,8 @@ func TestAStoreThatCannotBeUsedIsRefusedAndNotTouched(t *testing.T) {
 func TestAnEventOfUnknownTypeIsNamedAndNotLeftOut(t *testing.T) {
 	s := newService(t)
 	s.put("/cluster/before", nil).is(201)
-	at := s.unheardOf()
-	name := fmt.Sprintf("HostTeleported at position %d", at)
+	pos := s.unheardOf()
+	name := fmt.Sprintf("HostTeleported at position %d", pos)
 
 	s.put("/cluster/after", nil).is(201) // recorded, though no view will show it
 	s.get("/clusters").is(200).says(`["before"]`)

@@ -92,21 +92,21 @@ func (s *site) then(t *testing.T, name string, test func(*site)) {
 
 // ended waits for the end of an operation, checks how it ended and returns the turn
 // of its first host.
-func (s *site) ended(at, want string) map[string]any {
+func (s *site) ended(path, want string) map[string]any {
 	s.t.Helper()
-	o := s.until(at, status("finished", "failed"))
+	o := s.until(path, status("finished", "failed"))
 	turn := turnOf(o, 0)
 	if o["status"] != want {
-		log := s.get(at + "/host/" + sprint(turn["address"]) + "/log").body
+		log := s.get(path + "/host/" + sprint(turn["address"]) + "/log").body
 		s.t.Fatalf("it is %v, not %s: %v\n%s", o["status"], want, o, log[max(0, len(log)-3000):])
 	}
 	return turn
 }
 
 // fails checks the reason for which the turn of an operation's first host failed.
-func (s *site) fails(at string, with ...string) {
+func (s *site) fails(path string, with ...string) {
 	s.t.Helper()
-	reason := sprint(s.ended(at, "failed")["reason"])
+	reason := sprint(s.ended(path, "failed")["reason"])
 	for _, part := range with {
 		if !strings.Contains(reason, part) {
 			s.t.Errorf("the reason %q has no %q", reason, part)
@@ -116,12 +116,12 @@ func (s *site) fails(at string, with ...string) {
 }
 
 // printed waits until a host has printed a line in its turn.
-func (s *site) printed(at string, m *systemd.Machine, line string) {
+func (s *site) printed(path string, m *systemd.Machine, line string) {
 	s.t.Helper()
 	s.await(func() bool {
-		a := s.as("admin", http.MethodGet, at+"/host/"+m.Address+"/log", nil)
+		a := s.as("admin", http.MethodGet, path+"/host/"+m.Address+"/log", nil)
 		return a.status == 200 && strings.Contains("\n"+string(a.body), "\n"+line+"\n")
-	}, at)
+	}, path)
 }
 
 // healthy checks that a host is as it should be between two operations.
@@ -169,8 +169,8 @@ func debianHost(t *testing.T) {
 		m.Run("echo ours >/etc/configured.conf")
 		configured.Version, configured.Files = "2", map[string]string{"/etc/configured.conf": "shipped 2\n"}
 		m.Offer(restarts2, says2, daemon2, configured)
-		at := s.operate("upgrade", `{}`)
-		s.ended(at, "finished")
+		path := s.operate("upgrade", `{}`)
+		s.ended(path, "finished")
 		for _, name := range []string{"restarts-ssh", "says", "daemon", "configured"} {
 			if got := m.State(name); got != "ii  2" {
 				s.t.Errorf("%s: %s", name, got)
@@ -179,7 +179,7 @@ func debianHost(t *testing.T) {
 		if got := m.Run("cat /etc/configured.conf"); got != "ours" {
 			s.t.Errorf("the conffile: %s", got)
 		}
-		log := s.log(at, m.Address)
+		log := s.log(path, m.Address)
 		if kept := m.Run("cat /var/lib/commissaire/turn/*/output"); !strings.Contains(log, "\nbefore\nafter\n") || strings.TrimSpace(log) != kept {
 			s.t.Errorf("it printed\n%s\nand served is\n%s", kept, log)
 		}
@@ -213,8 +213,8 @@ open("/run/held", "w")
 time.sleep(8)
 '`)
 			m.Until("rm /run/held")
-			at := s.operate("upgrade", `{"timeout":60}`)
-			waiting := s.until(at, func(o map[string]any) bool {
+			path := s.operate("upgrade", `{"timeout":60}`)
+			waiting := s.until(path, func(o map[string]any) bool {
 				w, ok := turnOf(o, 0)["waiting"].(map[string]any)
 				return ok && strings.Contains(sprint(w["why"]), "lock") || o["status"] != "in_process"
 			})
@@ -222,7 +222,7 @@ time.sleep(8)
 			if why := sprint(turnOf(waiting, 0)["waiting"]); !strings.Contains(why, "python3") {
 				s.t.Errorf("who holds the lock is not told: %s", why)
 			}
-			s.ended(at, "finished")
+			s.ended(path, "finished")
 			if got := m.State("says"); got != fmt.Sprintf("ii  %d", n+1) {
 				s.t.Errorf("the package: %s", got)
 			}
@@ -260,11 +260,11 @@ func slowWork(t *testing.T) {
 		m := s.hosts[0]
 		slow.Version, slow.Post = "2", slowly(20)
 		m.Offer(slow)
-		at := s.operate("upgrade", `{}`)
-		s.printed(at, m, "second 5")
+		path := s.operate("upgrade", `{}`)
+		s.printed(path, m, "second 5")
 		s.crash()
-		turn := s.ended(at, "finished")
-		log := s.log(at, m.Address)
+		turn := s.ended(path, "finished")
+		log := s.log(path, m.Address)
 		if n := strings.Count(log, "\nsecond "); n != 20 || ran(s.t, m) != 1 || turn["attempts"] != 2.0 {
 			s.t.Errorf("%d lines, run %d times, taken up %v times:\n%s", n, ran(s.t, m), turn["attempts"], log)
 		}
@@ -274,11 +274,11 @@ func slowWork(t *testing.T) {
 		m := s.hosts[0]
 		slow.Version, slow.Post = "3", slowly(30)
 		m.Offer(slow)
-		at := s.operate("upgrade", `{}`)
-		s.printed(at, m, "second 3")
+		path := s.operate("upgrade", `{}`)
+		s.printed(path, m, "second 3")
 		m.Cut()
 		m.Boot()
-		s.fails(at, "interrupted by a reboot")
+		s.fails(path, "interrupted by a reboot")
 		if n := ran(s.t, m); n != 2 {
 			s.t.Errorf("the scriptlet was run %d times", n)
 		}
@@ -295,8 +295,8 @@ func slowWork(t *testing.T) {
 		m.Run("rm /root/quick")
 		slow.Version, slow.Post = "4", "setsid sh -c 'exec sleep 86414' &\n"+slowly(90)
 		m.Offer(slow)
-		at := s.operate("upgrade", `{"timeout":7}`)
-		s.fails(at, "7 s")
+		path := s.operate("upgrade", `{"timeout":7}`)
+		s.fails(path, "7 s")
 		if left, err := m.Try("pgrep -a 'apt|dpkg|slow|sleep|postinst'"); err == nil {
 			s.t.Errorf("still running: %s", left)
 		}
@@ -326,11 +326,11 @@ func userHost(t *testing.T) {
 		m := s.hosts[0]
 		slow.Version, slow.Post = "2", slowly(6)
 		m.Offer(slow)
-		at := s.operate("upgrade", `{}`)
-		s.printed(at, m, "second 1")
+		path := s.operate("upgrade", `{}`)
+		s.printed(path, m, "second 1")
 		m.Run("loginctl terminate-user keeper; pkill -KILL -u keeper; true")
-		s.ended(at, "finished")
-		if n := strings.Count(s.log(at, m.Address), "\nsecond "); n != 6 || ran(s.t, m) != 1 {
+		s.ended(path, "finished")
+		if n := strings.Count(s.log(path, m.Address), "\nsecond "); n != 6 || ran(s.t, m) != 1 {
 			s.t.Errorf("%d lines, run %d times", n, ran(s.t, m))
 		}
 	})
@@ -397,8 +397,8 @@ func fedoraHost(t *testing.T) {
 		m.Until("rm /run/held")
 		configured.Version = "3"
 		m.Offer(configured, other)
-		at := s.operate("upgrade", `{"timeout":60}`)
-		waiting := s.until(at, func(o map[string]any) bool {
+		path := s.operate("upgrade", `{"timeout":60}`)
+		waiting := s.until(path, func(o map[string]any) bool {
 			w, ok := turnOf(o, 0)["waiting"].(map[string]any)
 			return ok && strings.Contains(sprint(w["why"]), "dnf") || o["status"] != "in_process"
 		})
@@ -407,7 +407,7 @@ func fedoraHost(t *testing.T) {
 			s.t.Error("it was not shown as waiting")
 		}
 		m.Run("touch /run/let-go")
-		s.ended(at, "finished")
+		s.ended(path, "finished")
 		if got := m.Run("rpm -q configured"); got != "configured-3-1.noarch" {
 			s.t.Errorf("after it: %s", got)
 		}
@@ -424,8 +424,8 @@ func fedoraHost(t *testing.T) {
 		m := s.hosts[0]
 		configured.Version, configured.Post = "4", "echo it cannot be >&2; exit 3"
 		m.Offer(configured)
-		at := s.operate("upgrade", `{}`)
-		turn := s.ended(at, "finished")
+		path := s.operate("upgrade", `{}`)
+		turn := s.ended(path, "finished")
 		if !strings.Contains(sprint(turn), "scriptlet") {
 			s.t.Errorf("no warning in %v", turn)
 		}
@@ -440,11 +440,11 @@ func recordInMemory(t *testing.T) {
 		m := s.hosts[0]
 		slow.Version, slow.Post = "2", slowly(30)
 		m.Offer(slow)
-		at := s.operate("upgrade", `{}`)
-		s.printed(at, m, "second 3")
+		path := s.operate("upgrade", `{}`)
+		s.printed(path, m, "second 3")
 		m.Cut()
 		m.Boot()
-		s.fails(at, "interrupted by a reboot")
+		s.fails(path, "interrupted by a reboot")
 		if n := ran(s.t, m); n != 1 {
 			s.t.Errorf("the scriptlet was run %d times", n)
 		}
@@ -464,14 +464,14 @@ func realRoll(t *testing.T) {
 		for _, m := range s.hosts {
 			m.Offer(slow)
 		}
-		at := s.operate("upgrade", `{"pause_after":1}`)
-		s.until(at, state("paused"))
-		s.checkTurns(at, "succeeded waiting waiting")
-		s.put(at+"/resume", nil).is(200)
-		s.printed(at, s.hosts[1], "second 1")
-		s.put(at+"/cancel", nil).is(200)
-		s.until(at, state("ended"))
-		s.checkTurns(at, "succeeded succeeded waiting")
+		path := s.operate("upgrade", `{"pause_after":1}`)
+		s.until(path, state("paused"))
+		s.checkTurns(path, "succeeded waiting waiting")
+		s.put(path+"/resume", nil).is(200)
+		s.printed(path, s.hosts[1], "second 1")
+		s.put(path+"/cancel", nil).is(200)
+		s.until(path, state("ended"))
+		s.checkTurns(path, "succeeded succeeded waiting")
 		for i, want := range []string{"ii  2", "ii  2", "ii  1"} {
 			if got := s.hosts[i].State("slow"); got != want {
 				s.t.Errorf("%s has %s", s.hosts[i].Name, got)
@@ -479,15 +479,15 @@ func realRoll(t *testing.T) {
 		}
 	})
 	s.then(t, "passes gates of health", func(s *site) {
-		at := s.operate("upgrade", `{"max_unavailable":3,"health":{"command":"systemctl is-active ssh && dpkg-query -W slow","timeout":20}}`)
-		s.until(at, status("finished"))
-		at = s.operate("restart", `{"only":["`+s.hosts[0].Address+`"],"health":{"tcp":22,"stable_for":2,"timeout":60}}`)
-		s.ended(at, "finished")
-		at = s.operate("upgrade", `{"health":{"command":"echo not today; false","timeout":2}}`)
-		s.fails(at, "not today")
-		s.checkTurns(at, "failed waiting waiting")
-		at = s.operate("upgrade", `{"health":{"tcp":81,"timeout":2}}`)
-		s.fails(at, "port 81")
+		path := s.operate("upgrade", `{"max_unavailable":3,"health":{"command":"systemctl is-active ssh && dpkg-query -W slow","timeout":20}}`)
+		s.until(path, status("finished"))
+		path = s.operate("restart", `{"only":["`+s.hosts[0].Address+`"],"health":{"tcp":22,"stable_for":2,"timeout":60}}`)
+		s.ended(path, "finished")
+		path = s.operate("upgrade", `{"health":{"command":"echo not today; false","timeout":2}}`)
+		s.fails(path, "not today")
+		s.checkTurns(path, "failed waiting waiting")
+		path = s.operate("upgrade", `{"health":{"tcp":81,"timeout":2}}`)
+		s.fails(path, "port 81")
 	})
 }
 

@@ -19,11 +19,11 @@ func (s *Server) Kept() iter.Seq2[string, []byte] {
 
 // Edit changes the metadata of the event at a position, as somebody may who has the
 // server's files.
-func (s *Server) Edit(at uint64, change func(metadata []byte) []byte) {
+func (s *Server) Edit(pos uint64, change func(metadata []byte) []byte) {
 	l := s.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	e := l.all[after(l.all, at-1)]
+	e := l.all[after(l.all, pos-1)]
 	e.custom = change(e.custom)
 }
 

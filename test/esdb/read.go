@@ -86,13 +86,13 @@ func begin(options *streams.ReadReq_Options, events []*recorded, backwards bool)
 		next, from = after, all.GetPosition().GetCommitPosition()
 	}
 	i := next(events, from)
-	if backwards || i > 0 && at(events[i-1], all != nil) == from {
+	if backwards || i > 0 && positionOf(events[i-1], all != nil) == from {
 		i--
 	}
 	return i
 }
 
-func at(e *recorded, all bool) uint64 {
+func positionOf(e *recorded, all bool) uint64 {
 	if all {
 		return e.position
 	}
@@ -119,7 +119,7 @@ func (s *Server) subscribe(options *streams.ReadReq_Options, wanted func(*record
 	switch {
 	case options.GetStream().GetEnd() != nil || options.GetAll().GetEnd() != nil:
 		if len(events) > 0 {
-			from, none = at(events[len(events)-1], all), false
+			from, none = positionOf(events[len(events)-1], all), false
 		}
 	case options.GetStream().GetStart() != nil || options.GetAll().GetStart() != nil:
 	case all:
@@ -142,7 +142,7 @@ func (s *Server) subscribe(options *streams.ReadReq_Options, wanted func(*record
 			events = events[afterRevision(events, from):]
 		}
 		for _, e := range events {
-			from, none = at(e, all), false
+			from, none = positionOf(e, all), false
 			s.scanned.Add(1)
 			if wanted(e) {
 				if err := call.Send(answer(e)); err != nil {

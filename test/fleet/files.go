@@ -427,11 +427,11 @@ func (f *files) own(name string, uid int) {
 
 // A writer is a file opened for writing.
 type writer struct {
-	files *files
-	ctx   context.Context
-	node  *node
-	at    int
-	end   bool // always write at the end
+	files  *files
+	ctx    context.Context
+	node   *node
+	offset int
+	end    bool // always write at the end
 }
 
 func (w *writer) Write(p []byte) (int, error) {
@@ -441,15 +441,15 @@ func (w *writer) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	text := w.node.text
-	if w.end || w.at > len(text) {
-		w.at = len(text)
+	if w.end || w.offset > len(text) {
+		w.offset = len(text)
 	}
-	if w.at < len(text) { // readers may still hold what is there
-		text = slices.Concat(text[:w.at], p, text[min(w.at+len(p), len(text)):])
+	if w.offset < len(text) { // readers may still hold what is there
+		text = slices.Concat(text[:w.offset], p, text[min(w.offset+len(p), len(text)):])
 	} else {
 		text = append(text, p...) // beyond what readers hold
 	}
-	w.at += len(p)
+	w.offset += len(p)
 	w.node.text, w.node.changed = text, w.files.now()
 	return len(p), nil
 }

@@ -579,9 +579,9 @@ func TestWhatIsOverwrittenInTheMiddle(t *testing.T) {
 	}
 	io.WriteString(file, "0123456789")
 	before, _ := f.read(w, "/f")
-	file.at = 3
+	file.offset = 3
 	io.WriteString(file, "abc")
-	file.at = 8
+	file.offset = 8
 	io.WriteString(file, "wxyz")
 	after, _ := f.read(w, "/f")
 	if !bytes.Equal(before, []byte("0123456789")) || !bytes.Equal(after, []byte("012abc67wxyz")) {

@@ -50,10 +50,10 @@ func confine(text string, file *syntax.File) error {
 
 // confined is what a builtin runs instead, which gets the text of a script as
 // its argument at.
-func confined(ctx context.Context, args []string, at int) []string {
-	file, err := syntax.NewParser().Parse(strings.NewReader(args[at]), "")
+func confined(ctx context.Context, args []string, i int) []string {
+	file, err := syntax.NewParser().Parse(strings.NewReader(args[i]), "")
 	if err == nil {
-		err = confine(args[at], file)
+		err = confine(args[i], file)
 	}
 	if err != nil {
 		fmt.Fprintf(interp.HandlerCtx(ctx).Stderr, "sh: %v\n", err)
@@ -64,7 +64,7 @@ func confined(ctx context.Context, args []string, at int) []string {
 		return []string{"false"}
 	}
 	args = slices.Clone(args)
-	args[at] = text.String()
+	args[i] = text.String()
 	return args
 }
 

@@ -56,11 +56,11 @@ func options(args []string, known string) (given map[byte]string, rest []string,
 		for arg != "" {
 			letter := arg[0]
 			arg = arg[1:]
-			at := strings.IndexByte(known, letter)
+			i := strings.IndexByte(known, letter)
 			switch {
-			case at < 0 || letter == ':':
+			case i < 0 || letter == ':':
 				return nil, nil, fmt.Errorf("no such option: -%c", letter)
-			case at+1 == len(known) || known[at+1] != ':':
+			case i+1 == len(known) || known[i+1] != ':':
 				given[letter] = ""
 				continue
 			case arg == "" && len(args) == 0:

@@ -49,7 +49,7 @@ func (f *Fleet) MostInHand(from time.Time) int { return most(f.InHand(), from) }
 // most is the greatest number of hosts that commands ran on at the same time.
 func most(commands []Command, from time.Time) (most int) {
 	type moment struct {
-		at   time.Time
+		when time.Time
 		host string
 		by   int
 	}
@@ -62,8 +62,8 @@ func most(commands []Command, from time.Time) (most int) {
 		}
 	}
 	slices.SortFunc(moments, func(a, b moment) int { // ends before beginnings
-		if at := a.at.Compare(b.at); at != 0 {
-			return at
+		if order := a.when.Compare(b.when); order != 0 {
+			return order
 		}
 		return a.by - b.by
 	})

@@ -76,15 +76,15 @@ func TestHowManyHostsWereInHandAtOnce(t *testing.T) {
 		t.Errorf("%d hosts are in hand, want the one that never came back", n)
 	}
 
-	at := func(seconds int) time.Time { return time.Unix(int64(seconds), 0) }
+	second := func(seconds int) time.Time { return time.Unix(int64(seconds), 0) }
 	commands := []Command{
-		{Host: "a", Time: at(1), Until: at(4)},
-		{Host: "b", Time: at(4), Until: at(6)}, // begins when a ends
-		{Host: "b", Time: at(5), Until: at(7)}, // the same host twice
-		{Host: "c", Time: at(6), Until: at(9)},
+		{Host: "a", Time: second(1), Until: second(4)},
+		{Host: "b", Time: second(4), Until: second(6)}, // begins when a ends
+		{Host: "b", Time: second(5), Until: second(7)}, // the same host twice
+		{Host: "c", Time: second(6), Until: second(9)},
 	}
 	for _, c := range []struct{ from, want int }{{0, 2}, {7, 1}, {9, 0}} {
-		if n := most(commands, at(c.from)); n != c.want {
+		if n := most(commands, second(c.from)); n != c.want {
 			t.Errorf("from %d on, %d hosts at once, want %d", c.from, n, c.want)
 		}
 	}

@@ -54,8 +54,8 @@ func (p *process) path(name string) string {
 
 // complain prints what went wrong as programs do, and is 1.
 func (p *process) complain(program string, err error) int {
-	if at, ok := errors.AsType[*fs.PathError](err); ok {
-		err = fmt.Errorf("%s: %s", at.Path, reason(at.Err))
+	if failure, ok := errors.AsType[*fs.PathError](err); ok {
+		err = fmt.Errorf("%s: %s", failure.Path, reason(failure.Err))
 	}
 	fmt.Fprintf(p.stderr, "%s: %v\n", program, err)
 	return 1

@@ -197,11 +197,11 @@ func empty(t *testing.T, s suite) {
 	if raws := read(t, store, stream(), 0); len(raws) != 0 {
 		t.Errorf("a stream without events gave %d", len(raws))
 	}
-	at := head(t, store)
-	if !s.traits[Shared] && at != 0 {
-		t.Errorf("the head of an empty store is %d, want 0", at)
+	pos := head(t, store)
+	if !s.traits[Shared] && pos != 0 {
+		t.Errorf("the head of an empty store is %d, want 0", pos)
 	}
-	if raws := backlog(t, store, at, stream()); len(raws) != 0 {
+	if raws := backlog(t, store, pos, stream()); len(raws) != 0 {
 		t.Errorf("Follow gave %d events of a stream without events", len(raws))
 	}
 }
@@ -298,12 +298,12 @@ func faithful(t *testing.T, s suite) {
 	for _, raw := range stored {
 		places = append(places, raw.Position)
 	}
-	at, err := store.ReadAt(t.Context(), places)
+	raws, err := store.ReadAt(t.Context(), places)
 	if err != nil {
 		t.Fatalf("ReadAt: %v", err)
 	}
 	for from, got := range map[string][]eventlog.Raw{
-		"ReadStream": stored, "Follow": backlog(t, store, start, to), "ReadAt": at,
+		"ReadStream": stored, "Follow": backlog(t, store, start, to), "ReadAt": raws,
 	} {
 		sameIDs(t, got, want)
 		for i := range want {
@@ -348,8 +348,8 @@ func positions(t *testing.T, s suite) {
 			batch[j].Stream = to
 		}
 		want = append(want, batch...)
-		if at := head(t, store); at < position || !s.traits[Shared] && at != position {
-			t.Fatalf("the head is %d after an append at %d", at, position)
+		if pos := head(t, store); pos < position || !s.traits[Shared] && pos != position {
+			t.Fatalf("the head is %d after an append at %d", pos, position)
 		}
 	}
 	got := backlog(t, store, start, streams...)
@@ -374,10 +374,10 @@ func repeated(t *testing.T, s suite) {
 	for _, repeat := range []struct {
 		expected event.Revision
 		events   []eventlog.Raw
-		at       event.Position
+		pos      event.Position
 	}{{event.NoRevision, first, p1}, {2, second, p2}, {3, third, p3}} {
-		if again := add(t, store, to, repeat.expected, repeat.events); again != repeat.at {
-			t.Errorf("the repeat after %d is at %d, the first was at %d", repeat.expected, again, repeat.at)
+		if again := add(t, store, to, repeat.expected, repeat.events); again != repeat.pos {
+			t.Errorf("the repeat after %d is at %d, the first was at %d", repeat.expected, again, repeat.pos)
 		}
 	}
 	want := append(append(first, second...), third...)
@@ -399,10 +399,10 @@ func repeated(t *testing.T, s suite) {
 	}
 	running.Wait()
 	close(places)
-	at := <-places
+	pos := <-places
 	for p := range places {
-		if p != at {
-			t.Errorf("repeats are at %d and %d", at, p)
+		if p != pos {
+			t.Errorf("repeats are at %d and %d", pos, p)
 		}
 	}
 	sameIDs(t, read(t, store, to, 0), batch)

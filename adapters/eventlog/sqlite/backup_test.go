@@ -46,7 +46,7 @@ func TestABackupHasWhatWasRecordedBeforeItBegan(t *testing.T) {
 	dir := t.TempDir()
 	store := open(t, dir)
 	defer closing(t, store)
-	var at atomic.Uint64
+	var pos atomic.Uint64
 	ctx, stop := context.WithCancel(t.Context())
 	var writers sync.WaitGroup
 	for _, stream := range []event.Stream{"a", "b", "c", "d"} {
@@ -58,8 +58,8 @@ func TestABackupHasWhatWasRecordedBeforeItBegan(t *testing.T) {
 					return
 				}
 				for {
-					was := at.Load()
-					if was >= uint64(position) || at.CompareAndSwap(was, uint64(position)) {
+					was := pos.Load()
+					if was >= uint64(position) || pos.CompareAndSwap(was, uint64(position)) {
 						break
 					}
 				}
@@ -67,7 +67,7 @@ func TestABackupHasWhatWasRecordedBeforeItBegan(t *testing.T) {
 		})
 	}
 	for taken := 0; taken < 20; {
-		before := int(at.Load())
+		before := int(pos.Load())
 		target := t.TempDir()
 		if err := sqlite.Backup(t.Context(), dir, target); err != nil {
 			t.Fatal(err)
@@ -91,8 +91,8 @@ func TestABackupHasWhatWasRecordedBeforeItBegan(t *testing.T) {
 	if err := sqlite.Backup(t.Context(), dir, dir); err == nil {
 		t.Error("a log was copied onto itself")
 	}
-	if n := read(t, copied(t, dir)); n != int(at.Load()) {
-		t.Errorf("%d events, want %d", n, at.Load())
+	if n := read(t, copied(t, dir)); n != int(pos.Load()) {
+		t.Errorf("%d events, want %d", n, pos.Load())
 	}
 }
 
