@@ -55,8 +55,8 @@ type changedCluster struct {
 func (s *Server) changed(w http.ResponseWriter, r *http.Request, name domain.ClusterName, receipt commands.ClusterReceipt) changedCluster {
 	snapshot := s.settle(w, r, receipt.Receipt)
 	c := changedCluster{Name: name, Status: projections.OK, Network: receipt.Network, Manager: receipt.Manager}
-	if now, ok := snapshot.Cluster(name); ok {
-		c.Status = now.Status
+	if cluster, ok := snapshot.Cluster(name); ok {
+		c.Status = cluster.Status
 	}
 	return c
 }

@@ -113,7 +113,7 @@ func newMessage(entry HistoryEntry) message {
 
 // since is the next of what comes after a position, and what is closed when there
 // is more than that; false where that is in the window no longer.
-func (e *Events) since(pos projections.Position) (next []message, grown <-chan struct{}, kept bool) {
+func (e *Events) since(pos projections.Position) (next []message, grown <-chan struct{}, held bool) {
 	w := e.window.Load()
 	if pos < w.from {
 		return nil, nil, false
@@ -293,10 +293,10 @@ func (s *eventStream) run(r *http.Request) {
 	for err == nil {
 		var page chan<- struct{}
 		var more <-chan struct{}
-		switch next, grown, kept := s.events.since(s.pos); {
-		case kept && len(next) == 0:
+		switch next, grown, held := s.events.since(s.pos); {
+		case held && len(next) == 0:
 			s.live, more = true, grown
-		case kept:
+		case held:
 			s.live, more = true, ready
 			err = s.send(next)
 		case s.live:

@@ -36,12 +36,12 @@ func (s *Server) getProjections(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	kept, err := s.config.Snapshots()
+	snapshots, err := s.config.Snapshots()
 	if err != nil {
 		return err
 	}
 	return s.answer(w, r, http.StatusOK, Projections{
-		snapshot.Position, projections.Time{Time: snapshot.Time}, snapshot.Events, snapshot.Views(), kept, s.config.Rebuilds.Last(),
+		snapshot.Position, projections.Time{Time: snapshot.Time}, snapshot.Events, snapshot.Views(), snapshots, s.config.Rebuilds.Last(),
 	})
 }
 

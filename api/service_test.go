@@ -186,9 +186,9 @@ func TestAnOperationIsAnsweredAsItStarted(t *testing.T) {
 	if started["status"] != "in_process" || started["finished_at"] != nil {
 		t.Errorf("as it started: %v", started)
 	}
-	_, now := s.do(http.MethodGet, "/api/v0/cluster/c/restart", "")
-	if now["status"] != "finished" || now["started_at"] != started["started_at"] {
-		t.Errorf("now: %v, as it started: %v", now, started)
+	_, current := s.do(http.MethodGet, "/api/v0/cluster/c/restart", "")
+	if current["status"] != "finished" || current["started_at"] != started["started_at"] {
+		t.Errorf("now: %v, as it started: %v", current, started)
 	}
 }
 

@@ -33,7 +33,7 @@ func TestATokenIsKeptApartAndShownMasked(t *testing.T) {
 			if string(defined.Options) != c.recorded || defined.TokenDigest != c.digest || (defined.Credential != "") != (c.digest != "") {
 				t.Errorf("recorded is %+v", defined)
 			}
-			if token, kept := f.secrets.kept[defined.Credential]; kept != (c.digest != "") || token != c.token {
+			if token, kept := f.secrets.held[defined.Credential]; kept != (c.digest != "") || token != c.token {
 				t.Errorf("kept is %q: %v", token, kept)
 			}
 		})

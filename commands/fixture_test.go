@@ -31,7 +31,7 @@ type fixture struct {
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	log, secrets := &faultyLog{Log: eventlog.NewLog(memory.New())}, &vault{kept: map[domain.CredentialID]string{}}
+	log, secrets := &faultyLog{Log: eventlog.NewLog(memory.New())}, &vault{held: map[domain.CredentialID]string{}}
 	return &fixture{t: t, log: log, secrets: secrets, Handler: newHandler(log, secrets)}
 }
 
@@ -155,7 +155,7 @@ type vault struct {
 	destroy error        // with which destroying fails
 
 	mu                sync.Mutex
-	kept              map[domain.CredentialID]string
+	held              map[domain.CredentialID]string
 	stored, destroyed int
 }
 
@@ -170,7 +170,7 @@ func (v *vault) Store(_ context.Context, id domain.CredentialID, secret commands
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.stored++
-	v.kept[id] = string(secret)
+	v.held[id] = string(secret)
 	return nil
 }
 
@@ -182,7 +182,7 @@ func (v *vault) Read(_ context.Context, id domain.CredentialID) (commands.Secret
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	text, ok := v.kept[id]
+	text, ok := v.held[id]
 	if !ok {
 		return nil, commands.ErrNoCredential
 	}
@@ -196,7 +196,7 @@ func (v *vault) Destroy(_ context.Context, id domain.CredentialID) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.destroyed++
-	delete(v.kept, id)
+	delete(v.held, id)
 	return nil
 }
 
@@ -208,7 +208,7 @@ func (v *vault) List(context.Context) (map[domain.CredentialID]time.Time, error)
 func (v *vault) texts() []string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return slices.Sorted(maps.Values(v.kept))
+	return slices.Sorted(maps.Values(v.held))
 }
 
 // named are the credentials that the roster names.

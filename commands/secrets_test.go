@@ -130,7 +130,7 @@ func TestTheLifeOfASecret(t *testing.T) {
 					t.Errorf("%d were stored and %d destroyed, want %d and %d", f.secrets.stored, f.secrets.destroyed, c.stored, c.destroyed)
 				}
 				for _, id := range f.named() {
-					if _, ok := f.secrets.kept[id]; !ok {
+					if _, ok := f.secrets.held[id]; !ok {
 						t.Errorf("%s is recorded and not kept", id)
 					}
 				}
@@ -254,13 +254,13 @@ func TestCredentialsAreReadAfterThatIsRecorded(t *testing.T) {
 		"it cannot be recorded":      {func(f *fixture) { f.log.fault = unavailable }, "10.0.0.1", commands.ErrUnavailable, 0, false},
 		"its record may be lost":     {func(f *fixture) { f.log.fault = lost }, "10.0.0.1", commands.ErrOutcomeUnknown, 0, false},
 		"its record is not answered": {func(f *fixture) { f.log.fault = unanswered }, "10.0.0.1", commands.ErrOutcomeUnknown, 0, true},
-		"it is gone":                 {func(f *fixture) { clear(f.secrets.kept) }, "10.0.0.1", commands.ErrNoCredential, 1, true},
+		"it is gone":                 {func(f *fixture) { clear(f.secrets.held) }, "10.0.0.1", commands.ErrNoCredential, 1, true},
 		"there is no such host":      {func(*fixture) {}, "10.0.0.2", roster.ErrNoHost, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			f.record(event.RosterStream, added)
-			f.secrets.kept["c"] = "key"
+			f.secrets.held["c"] = "key"
 			c.given(f)
 			reads := 0
 			f.secrets.read = func() error {

@@ -206,11 +206,11 @@ type Turn struct {
 func (o *Operation) Record() *Answer { return NewAnswer(o.record()) }
 
 func (o *Operation) record() any {
-	done, now := []Host{}, []Host{}
+	done, current := []Host{}, []Host{}
 	for _, t := range o.Hosts {
 		switch t.State {
 		case begun:
-			now = append(now, t.frozen)
+			current = append(current, t.frozen)
 		case succeeded, skipped:
 			if t.frozen.Address != "" { // one that was removed before its turn has no record
 				done = append(done, t.frozen)
@@ -219,10 +219,10 @@ func (o *Operation) record() any {
 	}
 	switch o.Kind {
 	case domain.Deploy:
-		return Deploy{o.Cluster, o.Status, o.Version, done, now, o.StartedAt, o.FinishedAt}
+		return Deploy{o.Cluster, o.Status, o.Version, done, current, o.StartedAt, o.FinishedAt}
 	case domain.Upgrade:
-		return Upgrade{o.Cluster, o.Status, done, now, o.StartedAt, o.FinishedAt}
+		return Upgrade{o.Cluster, o.Status, done, current, o.StartedAt, o.FinishedAt}
 	case domain.Restart:
 	}
-	return Restart{o.Cluster, o.Status, done, now, o.StartedAt, o.FinishedAt}
+	return Restart{o.Cluster, o.Status, done, current, o.StartedAt, o.FinishedAt}
 }

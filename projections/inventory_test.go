@@ -57,11 +57,11 @@ func TestAnInventorySaysWhyAHostIsFailedAndSinceWhen(t *testing.T) {
 		if !ok || !strings.Contains(i.Reason, c.reason) || (i.Reason == "") != (c.reason == "") || i.Since.Minute() != c.minute {
 			t.Errorf("%s: %q since %s, want %q since minute %d", name, i.Reason, i.Since, c.reason, c.minute)
 		}
-		var kept bytes.Buffer
-		if err := v.Snapshot().Write(&kept); err != nil {
+		var saved bytes.Buffer
+		if err := v.Snapshot().Write(&saved); err != nil {
 			t.Fatal(err)
 		}
-		read, err := ReadViews(&kept)
+		read, err := ReadViews(&saved)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -88,8 +88,8 @@ func TestViewsGoOnFromAKeptSnapshot(t *testing.T) {
 		for range rapid.IntRange(0, 60).Draw(t, "events") {
 			whole.Apply(log.add(t))
 		}
-		kept := written(t, whole.Snapshot())
-		back, err := ReadViews(bytes.NewReader(kept))
+		saved := written(t, whole.Snapshot())
+		back, err := ReadViews(bytes.NewReader(saved))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -256,8 +256,8 @@ func TestAHostInHandIsShownAsItWasWhenItsTurnBegan(t *testing.T) {
 	began := record().InProcess[0]
 	l.host(event.HostInvestigated{Host: "10.0.0.1", Facts: event.Facts{OS: "fedora", CPUs: 8}})
 	l.on(event.OperationStream("op"), event.HostTurnWorked{Turn: turn})
-	if now := record().InProcess[0]; now != began {
-		t.Errorf("in hand: %+v, as its turn began: %+v", now, began)
+	if current := record().InProcess[0]; current != began {
+		t.Errorf("in hand: %+v, as its turn began: %+v", current, began)
 	}
 	l.on(event.OperationStream("op"), event.HostTurnSucceeded{Turn: turn})
 	if ended := record().Restarted[0]; ended.CPUs != 8 {

@@ -329,9 +329,9 @@ func TestAPodIsNotBlamedForWhatKeptAnother(t *testing.T) {
 	go func() {
 		looks := 0
 		_ = server.Await(ctx, func() bool {
-			if now := len(server.Asked("GET /api/v1/pods")); len(server.Pods("10.0.0.1")) > 1 {
-				looks = now
-			} else if now > looks+2 {
+			if n := len(server.Asked("GET /api/v1/pods")); len(server.Pods("10.0.0.1")) > 1 {
+				looks = n
+			} else if n > looks+2 {
 				return true
 			}
 			return false

@@ -64,11 +64,11 @@ func TestABackupHasCredentialsAsTheyAreSealed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		kept, err := copied.List(t.Context())
-		if err != nil || len(kept) != 19 || !kept["c4"].Equal(noon) {
-			t.Errorf("%v, %v", kept, err)
+		stored, err := copied.List(t.Context())
+		if err != nil || len(stored) != 19 || !stored["c4"].Equal(noon) {
+			t.Errorf("%v, %v", stored, err)
 		}
-		for id := range kept {
+		for id := range stored {
 			mustRead(t, copied, id, secrets[id])
 		}
 		if err := copied.Store(t.Context(), "new", []byte("x")); (err == nil) == shut {

@@ -17,11 +17,11 @@ import (
 // What to keeps under the same id and is another secret is refused. count is told
 // how many are there.
 func Copy(ctx context.Context, from, to *Store, count func(int)) (all, copied int, err error) {
-	kept, err := from.keeper.list(ctx)
+	stored, err := from.keeper.list(ctx)
 	if err != nil {
 		return 0, 0, fmt.Errorf("list credentials: %w", err)
 	}
-	delete(kept, checkID)
+	delete(stored, checkID)
 	begun, err := to.keeper.list(ctx)
 	if err != nil {
 		return 0, 0, fmt.Errorf("list credentials: %w", err)
@@ -29,7 +29,7 @@ func Copy(ctx context.Context, from, to *Store, count func(int)) (all, copied in
 	var done, made atomic.Int64
 	copying, ctx := errgroup.WithContext(ctx)
 	copying.SetLimit(8)
-	for id, since := range kept {
+	for id, since := range stored {
 		copying.Go(func() error {
 			secret, err := from.Read(ctx, id)
 			if errors.Is(err, commands.ErrNoCredential) {

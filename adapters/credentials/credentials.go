@@ -105,11 +105,11 @@ func (s *Store) prepare(ctx context.Context) error {
 	if there, err := check(); there || err != nil {
 		return err
 	}
-	kept, err := s.List(ctx)
+	stored, err := s.List(ctx)
 	if err != nil {
 		return err
 	}
-	if len(kept) > 0 { // by another instance, which has made the check before?
+	if len(stored) > 0 { // by another instance, which has made the check before?
 		if there, err := check(); there || err != nil {
 			return err
 		}

@@ -201,8 +201,8 @@ func TestDestroyingSaysWhenItCouldNotWipe(t *testing.T) {
 	if err := reading.Rollback(); err != nil {
 		t.Fatal(err)
 	}
-	if kept, err := s.List(t.Context()); err != nil || len(kept) > 0 {
-		t.Errorf("listed %v, %v", kept, err)
+	if stored, err := s.List(t.Context()); err != nil || len(stored) > 0 {
+		t.Errorf("listed %v, %v", stored, err)
 	}
 	if text, err := os.ReadFile(filepath.Join(dir, credentials.File+"-wal")); err != nil || len(text) > 0 {
 		t.Errorf("the write-ahead log has %d bytes, %v", len(text), err)
@@ -289,13 +289,13 @@ func TestWhatWasAnsweredSurvivesKill(t *testing.T) {
 		if err := child.Start(); err != nil {
 			t.Fatal(err)
 		}
-		kept, gone := map[string]bool{}, map[string]bool{}
+		answered, gone := map[string]bool{}, map[string]bool{}
 		for lines := bufio.NewScanner(out); len(gone) < 20 && lines.Scan(); {
 			switch verb, id, _ := strings.Cut(lines.Text(), " "); verb {
 			case "stored":
-				kept[id] = true
+				answered[id] = true
 			case "destroyed":
-				delete(kept, id)
+				delete(answered, id)
 				gone[id] = true
 			}
 		}
@@ -303,8 +303,8 @@ func TestWhatWasAnsweredSurvivesKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = child.Wait() // it was killed
-		if len(kept) == 0 || len(gone) < 20 {
-			t.Fatalf("the other process stored %d and destroyed %d", len(kept), len(gone))
+		if len(answered) == 0 || len(gone) < 20 {
+			t.Fatalf("the other process stored %d and destroyed %d", len(answered), len(gone))
 		}
 		s, err := credentials.Open(t.Context(), dir, master, clock)
 		if err != nil {
@@ -313,7 +313,7 @@ func TestWhatWasAnsweredSurvivesKill(t *testing.T) {
 		if info, err := os.Stat(filepath.Join(dir, "credentials.db-wal")); err == nil && info.Size() != 0 {
 			t.Errorf("%d bytes of older pages are left after opening", info.Size())
 		}
-		for id := range kept {
+		for id := range answered {
 			_, number, _ := strings.Cut(id, "-")
 			if n, err := strconv.Atoi(number); err != nil || n%3 == 0 {
 				continue // may have been about to be destroyed

@@ -136,9 +136,9 @@ func TestEveryKeeperKeepsTheSamePromises(t *testing.T) {
 		}
 		mustRead(t, s, "one", one)
 
-		kept, err := s.List(t.Context())
-		if err != nil || len(kept) != 2 || !kept["one"].Equal(noon) || !kept["large"].Equal(noon) {
-			t.Errorf("listed %v, %v", kept, err)
+		stored, err := s.List(t.Context())
+		if err != nil || len(stored) != 2 || !stored["one"].Equal(noon) || !stored["large"].Equal(noon) {
+			t.Errorf("listed %v, %v", stored, err)
 		}
 		for range 2 { // may be repeated
 			destroy(t, s, "one")
@@ -147,8 +147,8 @@ func TestEveryKeeperKeepsTheSamePromises(t *testing.T) {
 			t.Errorf("read what was destroyed: %v", err)
 		}
 		mustRead(t, s, "large", large)
-		if kept, err := s.List(t.Context()); err != nil || len(kept) != 1 {
-			t.Errorf("listed %v, %v", kept, err)
+		if stored, err := s.List(t.Context()); err != nil || len(stored) != 1 {
+			t.Errorf("listed %v, %v", stored, err)
 		}
 	})
 }
@@ -218,8 +218,8 @@ func TestInstancesThatStartAtOnceShareCredentials(t *testing.T) {
 				mustRead(t, instances[(i+1)%n], domain.CredentialID(fmt.Sprint("of-", i)), secret)
 			}
 			destroy(t, instances[0], "of-0")
-			if kept, err := instances[1].List(t.Context()); err != nil || len(kept) != n-1 {
-				t.Errorf("listed %v, %v", kept, err)
+			if stored, err := instances[1].List(t.Context()); err != nil || len(stored) != n-1 {
+				t.Errorf("listed %v, %v", stored, err)
 			}
 		})
 	}
@@ -313,14 +313,14 @@ func TestWhoeverIsStoppedLeavesWhatCanBeDestroyed(t *testing.T) {
 				if err == nil && string(got) != string(secret) || err != nil && !errors.Is(err, commands.ErrNoCredential) {
 					t.Errorf("%s: read %d bytes, %v", name, len(got), err)
 				}
-				kept, listErr := healthy.List(t.Context())
+				stored, listErr := healthy.List(t.Context())
 				if listErr != nil {
 					t.Fatal(listErr)
 				}
-				if _, listed := kept[id]; err == nil && !listed {
+				if _, listed := stored[id]; err == nil && !listed {
 					t.Errorf("%s: it can be read and is not listed", name)
 				}
-				for left := range kept {
+				for left := range stored {
 					destroy(t, healthy, left)
 				}
 				if names, err := keys.List(t.Context()); err != nil || len(names) != 1 || names[0] != "master-key-check" {
@@ -377,8 +377,8 @@ func TestKeysThatWereTamperedWithOpenNothing(t *testing.T) {
 		if err == nil || got != nil || errors.Is(err, commands.ErrNoCredential) || strings.Contains(err.Error(), string(marker)) {
 			t.Errorf("%s: read %d bytes, %v", name, len(got), err)
 		}
-		if kept, err := s.List(t.Context()); err != nil || len(kept) != 2 {
-			t.Errorf("%s: listed %v, %v", name, kept, err)
+		if stored, err := s.List(t.Context()); err != nil || len(stored) != 2 {
+			t.Errorf("%s: listed %v, %v", name, stored, err)
 		}
 	}
 	destroy(t, s, "host")

@@ -46,7 +46,7 @@ type Cut struct {
 }
 
 // Kept is a snapshot as it lies there.
-type Kept struct {
+type Info struct {
 	Position event.Position `json:"position"`
 	Time     time.Time      `json:"time"` // when it was written
 	Size     int64          `json:"size"` // bytes
@@ -77,12 +77,12 @@ func Open(dir string, config Config, logger *slog.Logger) *Store {
 }
 
 // List is what is kept, latest first.
-func (s *Store) List() ([]Kept, error) {
+func (s *Store) List() ([]Info, error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list the snapshots of views: %w", err)
 	}
-	var all []Kept
+	var all []Info
 	for _, entry := range entries {
 		name, ok := strings.CutSuffix(entry.Name(), ending)
 		position, err := strconv.ParseUint(name, 10, 64)
@@ -96,7 +96,7 @@ func (s *Store) List() ([]Kept, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list the snapshots of views: %w", err)
 		}
-		all = append(all, Kept{event.Position(position), info.ModTime(), info.Size(), filepath.Join(s.dir, entry.Name())})
+		all = append(all, Info{event.Position(position), info.ModTime(), info.Size(), filepath.Join(s.dir, entry.Name())})
 	}
 	slices.Reverse(all)
 	return all, nil
@@ -167,11 +167,11 @@ func (s *Store) sweep() error {
 // not, also by read's word, which is ErrBad, is thrown away, and said so, as is
 // what an interrupted Save left. What cannot be read or removed stops nobody: it is
 // said. It is for who starts, before anything is saved.
-func (s *Store) Load(read func(Cut, io.Reader) error) (Kept, bool, error) {
+func (s *Store) Load(read func(Cut, io.Reader) error) (Info, bool, error) {
 	all, err := s.List()
 	if err != nil {
 		s.logger.Warn("no snapshot of views is read", "error", err)
-		return Kept{}, false, nil
+		return Info{}, false, nil
 	}
 	left, err := filepath.Glob(filepath.Join(s.dir, "*"+unfinished))
 	for _, path := range left {
@@ -191,14 +191,14 @@ func (s *Store) Load(read func(Cut, io.Reader) error) (Kept, bool, error) {
 		case err == nil:
 			return k, true, nil
 		case !errors.Is(err, ErrBad):
-			return Kept{}, false, err
+			return Info{}, false, err
 		}
 		s.logger.Warn("a snapshot of views is thrown away", "path", k.path, "why", err)
 		if err := os.Remove(k.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			s.logger.Warn("a snapshot of views is not thrown away", "error", err)
 		}
 	}
-	return Kept{}, false, nil
+	return Info{}, false, nil
 }
 
 // written tells whether another program is writing a file.
@@ -212,7 +212,7 @@ func written(path string) bool {
 }
 
 // Read reads a snapshot. ErrBad says that it is of no use.
-func (s *Store) Read(k Kept, read func(Cut, io.Reader) error) (err error) {
+func (s *Store) Read(k Info, read func(Cut, io.Reader) error) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("read the snapshot of views at position %d: %w", k.Position, err)

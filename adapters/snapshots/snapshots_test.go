@@ -53,7 +53,7 @@ func (r *rig) save(s *Store, pos event.Position, text string) {
 func (r *rig) loaded(s *Store) string {
 	r.t.Helper()
 	var text string
-	kept, ok, err := s.Load(func(cut Cut, in io.Reader) error {
+	info, ok, err := s.Load(func(cut Cut, in io.Reader) error {
 		got, err := io.ReadAll(in)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrBad, err)
@@ -70,8 +70,8 @@ func (r *rig) loaded(s *Store) string {
 	if !ok {
 		return ""
 	}
-	if !strings.HasPrefix(text, fmt.Sprint(kept.Position, " ")) {
-		r.t.Errorf("it says that it loaded position %d", kept.Position)
+	if !strings.HasPrefix(text, fmt.Sprint(info.Position, " ")) {
+		r.t.Errorf("it says that it loaded position %d", info.Position)
 	}
 	return text
 }
@@ -183,14 +183,14 @@ func TestWhatCannotBeReadStopsNoStart(t *testing.T) {
 		_, err := io.Copy(io.Discard, in)
 		return err
 	}
-	kept, ok, err := s.Load(func(cut Cut, in io.Reader) error {
+	info, ok, err := s.Load(func(cut Cut, in io.Reader) error {
 		if cut.Position == 10 {
 			return errors.Join(ErrBad, os.Remove(r.files()[1])) // that of 9
 		}
 		return taken(cut, in)
 	})
-	if err != nil || !ok || kept.Position != 8 {
-		t.Errorf("one vanished: %v, %v, %v", kept.Position, ok, err)
+	if err != nil || !ok || info.Position != 8 {
+		t.Errorf("one vanished: %v, %v, %v", info.Position, ok, err)
 	}
 	r.save(s, 9, "nine")
 	user := os.Geteuid()
@@ -208,9 +208,9 @@ func TestWhatCannotBeReadStopsNoStart(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	load := func() (kept Kept, ok bool, err error) {
-		asUser(t, user, func() { kept, ok, err = s.Load(taken) })
-		return kept, ok, err
+	load := func() (info Info, ok bool, err error) {
+		asUser(t, user, func() { info, ok, err = s.Load(taken) })
+		return info, ok, err
 	}
 	shut(r.files()[0], 0)
 	shut(r.files()[1], 0)

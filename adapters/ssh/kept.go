@@ -15,7 +15,7 @@ import (
 // hosts are dialled in turn, and if each that finds no place took another's, none
 // would be there when it is wanted. Those that nobody takes for a long time, of
 // removed hosts for one, are ended.
-type kept struct {
+type pool struct {
 	most   int
 	unused time.Duration // until one is ended
 
@@ -38,8 +38,8 @@ var (
 	errDropped  = errors.New("the service closed its connections")
 )
 
-func newKept(most int, unused time.Duration) *kept {
-	k := &kept{most: most, unused: unused, byHost: map[domain.HostID]*list.Element{}, places: map[*connection]struct{}{}}
+func newKept(most int, unused time.Duration) *pool {
+	k := &pool{most: most, unused: unused, byHost: map[domain.HostID]*list.Element{}, places: map[*connection]struct{}{}}
 	k.expire = time.AfterFunc(unused, k.expired)
 	k.expire.Stop()
 	return k
@@ -47,7 +47,7 @@ func newKept(most int, unused time.Duration) *kept {
 
 // take gives the connection of a host away, if there is one to this target. One
 // to another target of the same host is ended.
-func (k *kept) take(target process.Target) *connection {
+func (k *pool) take(target process.Target) *connection {
 	if k.most <= 0 {
 		return nil
 	}
@@ -84,7 +84,7 @@ func (i idle) reaches(target process.Target) bool {
 }
 
 // put keeps a connection, unless there is no room for any.
-func (k *kept) put(c *connection, target process.Target) bool {
+func (k *pool) put(c *connection, target process.Target) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.most <= 0 || k.closed {
@@ -106,7 +106,7 @@ func (k *kept) put(c *connection, target process.Target) bool {
 }
 
 // forget lets go of a connection that has ended.
-func (k *kept) forget(c *connection, id domain.HostID) {
+func (k *pool) forget(c *connection, id domain.HostID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.gone(c, id)
@@ -114,7 +114,7 @@ func (k *kept) forget(c *connection, id domain.HostID) {
 
 // gone frees the place of a connection that has ended, and tells whether it was
 // idle. The caller holds mu.
-func (k *kept) gone(c *connection, id domain.HostID) bool {
+func (k *pool) gone(c *connection, id domain.HostID) bool {
 	delete(k.places, c)
 	e := k.byHost[id]
 	if e == nil || e.Value.(idle).connection != c {
@@ -125,21 +125,21 @@ func (k *kept) gone(c *connection, id domain.HostID) bool {
 }
 
 // drop ends an idle connection. The caller holds mu.
-func (k *kept) drop(e *list.Element) {
+func (k *pool) drop(e *list.Element) {
 	c := k.remove(e).connection
 	delete(k.places, c)
 	c.end(errReplaced)
 }
 
 // remove takes one out. The caller holds mu.
-func (k *kept) remove(e *list.Element) idle {
+func (k *pool) remove(e *list.Element) idle {
 	i := k.recent.Remove(e).(idle)
 	delete(k.byHost, i.target.HostID)
 	return i
 }
 
 // expired ends what was not taken for too long.
-func (k *kept) expired() {
+func (k *pool) expired() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for e := k.recent.Back(); e != nil; e = k.recent.Back() {
@@ -152,7 +152,7 @@ func (k *kept) expired() {
 }
 
 // close ends all, and keeps none from now on.
-func (k *kept) close() {
+func (k *pool) close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.closed = true

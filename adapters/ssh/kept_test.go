@@ -128,7 +128,7 @@ func TestAHostWhoseConnectionIsKeptKeepsItsPlace(t *testing.T) {
 		}
 	}
 	inUse, err := s.remote.Dial(t.Context(), target("a"))
-	if err != nil || !inUse.(*Session).Kept() {
+	if err != nil || !inUse.(*Session).Reused() {
 		t.Fatalf("a was not kept: %v", err)
 	}
 	if c := s.look(t, target("c")); c.over.Err() == nil {
@@ -141,9 +141,9 @@ func TestAHostWhoseConnectionIsKeptKeepsItsPlace(t *testing.T) {
 
 	b.end(errDropped)
 	within(t, 10*time.Second, "the place of b is free", func() bool {
-		s.remote.kept.mu.Lock()
-		defer s.remote.kept.mu.Unlock()
-		return len(s.remote.kept.places) == 1
+		s.remote.pool.mu.Lock()
+		defer s.remote.pool.mu.Unlock()
+		return len(s.remote.pool.places) == 1
 	})
 	c := s.look(t, target("c"))
 	if s.look(t, target("c")) != c {
@@ -175,9 +175,9 @@ func TestABrokenConnectionIsNotKept(t *testing.T) {
 	s.server.cut()
 	<-first.over.Done()
 	within(t, 10*time.Second, "it is forgotten", func() bool {
-		s.remote.kept.mu.Lock()
-		defer s.remote.kept.mu.Unlock()
-		return s.remote.kept.recent.Len() == 0
+		s.remote.pool.mu.Lock()
+		defer s.remote.pool.mu.Unlock()
+		return s.remote.pool.recent.Len() == 0
 	})
 
 	second := s.dial(t)

@@ -88,7 +88,7 @@ type Remote struct {
 	config      Config
 	credentials commands.Credentials
 	log         *slog.Logger
-	kept        *kept
+	pool        *pool
 	dial        dial          // how hosts are connected to
 	places      chan struct{} // of handshakes
 }
@@ -101,7 +101,7 @@ type dial func(ctx context.Context, address string) (net.Conn, error)
 // host is the text of a private key that ParsePrivateKey takes.
 func New(config Config, credentials commands.Credentials, log *slog.Logger) *Remote {
 	config = config.withDefaults()
-	r := &Remote{config: config, credentials: credentials, log: log, kept: newKept(config.KeepOpen, config.KeepFor), places: make(chan struct{}, config.AtOnce)}
+	r := &Remote{config: config, credentials: credentials, log: log, pool: newKept(config.KeepOpen, config.KeepFor), places: make(chan struct{}, config.AtOnce)}
 	r.dial = r.direct
 	if config.Jump != nil {
 		r.dial = newJump(r, *config.Jump).dial
@@ -111,7 +111,7 @@ func New(config Config, credentials commands.Credentials, log *slog.Logger) *Rem
 
 // Close ends the connections that are kept. Sessions go on, and end for good when
 // they are closed.
-func (r *Remote) Close() { r.kept.close() }
+func (r *Remote) Close() { r.pool.close() }
 
 var _ process.Remote = (*Remote)(nil)
 
@@ -124,8 +124,8 @@ func (r *Remote) Plan(kind domain.OperationKind, version string, policy event.Po
 // target and answers. Besides the errors of process.Remote it fails with the
 // context's error when it ended, and where the credential store cannot be read.
 func (r *Remote) Dial(ctx context.Context, target process.Target) (process.Session, error) {
-	if c := r.kept.take(target); c != nil {
-		session := &Session{connection: c, remote: r, target: target, kept: true}
+	if c := r.pool.take(target); c != nil {
+		session := &Session{connection: c, remote: r, target: target, reused: true}
 		id, err := session.bootID(ctx, r.config.Dial) // to answer must not take longer than to connect
 		if err == nil {
 			session.proved.Store(&id)
@@ -155,7 +155,7 @@ func (r *Remote) Dial(ctx context.Context, target process.Target) (process.Sessi
 		return nil, err
 	}
 	c := newConnection(client, target.User, key, r.config.KeepAlive)
-	go c.await(func() { r.kept.forget(c, target.HostID) })
+	go c.await(func() { r.pool.forget(c, target.HostID) })
 	return &Session{connection: c, remote: r, target: target}, nil
 }
 

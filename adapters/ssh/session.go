@@ -35,7 +35,7 @@ type Session struct {
 
 	proved   atomic.Pointer[string] // the boot id that Dial saw, until it is asked for
 	rebooted atomic.Bool
-	kept     bool // the connection was, before Dial
+	reused     bool // the connection was, before Dial
 	closed   bool // read and written in the connection's turn
 }
 
@@ -45,7 +45,7 @@ var _ process.Session = (*Session)(nil)
 func (s *Session) HostKey() process.HostKey { return s.connection.key }
 
 // Kept implements process.Kept.
-func (s *Session) Kept() bool { return s.kept }
+func (s *Session) Reused() bool { return s.reused }
 
 // Close ends the connection, or gives it back where idle ones are kept and this
 // one is sound. What was begun on the host goes on. It may be repeated.
@@ -62,7 +62,7 @@ func (s *Session) Close() error {
 		return nil
 	}
 	s.closed = true
-	if !c.sound() || s.rebooted.Load() || !s.remote.kept.put(c, s.target) {
+	if !c.sound() || s.rebooted.Load() || !s.remote.pool.put(c, s.target) {
 		c.end(errClosed)
 	}
 	return nil

@@ -150,16 +150,16 @@ func (s *saying) note(text string) {
 
 // String is what was found so far.
 func (s *saying) String() string {
-	now := *s
-	now.row = append([]byte(nil), s.row...)
-	now.end()
-	now.weigh()
-	first, last := now.mistake, now.last
+	copy := *s
+	copy.row = append([]byte(nil), s.row...)
+	copy.end()
+	copy.weigh()
+	first, last := copy.mistake, copy.last
 	switch {
 	case last == "":
-		last = now.any
+		last = copy.any
 	case first == "" || first == last:
-		first = now.failing
+		first = copy.failing
 	}
 	last = strings.TrimRight(last, ": ")
 	first = strings.TrimRight(first, ": ")

@@ -30,9 +30,9 @@ func signedAt(t *testing.T, log recorded, sizes ...int) (all []Checkpoint) {
 	return all
 }
 
-func verify(t *testing.T, log recorded, kept *Tree, checkpoints []Checkpoint) Report {
+func verify(t *testing.T, log recorded, savedTree *Tree, checkpoints []Checkpoint) Report {
 	t.Helper()
-	report, err := Verify(t.Context(), log, kept, checkpoints, func(int) {})
+	report, err := Verify(t.Context(), log, savedTree, checkpoints, func(int) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,8 +42,8 @@ func verify(t *testing.T, log recorded, kept *Tree, checkpoints []Checkpoint) Re
 func TestACleanLogHasNoFinding(t *testing.T) {
 	log := aLog(5000)
 	checkpoints := signedAt(t, log, 0, 1, 99, 100, 101, 2048, 2500, 2500, 4999, 5000)
-	for name, kept := range map[string]*Tree{"with the tree": aTree(t, log), "with one that is behind": aTree(t, log[:1234]), "without": nil} {
-		r := verify(t, log, kept, checkpoints)
+	for name, savedTree := range map[string]*Tree{"with the tree": aTree(t, log), "with one that is behind": aTree(t, log[:1234]), "without": nil} {
+		r := verify(t, log, savedTree, checkpoints)
 		if len(r.Findings) > 0 || r.Held != len(checkpoints) || r.Events != 5000 || !bytes.Equal(r.Root, checkpoints[9].Root[:]) {
 			t.Errorf("%s: %+v", name, r)
 		}
@@ -141,7 +141,7 @@ func TestEveryChangeIsFoundAndTheFirstBadPositionNamed(t *testing.T) {
 	const n = 3000
 	log := aLog(n)
 	sizes := []int{500, 1000, 1000, 1777, 2500, n}
-	checkpoints, kept := signedAt(t, log, sizes...), aTree(t, log)
+	checkpoints, savedTree := signedAt(t, log, sizes...), aTree(t, log)
 	for name, mutate := range mutations {
 		t.Run(name, func(t *testing.T) {
 			places := []int{0, 99, 100, 499, 500, 1776, n - 8}
@@ -154,11 +154,11 @@ func TestEveryChangeIsFoundAndTheFirstBadPositionNamed(t *testing.T) {
 				if name == "inserted" || name == "repeated" {
 					position = changed[bad].Position // and was not
 				}
-				first, found := verify(t, changed, kept, checkpoints).First()
+				first, found := verify(t, changed, savedTree, checkpoints).First()
 				if !found || first.Position != position || first.From != 0 || first.Event != uint64(bad)+1 {
 					t.Errorf("event %d, with the tree: %v, %t; want position %d", bad, first, found, position)
 				}
-				if first, found = verify(t, changed, kept, nil).First(); !found || first.Position != position {
+				if first, found = verify(t, changed, savedTree, nil).First(); !found || first.Position != position {
 					t.Errorf("event %d, with the tree alone: %v, %t; want position %d", bad, first, found, position)
 				}
 				first, found = verify(t, changed, nil, checkpoints).First()

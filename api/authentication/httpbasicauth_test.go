@@ -191,42 +191,42 @@ func fastest(f func()) time.Duration {
 
 func TestBcryptIsPaidOnceAndNotAboveTheLimit(t *testing.T) {
 	b, c := withUser(t, costly)
-	one := fastest(func() { _ = bcrypt.CompareHashAndPassword([]byte(hash(t, "x", costly)), []byte("y")) }) / 2 // made and compared
+	single := fastest(func() { _ = bcrypt.CompareHashAndPassword([]byte(hash(t, "x", costly)), []byte("y")) }) / 2 // made and compared
 
 	expect(t, b, with(here, "a", "secret"), "")
-	if again := fastest(func() { expect(t, b, with(there, "a", "secret"), "") }); again > one/4 {
-		t.Errorf("a verified password took %v again; bcrypt takes %v", again, one)
+	if again := fastest(func() { expect(t, b, with(there, "a", "secret"), "") }); again > single/4 {
+		t.Errorf("a verified password took %v again; bcrypt takes %v", again, single)
 	}
 	c.advance(6 * time.Minute)
 	began := time.Now()
 	expect(t, b, with(here, "a", "secret"), "")
-	if took := time.Since(began); took < one/4 {
-		t.Errorf("after its time it took %v: it is remembered for ever; bcrypt takes %v", took, one)
+	if took := time.Since(began); took < single/4 {
+		t.Errorf("after its time it took %v: it is remembered for ever; bcrypt takes %v", took, single)
 	}
 	for i := range 5 {
 		expect(t, b, with(here, "a", fmt.Sprint("wrong", i)), "denied")
 	}
-	if delayed := fastest(func() { expect(t, b, with(here, "a", "wrong"), "delayed") }); delayed > one/4 {
-		t.Errorf("a delayed password took %v; bcrypt takes %v", delayed, one)
+	if delayed := fastest(func() { expect(t, b, with(here, "a", "wrong"), "delayed") }); delayed > single/4 {
+		t.Errorf("a delayed password took %v; bcrypt takes %v", delayed, single)
 	}
 	began = time.Now()
 	expect(t, b, with(here, "unknown", "wrong"), "denied")
-	if took := time.Since(began); took < one/4 {
-		t.Errorf("an unknown user took %v; a known one takes %v", took, one)
+	if took := time.Since(began); took < single/4 {
+		t.Errorf("an unknown user took %v; a known one takes %v", took, single)
 	}
 }
 
 func TestTheSamePasswordAtTheSameTimeIsComparedOnceAndNotDelayed(t *testing.T) {
 	b, _ := withUser(t, costly)
-	one := fastest(func() { _ = bcrypt.CompareHashAndPassword([]byte(hash(t, "x", costly)), []byte("y")) }) / 2
+	single := fastest(func() { _ = bcrypt.CompareHashAndPassword([]byte(hash(t, "x", costly)), []byte("y")) }) / 2
 	began := time.Now()
 	var all sync.WaitGroup
 	for i := range 200 {
 		all.Go(func() { expect(t, b, with(fmt.Sprintf("192.0.2.%d:1", i%20), "a", "secret"), "") })
 	}
 	all.Wait()
-	if took := time.Since(began); took > 40*one {
-		t.Errorf("200 at once took %v; one takes %v", took, one)
+	if took := time.Since(began); took > 40*single {
+		t.Errorf("200 at once took %v; one takes %v", took, single)
 	}
 }
 

@@ -52,15 +52,15 @@ func keptStore(t *testing.T) (root, dir, master string) {
 	if err := os.WriteFile(master, key, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	kept, err := credentials.Open(t.Context(), dir, key, time.Now)
+	store, err := credentials.Open(t.Context(), dir, key, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = kept.Close() })
+	t.Cleanup(func() { _ = store.Close() })
 	for i := range 10 {
 		id := domain.CredentialID(fmt.Sprint("credential", i))
 		if i < 9 {
-			if err := kept.Store(t.Context(), id, []byte(fmt.Sprint("the secret of ", i))); err != nil {
+			if err := store.Store(t.Context(), id, []byte(fmt.Sprint("the secret of ", i))); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -109,11 +109,11 @@ func TestAStoreInUseIsBackedUpAndRestored(t *testing.T) {
 			t.Errorf("backed up %+v, restored %+v", b, r)
 		}
 		equal(t, contents(t, in(name)), before)
-		kept, err := credentials.Open(t.Context(), in(name), bytes.Repeat([]byte{7}, 32), time.Now)
+		store, err := credentials.Open(t.Context(), in(name), bytes.Repeat([]byte{7}, 32), time.Now)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if secret, err := kept.Read(t.Context(), "credential3"); err != nil || string(secret) != "the secret of 3" {
+		if secret, err := store.Read(t.Context(), "credential3"); err != nil || string(secret) != "the secret of 3" {
 			t.Errorf("%q, %v", secret, err)
 		}
 		log, err := sqlite.Open(t.Context(), in(name))
@@ -127,7 +127,7 @@ func TestAStoreInUseIsBackedUpAndRestored(t *testing.T) {
 		if err := log.Close(); err != nil {
 			t.Error(err)
 		}
-		if err := kept.Close(); err != nil {
+		if err := store.Close(); err != nil {
 			t.Error(err)
 		}
 	}

@@ -114,7 +114,7 @@ type shownProjections struct {
 	Time      projections.Time     `json:"time,omitzero"`
 	Events    uint64               `json:"events,omitzero"`
 	Views     []projections.View   `json:"views,omitzero"`
-	Snapshots []snapshots.Kept     `json:"snapshots"`
+	Snapshots []snapshots.Info     `json:"snapshots"`
 	Rebuild   *projections.Rebuild `json:"rebuild,omitzero"`
 }
 
@@ -241,35 +241,35 @@ func refold(ctx context.Context, c *client.Client, kind string) (projections.Reb
 	if err != nil {
 		return projections.Rebuild{}, err
 	}
-	var now projections.Rebuild
-	if err := client.Parse(path+kind, text, &now); err != nil {
-		return now, err
+	var state projections.Rebuild
+	if err := client.Parse(path+kind, text, &state); err != nil {
+		return state, err
 	}
 	bar := terminal.NewProgress(os.Stderr)
 	defer bar.End()
-	for tick := time.NewTicker(200 * time.Millisecond); now.State == projections.Folding; {
-		bar.Count(fmt.Sprintf("of %d events folded, %.0f/s, %ds left", now.Of, now.PerSecond, now.Left))(int(now.Events))
+	for tick := time.NewTicker(200 * time.Millisecond); state.State == projections.Folding; {
+		bar.Count(fmt.Sprintf("of %d events folded, %.0f/s, %ds left", state.Of, state.PerSecond, state.Left))(int(state.Events))
 		select {
 		case <-tick.C:
 			all, err := client.Get[shownProjections](ctx, c, "/projections")
 			if err != nil && ctx.Err() == nil {
-				return now, err
+				return state, err
 			}
 			if all.Rebuild != nil {
-				now = *all.Rebuild
+				state = *all.Rebuild
 			}
 		case <-ctx.Done():
 			ending, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer stop()
 			_, _, err := c.Do(ending, http.MethodDelete, path+projections.KindRebuild, nil, nil)
-			return now, errors.Join(ctx.Err(), err)
+			return state, errors.Join(ctx.Err(), err)
 		}
 	}
-	switch now.State {
+	switch state.State {
 	case projections.Cancelled:
-		return now, errors.New("it was cancelled")
+		return state, errors.New("it was cancelled")
 	case projections.Failed:
-		return now, fmt.Errorf("the service could not: %s", now.Error)
+		return state, fmt.Errorf("the service could not: %s", state.Error)
 	}
-	return now, nil
+	return state, nil
 }

@@ -344,7 +344,7 @@ func TestAPinnedKeyThatIsShownAgainIsEnough(t *testing.T) {
 				if strings.Count(all, "HostKeyChanged") != 1 || strings.Count(all, "HostKeyShownAgain") != 1 || !strings.HasSuffix(all, "HostInvestigated") {
 					t.Errorf("recorded are %s", all)
 				}
-				if one := r.world.hosts["1"]; !one.Ready() {
+				if host := r.world.hosts["1"]; !host.Ready() {
 					t.Error("it did not recover")
 				}
 			})

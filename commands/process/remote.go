@@ -101,7 +101,7 @@ type Session interface {
 
 // Kept is what a Session also has where connections may be kept: it tells whether
 // the host was not logged in to for it.
-type Kept interface{ Kept() bool }
+type Reused interface{ Reused() bool }
 
 // WorkID names a piece of work to the host, which keeps a record of it, so that
 // it is done once: [A-Za-z0-9-]{1,64}.

@@ -15,32 +15,32 @@ import (
 // doors are hosts that let themselves be kept, or not, and count logins.
 type doors struct {
 	fakeHost
-	kept   map[domain.HostID]bool
+	pooled map[domain.HostID]bool
 	logins map[domain.HostID]int
 }
 
 type doorway struct {
 	*fakeHost
-	kept bool
+	reused bool
 }
 
-func (d doorway) Kept() bool { return d.kept }
+func (d doorway) Reused() bool { return d.reused }
 
 func (d *doors) Dial(ctx context.Context, target Target) (Session, error) {
 	if _, err := d.fakeHost.Dial(ctx, target); err != nil {
 		return nil, err
 	}
-	kept := d.kept[target.HostID]
-	if !kept {
+	reused := d.pooled[target.HostID]
+	if !reused {
 		d.logins[target.HostID]++
 	}
-	return doorway{&d.fakeHost, kept}, nil
+	return doorway{&d.fakeHost, reused}, nil
 }
 
 func TestHostsThatMustBeLoggedInToAreLookedAtMoreSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const hosts = 40
-		d := &doors{kept: map[domain.HostID]bool{"1": true}, logins: map[domain.HostID]int{}}
+		d := &doors{pooled: map[domain.HostID]bool{"1": true}, logins: map[domain.HostID]int{}}
 		r := newRoll(t, d, restart, hosts, func(*event.Policy) {})
 		r.record(event.RosterStream, event.OperationCompleted{Operation: "o", ClusterID: "i", Cluster: "c"})
 		r.config.WatchInterval, r.config.WatchConcurrency, r.config.WatchMisses = time.Minute, 1, 3
@@ -94,7 +94,7 @@ func TestHostsThatMustBeLoggedInToAreLookedAtMoreSeldom(t *testing.T) {
 			t.Errorf("%d looks in one sweep", most)
 		}
 
-		d.kept["2"] = true
+		d.pooled["2"] = true
 		for range 8 {
 			sweep()
 		}
@@ -115,7 +115,7 @@ func TestHostsThatMustBeLoggedInToAreLookedAtMoreSeldom(t *testing.T) {
 			t.Errorf("missed are %d, and %d are left alone though they do not answer", len(silent), len(left))
 		}
 		for i := range hosts {
-			if one := r.world.hosts[r.started.Hosts[i].HostID]; !one.Silent() {
+			if host := r.world.hosts[r.started.Hosts[i].HostID]; !host.Silent() {
 				t.Errorf("host %d is not silent", i+1)
 			}
 		}

@@ -39,7 +39,7 @@ func (r *Roster) Start(q Request, known Known) ([]event.RosterEvent, error) {
 		return nil, nil
 	}
 	if c.Running != "" {
-		if now, _ := r.operations.Get(c.Running); same(now) {
+		if op, _ := r.operations.Get(c.Running); same(op) {
 			return nil, nil
 		}
 		return nil, running(c)

@@ -243,17 +243,17 @@ func (b *bench) gets(ctx context.Context) error {
 	var ours, theirs int
 	var took, bareTook []time.Duration
 	for range rounds { // in turn, because the machine's speed drifts
-		for _, one := range []struct {
+		for _, kind := range []struct {
 			address string
 			sum     *int
 			took    *[]time.Duration
 		}{{s.address, &ours, &took}, {bare.address, &theirs, &bareTook}} {
-			n, all, err := b.load(ctx, one.address, clients, http.StatusOK, func(int) []byte { return get })
+			n, all, err := b.load(ctx, kind.address, clients, http.StatusOK, func(int) []byte { return get })
 			if err != nil {
 				return err
 			}
-			*one.sum += n
-			*one.took = append(*one.took, all...)
+			*kind.sum += n
+			*kind.took = append(*kind.took, all...)
 		}
 	}
 	b.row("GET /host, 64 clients", rate(ours, rounds*b.span), fmt.Sprintf("p99 %s", percentile(took, 99)))

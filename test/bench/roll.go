@@ -46,7 +46,7 @@ func (b *bench) roll(ctx context.Context) error {
 	events, megabytes := 0, 0
 	const rounds = 3
 	for round := range rounds { // in turn, because the machine's speed drifts
-		for _, one := range []struct {
+		for _, kind := range []struct {
 			sum    *measured
 			atOnce int
 			most   int
@@ -55,22 +55,22 @@ func (b *bench) roll(ctx context.Context) error {
 			release(f, 2*round)
 			began := time.Now()
 			until := began.Add(b.span)
-			if one.most > 0 {
+			if kind.most > 0 {
 				until = began.Add(time.Hour)
 			}
-			done, err := b.ask(ctx, f, remote, one.atOnce, until, one.most, domain.Term(1+round), one.what)
+			done, err := b.ask(ctx, f, remote, kind.atOnce, until, kind.most, domain.Term(1+round), kind.what)
 			if err != nil {
 				return err
 			}
-			one.sum.add(done, time.Since(began))
+			kind.sum.add(done, time.Since(began))
 		}
 		release(f, 2*round+1)
-		one, err := b.rollOnce(ctx, "roll")
+		result, err := b.rollOnce(ctx, "roll")
 		if err != nil {
 			return err
 		}
-		upgrades.add(n, one.took)
-		events, megabytes = events+one.events, max(megabytes, one.megabytes)
+		upgrades.add(n, result.took)
+		events, megabytes = events+result.events, max(megabytes, result.megabytes)
 	}
 	b.row(fmt.Sprintf("upgrade of 10 ms on %d hosts, all at once", n), rate(upgrades.n, upgrades.took), fmt.Sprintf("%.1f events a host, %d MiB resident", float64(events)/float64(rounds*n), megabytes))
 	b.row("the same requests without the service, all at once", rate(byHand.n, byHand.took), fmt.Sprintf("the upgrade is %.2f of it", upgrades.rate()/byHand.rate()))

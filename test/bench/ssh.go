@@ -119,14 +119,14 @@ func (b *bench) ask(ctx context.Context, f *fleet.Fleet, remote *ssh.Remote, atO
 // memory measures what a service holds that watches many hosts, after a sweep
 // over all of them.
 func (b *bench) memory(ctx context.Context) error {
-	const n, kept = 10_000, 2_000
+	const n, maxOpen = 10_000, 2_000
 	f, private, err := hosts(n, fleet.Spec{OS: fleet.Fedora, Version: "6.1"})
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	var without int
-	for _, keep := range []int{0, kept} {
+	for _, keep := range []int{0, maxOpen} {
 		store := fmt.Sprintf("memory-%d", keep)
 		log := longlog.New()
 		log.Port = f.Port()
@@ -147,7 +147,7 @@ func (b *bench) memory(ctx context.Context) error {
 			b.row(fmt.Sprintf("resident memory with %d hosts", n), fmt.Sprintf("%d MiB", megabytes), "after a sweep, no connection kept")
 			continue
 		}
-		b.row(fmt.Sprintf("the same with %d connections kept", kept), fmt.Sprintf("%d MiB", megabytes), fmt.Sprintf("%d KiB a connection", (megabytes-without)<<10/kept))
+		b.row(fmt.Sprintf("the same with %d connections kept", maxOpen), fmt.Sprintf("%d MiB", megabytes), fmt.Sprintf("%d KiB a connection", (megabytes-without)<<10/maxOpen))
 	}
 	return nil
 }

@@ -63,7 +63,7 @@ func (a *acknowledged) add(path string, pos uint64) {
 	a.all[path] = pos
 }
 
-func (a *acknowledged) now() map[string]uint64 {
+func (a *acknowledged) current() map[string]uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return maps.Clone(a.all)
@@ -166,9 +166,9 @@ type backup struct {
 // backUp makes a backup under load, and checks that it has what was acknowledged.
 func (l *loaded) backUp(n int) *backup {
 	l.t.Helper()
-	has := len(l.acknowledged.now())
-	l.await(func() bool { return len(l.acknowledged.now()) > has+20 }, "/status")
-	b := &backup{log: filepath.Join(l.dir, fmt.Sprint("log", n)), keys: filepath.Join(l.dir, fmt.Sprint("keys", n)), before: l.acknowledged.now()}
+	has := len(l.acknowledged.current())
+	l.await(func() bool { return len(l.acknowledged.current()) > has+20 }, "/status")
+	b := &backup{log: filepath.Join(l.dir, fmt.Sprint("log", n)), keys: filepath.Join(l.dir, fmt.Sprint("keys", n)), before: l.acknowledged.current()}
 	b.saved = l.saves(l.t, "backup", b.log, "--credentials", b.keys)
 	l.taken.Add(1)
 	if !b.Opened || len(b.Missing) > 0 || b.Credentials < len(l.fleet.Hosts()) {

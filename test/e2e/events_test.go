@@ -312,8 +312,8 @@ func TestOpenStreamsDoNotHoldUpTheEnd(t *testing.T) {
 	if took := time.Since(began); took > 5*time.Second || s.cmd.ProcessState.ExitCode() != 0 {
 		t.Errorf("it ended after %s: %s", took, s.cmd.ProcessState)
 	}
-	for _, one := range idle {
-		if rest, err := io.ReadAll(one.lines); err != nil || strings.Contains(string(rest), "event:") {
+	for _, stream := range idle {
+		if rest, err := io.ReadAll(stream.lines); err != nil || strings.Contains(string(rest), "event:") {
 			t.Errorf("a stream ended with %q, %v", rest, err)
 		}
 	}

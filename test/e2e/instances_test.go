@@ -415,35 +415,35 @@ func (u *upset) fault(ctx context.Context, kind string) {
 		u.outage(ctx)
 		return
 	}
-	one, leads := u.whom()
-	for ; one == nil; one, leads = u.whom() {
+	instance, leads := u.whom()
+	for ; instance == nil; instance, leads = u.whom() {
 		if u.rising.Wait(); ctx.Err() != nil {
 			return
 		}
 	}
 	led := ""
 	if leads && !u.isAway.Load() {
-		led = one.name
+		led = instance.name
 	}
 	k := u.begin(kind, led)
 	if kind == "pause" {
-		one.stall()
+		instance.stall()
 		pause(ctx, u.lease+u.lease/2+time.Duration(u.random.Int64N(int64(u.lease))))
-		one.wake()
+		instance.wake()
 		u.end(k)
 		return
 	}
 	stillborn := u.random.IntN(6) == 0 // it may not even come to listen
 	wait := time.Duration(u.random.IntN(60)) * time.Millisecond
-	one.kill()
+	instance.kill()
 	u.rising.Go(func() {
 		defer u.end(k) // until then there is one fewer that could lead
 		if stillborn {
-			one.launch()
+			instance.launch()
 			pause(ctx, wait)
-			one.stop(syscall.SIGKILL)
+			instance.stop(syscall.SIGKILL)
 		}
-		one.up(ctx)
+		instance.up(ctx)
 	})
 	if u.random.IntN(3) > 0 { // else the next thing happens soon
 		pause(ctx, 2*u.lease)
@@ -546,8 +546,8 @@ func survive(t *testing.T, instances int) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	var living sync.WaitGroup
-	for _, one := range clients {
-		living.Go(func() { c.live(ctx, one) })
+	for _, client := range clients {
+		living.Go(func() { c.live(ctx, client) })
 	}
 
 	u := &upset{crew: c, random: random(0), counts: map[string]int{}}
@@ -571,8 +571,8 @@ func survive(t *testing.T, instances int) {
 		return
 	}
 	c.settle(t.Context())
-	for _, one := range clients {
-		c.await(one.look, "/clusters")
+	for _, client := range clients {
+		c.await(client.look, "/clusters")
 	}
 	var running []any
 	c.await(func() bool {

@@ -71,9 +71,9 @@ func TestTheLogIsVouchedFor(t *testing.T) {
 			t.Errorf("position %s: %v", position, err)
 		}
 	}
-	now := checkpoint(string(s.as("admin", http.MethodGet, "/log/checkpoint", nil).is(http.StatusOK).body))
-	if now.Size < 5 || now.Origin != "commissaire.example/e2e" {
-		t.Errorf("%+v", now)
+	current := checkpoint(string(s.as("admin", http.MethodGet, "/log/checkpoint", nil).is(http.StatusOK).body))
+	if current.Size < 5 || current.Origin != "commissaire.example/e2e" {
+		t.Errorf("%+v", current)
 	}
 	for _, user := range []string{"viewer", "operator", "join"} {
 		s.as(user, http.MethodGet, "/log/checkpoint", nil).is(http.StatusForbidden)

@@ -100,13 +100,13 @@ func filled(t *testing.T, dir string, n, secrets int) {
 	if err := log.AppendAll(t.Context(), all); err != nil {
 		t.Fatal(err)
 	}
-	kept, err := credentials.Open(t.Context(), dir, bytes.Repeat([]byte{7}, 32), time.Now)
+	store, err := credentials.Open(t.Context(), dir, bytes.Repeat([]byte{7}, 32), time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = kept.Close() }()
+	defer func() { _ = store.Close() }()
 	for i := range secrets {
-		if err := kept.Store(t.Context(), domain.CredentialID(fmt.Sprint("credential", i)), []byte(fmt.Sprint("the secret of ", i))); err != nil {
+		if err := store.Store(t.Context(), domain.CredentialID(fmt.Sprint("credential", i)), []byte(fmt.Sprint("the secret of ", i))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -152,12 +152,12 @@ func (s *service) count() (events, secrets int) {
 	if err := errors.Join(err, log.Close()); err != nil {
 		s.t.Fatal(err)
 	}
-	kept, err := credentials.Open(s.t.Context(), filepath.Join(s.dir, "store"), bytes.Repeat([]byte{7}, 32), time.Now)
+	store, err := credentials.Open(s.t.Context(), filepath.Join(s.dir, "store"), bytes.Repeat([]byte{7}, 32), time.Now)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	list, err := kept.List(s.t.Context())
-	if err := errors.Join(err, kept.Close()); err != nil {
+	list, err := store.List(s.t.Context())
+	if err := errors.Join(err, store.Close()); err != nil {
 		s.t.Fatal(err)
 	}
 	return int(head), len(list)
@@ -363,7 +363,7 @@ func TestSecretsAreNowhereAfterAMigration(t *testing.T) {
 			t.Errorf("the blob has %v, %v", all.in(blob), err)
 		}
 	}
-	if kept := slices.Sorted(maps.Keys(tree(t, filepath.Join(dir, "keys")))); len(kept) != 5 {
-		t.Errorf("the keys are %v", kept)
+	if files := slices.Sorted(maps.Keys(tree(t, filepath.Join(dir, "keys")))); len(files) != 5 {
+		t.Errorf("the keys are %v", files)
 	}
 }

@@ -203,8 +203,8 @@ func TestOutagesOfTheStoreLeaveNothingBehind(t *testing.T) {
 	}
 	s.leads()
 	s.await(func() bool {
-		now := quiet()
-		return now[0] <= before[0]+5 && now[1] <= before[1]+32<<20 && s.esdb.Connections() <= connections
+		lags := quiet()
+		return lags[0] <= before[0]+5 && lags[1] <= before[1]+32<<20 && s.esdb.Connections() <= connections
 	}, "/status")
 	t.Logf("goroutines and bytes of memory: before %.0f, now %.0f; connections: before %d, now %d", before, quiet(), connections, s.esdb.Connections())
 }
@@ -361,7 +361,7 @@ func TestADoubleHoldsSealedCredentialsOnly(t *testing.T) {
 	}
 	s.put("/containermanager/m", map[string]any{"options": map[string]any{"server_url": "https://k:1", "token": all["the token"]}}).is(201)
 	sealed := func() (n int) {
-		for stream, text := range s.esdb.Kept() {
+		for stream, text := range s.esdb.Records() {
 			if strings.HasPrefix(stream, "commissaire-credential-") && bytes.Contains(text, []byte("sealed")) {
 				n++
 			}

@@ -130,9 +130,9 @@ func TestEveryCopyOfALogHasItsIdentity(t *testing.T) {
 			s.tool("events", "import", "--config", config, "--store", "sqlite:"+to, file)
 		},
 		"backup and restore": func(to string) {
-			kept := filepath.Join(s.dir, "kept")
-			s.saves(t, "backup", kept)
-			s.saves(t, "restore", kept, "--store", "sqlite:"+to)
+			identity := filepath.Join(s.dir, "kept")
+			s.saves(t, "backup", identity)
+			s.saves(t, "restore", identity, "--store", "sqlite:"+to)
 		},
 		"migration": func(to string) {
 			_, wait := migrate(t, "--from", "sqlite:"+store, "--to", "sqlite:"+to)

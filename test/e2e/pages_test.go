@@ -79,13 +79,13 @@ func (p page) anchors() map[string]bool {
 	all := map[string]bool{}
 	for line := range strings.Lines(p.text) {
 		if heading := strings.TrimLeft(line, "#"); heading != line {
-			kept := strings.Map(func(r rune) rune {
+			anchor := strings.Map(func(r rune) rune {
 				if strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789- ", r) {
 					return r
 				}
 				return -1
 			}, strings.ToLower(strings.TrimSpace(heading)))
-			all[strings.ReplaceAll(kept, " ", "-")] = true
+			all[strings.ReplaceAll(anchor, " ", "-")] = true
 		}
 	}
 	return all

@@ -26,11 +26,11 @@ func TestThePastIsAnsweredAsItWas(t *testing.T) {
 		t.Helper()
 		for _, path := range paths {
 			a := s.get(path)
-			kept := seen{path: path, position: a.header.Get("X-Commissaire-Position"), etag: a.header.Get("ETag"), body: string(a.body)}
+			before := seen{path: path, position: a.header.Get("X-Commissaire-Position"), etag: a.header.Get("ETag"), body: string(a.body)}
 			if a.status == http.StatusNotFound { // the problem names the request
-				kept.etag, kept.body = "", "404"
+				before.etag, before.body = "", "404"
 			}
-			then = append(then, kept)
+			then = append(then, before)
 		}
 	}
 	look()

@@ -130,7 +130,7 @@ func (s secrets) nowhere(t *testing.T, dir string) (files int) {
 func (s secrets) nowhereIn(t *testing.T, server *esdb.Server) int {
 	t.Helper()
 	streams := map[string]bool{}
-	for stream, text := range server.Kept() {
+	for stream, text := range server.Records() {
 		streams[stream] = true
 		for _, what := range append(s.in(text), s.in([]byte(stream))...) {
 			t.Errorf("%s holds %s", stream, what)
@@ -153,15 +153,15 @@ func (s *service) credentials() (damage, shut func()) {
 			}
 		}, func() { s.esdb.NotReady(true) }
 	}
-	kept, err := sql.Open("sqlite", "file:"+filepath.Join(s.dir, "store", "credentials.db"))
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(s.dir, "store", "credentials.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = kept.Close() })
+	t.Cleanup(func() { _ = db.Close() })
 	do := func(statement string) func() {
 		return func() {
 			t.Helper()
-			if _, err := kept.ExecContext(t.Context(), statement); err != nil {
+			if _, err := db.ExecContext(t.Context(), statement); err != nil {
 				t.Fatal(err)
 			}
 		}

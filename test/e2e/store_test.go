@@ -333,18 +333,18 @@ func TestAFullDiskStopsChangesAndNothingElse(t *testing.T) {
 	d := onSmallDisk(t, s)
 	s.start()
 	t.Cleanup(func() { s.stop(syscall.SIGKILL) })
-	one, other := f.Host("127.0.15.1"), "/host/127.0.15.2"
+	host, other := f.Host("127.0.15.1"), "/host/127.0.15.2"
 	s.put("/cluster/c", nil).is(201)
 	s.put("/network/unused", nil).is(201)
-	s.addHosts("c", body, one.Address())
-	s.ready(one.Address())
-	release := one.Hold("dnf -y upgrade")
+	s.addHosts("c", body, host.Address())
+	s.ready(host.Address())
+	release := host.Hold("dnf -y upgrade")
 	s.put("/cluster/c/upgrade", nil).is(201)
 	upgrade := func(is func(fleet.Command) bool) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if err := one.Await(ctx, func(h *fleet.Host) bool {
+		if err := host.Await(ctx, func(h *fleet.Host) bool {
 			return slices.ContainsFunc(h.Commands(), func(c fleet.Command) bool {
 				return strings.HasPrefix(c.Line, "dnf -y upgrade") && is(c)
 			})
@@ -367,7 +367,7 @@ func TestAFullDiskStopsChangesAndNothingElse(t *testing.T) {
 	refused(s.put("/cluster/refused", nil))
 	refused(s.put(other, body()))
 	refused(s.delete("/network/unused"))
-	refused(s.get("/host/" + one.Address() + "/creds")) // its reading cannot be recorded
+	refused(s.get("/host/" + host.Address() + "/creds")) // its reading cannot be recorded
 	s.get("/networks").is(200).says(`["default","unused"]`)
 	s.get("/containermanagers").is(200).says(`[]`)
 	s.get("/hosts").is(200)
@@ -385,7 +385,7 @@ func TestAFullDiskStopsChangesAndNothingElse(t *testing.T) {
 	if record := s.until("/cluster/c/upgrade", status("finished", "failed")); record["status"] != "finished" {
 		t.Errorf("the upgrade %v: %s", record["status"], s.get("/operations").body)
 	}
-	if n := commands(one, "dnf -y upgrade"); n != 1 {
+	if n := commands(host, "dnf -y upgrade"); n != 1 {
 		t.Errorf("the host was upgraded %d times", n)
 	}
 	s.put("/network/taken", nil).is(201)
@@ -395,7 +395,7 @@ func TestAFullDiskStopsChangesAndNothingElse(t *testing.T) {
 		s.get("/networks").is(200).says(`["default","taken","unused"]`)
 		s.get("/containermanagers").is(200).says(`[]`)
 		s.get("/cluster/c/hosts").is(200).says(`["127.0.15.1"]`)
-		s.get("/host/" + one.Address() + "/creds").is(200)
+		s.get("/host/" + host.Address() + "/creds").is(200)
 		s.until(other, status("disassociated"))
 		s.crash()
 	}
@@ -413,9 +413,9 @@ func TestAFullDiskStopsChangesAndNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = db.Close() }()
-	var kept int
-	if err := db.QueryRowContext(t.Context(), "SELECT count(*) FROM credentials WHERE id <> 'master-key-check'").Scan(&kept); err != nil || kept != 2 {
-		t.Errorf("%d credentials are kept, %v; want those of the two hosts", kept, err)
+	var recorded int
+	if err := db.QueryRowContext(t.Context(), "SELECT count(*) FROM credentials WHERE id <> 'master-key-check'").Scan(&recorded); err != nil || recorded != 2 {
+		t.Errorf("%d credentials are kept, %v; want those of the two hosts", recorded, err)
 	}
 	if lines := strings.Count(s.logged(), "\n"); lines > 1000 {
 		t.Errorf("%d lines were logged", lines)

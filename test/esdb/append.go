@@ -100,8 +100,8 @@ func proposed(stream string, call streams.Streams_AppendServer) ([]*recorded, er
 			call.SetTrailer(metadata.Pairs("exception", "maximum-append-size-exceeded", "maximum-append-size", strconv.Itoa(maxAppend)))
 			return nil, status.Error(codes.InvalidArgument, fmt.Sprintf("Maximum Append Size of %d Exceeded.", maxAppend))
 		}
-		kept := map[string]string{"type": proposed.GetMetadata()["type"], "content-type": proposed.GetMetadata()["content-type"]}
-		events = append(events, &recorded{id: id, stream: stream, metadata: kept, custom: proposed.GetCustomMetadata(), data: proposed.GetData()})
+		headers := map[string]string{"type": proposed.GetMetadata()["type"], "content-type": proposed.GetMetadata()["content-type"]}
+		events = append(events, &recorded{id: id, stream: stream, metadata: headers, custom: proposed.GetCustomMetadata(), data: proposed.GetData()})
 	}
 }
 

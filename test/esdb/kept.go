@@ -4,7 +4,7 @@ import "iter"
 
 // Kept is all that the node ever recorded and still holds, deleted streams and
 // metadata too: the name of the stream, and what the event says.
-func (s *Server) Kept() iter.Seq2[string, []byte] {
+func (s *Server) Records() iter.Seq2[string, []byte] {
 	s.log.mu.Lock()
 	all := s.log.all
 	s.log.mu.Unlock()

@@ -82,7 +82,7 @@ func (h *host) lie(of string) lie {
 
 // departs tells whether it gives another answer to verb than the right one.
 func (h *host) departs(verb string) bool {
-	wild := h.now().answer
+	wild := h.wildness().answer
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if wild == 0 || len(h.only) > 0 && !slices.Contains(h.only, verb) {
@@ -107,7 +107,7 @@ func (h *host) number(n int) int {
 	return h.random.IntN(n)
 }
 
-func (h *host) now() wildness {
+func (h *host) wildness() wildness {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if time.Now().After(h.from) {
@@ -117,7 +117,7 @@ func (h *host) now() wildness {
 }
 
 // one of several, and a note of it.
-func (h *host) one(kind string, of ...string) string {
+func (h *host) pick(kind string, of ...string) string {
 	what := of[h.number(len(of))]
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -144,8 +144,8 @@ func (h *host) dial(ctx context.Context) (net.Conn, error) {
 		return nil, refused
 	}
 	var f fault
-	if h.chance(h.now().dial) {
-		switch h.one("dial", "refused", "silent", "no route", "no name", "cut", "freeze") {
+	if h.chance(h.wildness().dial) {
+		switch h.pick("dial", "refused", "silent", "no route", "no name", "cut", "freeze") {
 		case "refused":
 			return nil, refused
 		case "silent":
@@ -198,9 +198,9 @@ func (h *host) login(conn net.Conn) {
 		},
 	}
 	key := h.keys[0]
-	if h.chance(h.now().login) {
+	if h.chance(h.wildness().login) {
 		refuse := func(xssh.ConnMetadata, xssh.PublicKey) (*xssh.Permissions, error) { return nil, errors.New("no") }
-		switch h.one("login", "hangs up", "says nothing", "greets", "another key", "refuses", "asks for more", "asks", "a banner", "slow") {
+		switch h.pick("login", "hangs up", "says nothing", "greets", "another key", "refuses", "asks for more", "asks", "a banner", "slow") {
 		case "hangs up":
 			return
 		case "says nothing":
@@ -247,13 +247,13 @@ func (h *host) login(conn net.Conn) {
 	}
 	go func() {
 		for r := range requests {
-			if r.WantReply && !h.chance(h.now().login/4) {
+			if r.WantReply && !h.chance(h.wildness().login/4) {
 				_ = r.Reply(false, nil)
 			}
 		}
 	}()
 	for c := range channels {
-		if h.chance(h.now().shell) && h.one("channel", "opened", "refused") == "refused" {
+		if h.chance(h.wildness().shell) && h.pick("channel", "opened", "refused") == "refused" {
 			_ = c.Reject(xssh.RejectionReason(h.number(6)), h.value())
 			continue
 		}
@@ -271,8 +271,8 @@ func (h *host) session(conn net.Conn, channel xssh.Channel, requests <-chan *xss
 			_ = r.Reply(false, nil)
 			continue
 		}
-		if h.chance(h.now().shell) {
-			switch h.one("exec", "refused", "silent", "says", "says and stays", "ends", "killed", "cut") {
+		if h.chance(h.wildness().shell) {
+			switch h.pick("exec", "refused", "silent", "says", "says and stays", "ends", "killed", "cut") {
 			case "refused":
 				_ = r.Reply(false, nil)
 				continue
@@ -339,7 +339,7 @@ func (h *host) shell(conn net.Conn, channel xssh.Channel) {
 		}
 		w := &writer{h: h, conn: conn, channel: channel, marker: marker, verb: verb}
 		if h.departs(verb) {
-			w.wild = h.one("answer of "+verb, "instead", "instead", "instead", "sections", "sections", "sections", "sections", "late", "noise", "cut", "no end", "no beginning", "endless", "flood", "huge", "silent", "ends")
+			w.wild = h.pick("answer of "+verb, "instead", "instead", "instead", "sections", "sections", "sections", "sections", "late", "noise", "cut", "no end", "no beginning", "endless", "flood", "huge", "silent", "ends")
 		}
 		w.section("begin", "")
 		if w.wild == "instead" {

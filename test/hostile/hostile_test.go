@@ -620,8 +620,8 @@ type prober struct{ *sequence }
 
 func (p prober) TCP(ctx context.Context, address domain.Address, _ int) error {
 	for _, h := range p.hosts[1:] {
-		if h.address == string(address) && h.chance(h.now().answer) {
-			if h.one("probe", "fails", "hangs") == "fails" {
+		if h.address == string(address) && h.chance(h.wildness().answer) {
+			if h.pick("probe", "fails", "hangs") == "fails" {
 				return errors.New(h.value())
 			}
 			<-ctx.Done()

@@ -185,10 +185,10 @@ func (f *far) addPod(p Pod) {
 	if p.Refusals == 0 {
 		return
 	}
-	budgets, one := f.api.PolicyV1().PodDisruptionBudgets(f.namespace), intstr.FromInt32(1)
+	budgets, budget := f.api.PolicyV1().PodDisruptionBudgets(f.namespace), intstr.FromInt32(1)
 	_, err = budgets.Create(ctx, &policyv1.PodDisruptionBudget{
 		ObjectMeta: metav1.ObjectMeta{Name: p.Name},
-		Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: &one, Selector: &metav1.LabelSelector{MatchLabels: made.Labels}},
+		Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: &budget, Selector: &metav1.LabelSelector{MatchLabels: made.Labels}},
 	}, metav1.CreateOptions{})
 	f.check("make a budget", err)
 	f.check("have a budget counted", wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {

@@ -90,9 +90,9 @@ func (s state) alone() []state {
 		if s.running[c].Kind == "" || s.over[c] != 0 {
 			continue
 		}
-		for _, one := range all {
-			one.ended[c], one.running[c] = one.running[c].ID, Operation{}
-			all = append(all, one)
+		for _, s := range all {
+			s.ended[c], s.running[c] = s.running[c].ID, Operation{}
+			all = append(all, s)
 		}
 	}
 	return all
@@ -169,25 +169,25 @@ func (s state) after(q Request) (state, Answer) {
 
 // starts is what there may be after an operation was started, as it was answered.
 func (s state) starts(q Request, reply Reply) []state {
-	now := s.running[q.Cluster]
+	op := s.running[q.Cluster]
 	started := s
 	started.running[q.Cluster] = Operation{q.Kind, reply.ID}
-	if now.Kind == "" {
+	if op.Kind == "" {
 		started.over[q.Cluster] = s.members(q.Cluster)
 	}
 	switch {
-	case reply.Answer == Unknown && s.exists[q.Cluster] && now.Kind == "":
+	case reply.Answer == Unknown && s.exists[q.Cluster] && op.Kind == "":
 		return []state{s, started}
 	case reply.Answer == Unknown:
 		return []state{s}
 	case !s.exists[q.Cluster]:
 		return when(reply.Answer == Missing, s)
-	case now.Kind == "":
+	case op.Kind == "":
 		return when(reply.Answer == Done && reply.ID != s.ended[q.Cluster], started)
-	case now.Kind != q.Kind:
+	case op.Kind != q.Kind:
 		return when(reply.Answer == Conflict, s)
 	}
-	return when(reply.Answer == Done && (now.ID == "" || now.ID == reply.ID), started)
+	return when(reply.Answer == Done && (op.ID == "" || op.ID == reply.ID), started)
 }
 
 func when(possible bool, s state) []state {
@@ -214,7 +214,7 @@ func (s state) step(q Request, reply Reply) []state {
 	if reply.Answer == Unknown {
 		all = append(all, s)
 	}
-	if now := s.running[q.Cluster]; q.Verb == End && now == (Operation{Kind: q.Operation.Kind}) { // it may be that one
+	if op := s.running[q.Cluster]; q.Verb == End && op == (Operation{Kind: q.Operation.Kind}) { // it may be that one
 		s.running[q.Cluster], s.ended[q.Cluster] = Operation{}, q.Operation.ID
 		all = append(all, s)
 	}
@@ -229,8 +229,8 @@ func (h *History) model() porcupine.Model {
 			if h.EndsAlone {
 				before = s.(state).alone()
 			}
-			for _, one := range before {
-				for _, next := range one.step(q.(Request), reply.(Reply)) {
+			for _, s := range before {
+				for _, next := range s.step(q.(Request), reply.(Reply)) {
 					all = append(all, next)
 				}
 			}

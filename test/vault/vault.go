@@ -14,24 +14,24 @@ import (
 // at once.
 type Vault struct {
 	mu   sync.Mutex
-	kept map[domain.CredentialID]commands.Secret
+	secrets map[domain.CredentialID]commands.Secret
 }
 
 var _ commands.Credentials = (*Vault)(nil)
 
 // Of is a Vault with one secret.
 func Of(id domain.CredentialID, secret commands.Secret) *Vault {
-	return &Vault{kept: map[domain.CredentialID]commands.Secret{id: secret}}
+	return &Vault{secrets: map[domain.CredentialID]commands.Secret{id: secret}}
 }
 
 // Store implements commands.Credentials.
 func (v *Vault) Store(_ context.Context, id domain.CredentialID, secret commands.Secret) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.kept == nil {
-		v.kept = map[domain.CredentialID]commands.Secret{}
+	if v.secrets == nil {
+		v.secrets = map[domain.CredentialID]commands.Secret{}
 	}
-	v.kept[id] = secret
+	v.secrets[id] = secret
 	return nil
 }
 
@@ -39,7 +39,7 @@ func (v *Vault) Store(_ context.Context, id domain.CredentialID, secret commands
 func (v *Vault) Read(_ context.Context, id domain.CredentialID) (commands.Secret, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if secret, ok := v.kept[id]; ok {
+	if secret, ok := v.secrets[id]; ok {
 		return secret, nil
 	}
 	return nil, commands.ErrNoCredential
@@ -49,7 +49,7 @@ func (v *Vault) Read(_ context.Context, id domain.CredentialID) (commands.Secret
 func (v *Vault) Destroy(_ context.Context, id domain.CredentialID) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	delete(v.kept, id)
+	delete(v.secrets, id)
 	return nil
 }
 

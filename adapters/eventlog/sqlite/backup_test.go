@@ -52,7 +52,7 @@ func TestABackupHasWhatWasRecordedBeforeItBegan(t *testing.T) {
 	for _, stream := range []event.Stream{"a", "b", "c", "d"} {
 		writers.Go(func() {
 			for last := event.NoRevision; ctx.Err() == nil; last++ {
-				position, err := store.Append(context.WithoutCancel(ctx), stream, last, one(`{"n":"`+strings.Repeat("x", 500)+`"}`))
+				position, err := store.Append(context.WithoutCancel(ctx), stream, last, raw(`{"n":"`+strings.Repeat("x", 500)+`"}`))
 				if err != nil {
 					t.Error(err)
 					return
@@ -110,7 +110,7 @@ func TestALogThatIsWrittenIsNoBackup(t *testing.T) {
 	dir := t.TempDir()
 	store := open(t, dir)
 	defer closing(t, store)
-	if _, err := store.Append(t.Context(), "s", event.NoRevision, one("{}")); err != nil {
+	if _, err := store.Append(t.Context(), "s", event.NoRevision, raw("{}")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := sqlite.OpenBackup(t.Context(), dir); err == nil {
@@ -122,7 +122,7 @@ func TestADamagedFileIsFound(t *testing.T) {
 	dir := t.TempDir()
 	store := open(t, dir)
 	for i := range 300 {
-		if _, err := store.Append(t.Context(), "s", event.Revision(i-1), one("{}")); err != nil {
+		if _, err := store.Append(t.Context(), "s", event.Revision(i-1), raw("{}")); err != nil {
 			t.Fatal(err)
 		}
 	}

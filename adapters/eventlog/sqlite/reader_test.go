@@ -23,7 +23,7 @@ func TestALogIsReadAndFollowedWhileAServiceHasIt(t *testing.T) {
 	store := open(t, dir)
 	defer closing(t, store)
 	for i := range 1500 {
-		if _, err := store.Append(t.Context(), "s", event.Revision(i-1), one("{}")); err != nil {
+		if _, err := store.Append(t.Context(), "s", event.Revision(i-1), raw("{}")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -47,7 +47,7 @@ func TestALogIsReadAndFollowedWhileAServiceHasIt(t *testing.T) {
 		}
 		switch {
 		case len(batch) == 0 && next == 1501: // what comes later comes, too
-			if _, err := store.Append(t.Context(), "s", 1499, one("{}")); err != nil {
+			if _, err := store.Append(t.Context(), "s", 1499, raw("{}")); err != nil {
 				t.Fatal(err)
 			}
 		case next == 1502:
@@ -79,7 +79,7 @@ func TestAReaderGivesWhatIsBeforeAnEventThatIsNone(t *testing.T) {
 	dir := t.TempDir()
 	store := open(t, dir)
 	for i := range 3 {
-		if _, err := store.Append(t.Context(), "s", event.Revision(i-1), one("{}")); err != nil {
+		if _, err := store.Append(t.Context(), "s", event.Revision(i-1), raw("{}")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -151,7 +151,7 @@ func TestAStoreSaysWhenItsLastEventsAreGone(t *testing.T) {
 	store := open(t, dir)
 	defer closing(t, store)
 	for i := range 5 {
-		if _, err := store.Append(t.Context(), "s", event.Revision(i-1), one("{}")); err != nil {
+		if _, err := store.Append(t.Context(), "s", event.Revision(i-1), raw("{}")); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -51,7 +51,7 @@ func closing(t testing.TB, store *sqlite.Store) {
 	}
 }
 
-func one(data string) []eventlog.Raw {
+func raw(data string) []eventlog.Raw {
 	return []eventlog.Raw{{ID: uuid.New(), Type: "HostAdded", Data: []byte(data), Meta: []byte(`{"schema":1}`)}}
 }
 
@@ -95,7 +95,7 @@ func appendForEver(dir string) {
 				last = raw.Revision
 			}
 			for ; ; last++ {
-				if _, err := store.Append(context.Background(), stream, last, one(`{}`)); err != nil {
+				if _, err := store.Append(context.Background(), stream, last, raw(`{}`)); err != nil {
 					return
 				}
 				_, _ = fmt.Fprintf(os.Stdout, "%s %d\n", stream, last+1)
@@ -207,7 +207,7 @@ func TestWhatCannotBeOpenedIsRefusedAndNotTouched(t *testing.T) {
 		if _, err := sqlite.Open(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "is using it") {
 			t.Errorf("a second Open: %v", err)
 		}
-		if _, err := store.Append(t.Context(), "roster", event.NoRevision, one(`{}`)); err != nil {
+		if _, err := store.Append(t.Context(), "roster", event.NoRevision, raw(`{}`)); err != nil {
 			t.Error(err)
 		}
 		closing(t, store)
@@ -260,7 +260,7 @@ func TestOthersMayNotReadTheFiles(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state", "log")
 	store := open(t, dir)
 	defer closing(t, store)
-	if _, err := store.Append(t.Context(), "roster", event.NoRevision, one(`{}`)); err != nil {
+	if _, err := store.Append(t.Context(), "roster", event.NoRevision, raw(`{}`)); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]os.FileMode{"": 0o700, "events.db": 0o600, "events.db-wal": 0o600, "lock": 0o600} {
@@ -289,7 +289,7 @@ func TestATornLastWriteIsRecovered(t *testing.T) {
 			store := open(t, dir)
 			defer closing(t, store)
 			for rev := range event.Revision(20) {
-				if _, err := store.Append(t.Context(), "roster", rev-1, one(`{}`)); err != nil {
+				if _, err := store.Append(t.Context(), "roster", rev-1, raw(`{}`)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -308,7 +308,7 @@ func TestATornLastWriteIsRecovered(t *testing.T) {
 			if want := map[bool]int{true: 20, false: 19}[name == "rubbish behind"]; n != want {
 				t.Errorf("%d events, want %d", n, want)
 			}
-			if _, err := recovered.Append(t.Context(), "roster", event.Revision(n-1), one(`{}`)); err != nil {
+			if _, err := recovered.Append(t.Context(), "roster", event.Revision(n-1), raw(`{}`)); err != nil {
 				t.Error(err)
 			}
 			closing(t, recovered)
@@ -327,7 +327,7 @@ func TestAFileInTheMiddleOfACheckpointIsALog(t *testing.T) {
 	live, whole := t.TempDir(), t.TempDir()
 	store := open(t, live)
 	for i := range 500 { // less than makes SQLite write a checkpoint
-		if _, err := store.Append(t.Context(), "s", event.Revision(i-1), one("{}")); err != nil {
+		if _, err := store.Append(t.Context(), "s", event.Revision(i-1), raw("{}")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -374,7 +374,7 @@ func TestAFullDiskRefusesAppendsAndNothingElse(t *testing.T) {
 	big := `{"x":"` + strings.Repeat("x", 20_000) + `"}`
 	var failure error
 	for range 1000 {
-		if _, failure = store.Append(t.Context(), "roster", last, one(big)); failure != nil {
+		if _, failure = store.Append(t.Context(), "roster", last, raw(big)); failure != nil {
 			break
 		}
 		last++
@@ -388,7 +388,7 @@ func TestAFullDiskRefusesAppendsAndNothingElse(t *testing.T) {
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.Append(t.Context(), "roster", last, one(big)); err != nil {
+	if _, err := store.Append(t.Context(), "roster", last, raw(big)); err != nil {
 		t.Errorf("append when there is room again: %v", err)
 	}
 	if n := count(t, store, "roster"); n != int(last)+2 {
@@ -425,9 +425,9 @@ func TestOneAppendThatCannotBeRecordedDoesNotStopTheOthers(t *testing.T) {
 	for i := range outcomes {
 		begun.Add(1)
 		running.Go(func() {
-			events := one(`{}`)
+			events := raw(`{}`)
 			if i%10 == 7 {
-				events = append(events, one(`"bad"`)...)
+				events = append(events, raw(`"bad"`)...)
 			}
 			begun.Done()
 			_, outcomes[i] = store.Append(t.Context(), event.Stream(fmt.Sprintf("host-%d", i)), event.NoRevision, events)
@@ -461,7 +461,7 @@ func TestWhatWasRecordedByHandIsSeenAtTheNextAppend(t *testing.T) {
 	dir := t.TempDir()
 	store := open(t, dir)
 	defer closing(t, store)
-	if _, err := store.Append(t.Context(), "roster", event.NoRevision, one(`{}`)); err != nil {
+	if _, err := store.Append(t.Context(), "roster", event.NoRevision, raw(`{}`)); err != nil {
 		t.Fatal(err)
 	}
 	id := uuid.New()
@@ -469,14 +469,14 @@ func TestWhatWasRecordedByHandIsSeenAtTheNextAppend(t *testing.T) {
 		`INSERT INTO events (pos, stream, rev, type, id, data, meta) VALUES (2, 'roster', 1, 'HostAdded', ?, '{}', '{"schema":1}')`, id.String()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.Append(t.Context(), "roster", 0, one(`{}`)); !errors.Is(err, commands.ErrConflict) {
+	if _, err := store.Append(t.Context(), "roster", 0, raw(`{}`)); !errors.Is(err, commands.ErrConflict) {
 		t.Errorf("an append where somebody else has appended: %v, want ErrConflict", err)
 	}
 	again := []eventlog.Raw{{ID: id, Type: "HostAdded", Data: []byte(`{}`), Meta: []byte(`{"schema":1}`)}}
 	if pos, err := store.Append(t.Context(), "roster", 0, again); err != nil || pos != 2 {
 		t.Errorf("appending what is there already: %d, %v; want 2", pos, err)
 	}
-	if pos, err := store.Append(t.Context(), "roster", 1, one(`{}`)); err != nil || pos != 3 {
+	if pos, err := store.Append(t.Context(), "roster", 1, raw(`{}`)); err != nil || pos != 3 {
 		t.Errorf("an append behind it: %d, %v; want 3", pos, err)
 	}
 	for batch, err := range store.Follow(t.Context(), 0) {
@@ -494,7 +494,7 @@ func TestCloseWaitsForReaders(t *testing.T) {
 	const size = 300
 	var all []eventlog.Raw
 	for range size {
-		all = append(all, one(`{}`)...)
+		all = append(all, raw(`{}`)...)
 	}
 	if _, err := store.Append(t.Context(), "roster", event.NoRevision, all); err != nil {
 		t.Fatal(err)
@@ -543,7 +543,7 @@ func BenchmarkAppend(b *testing.B) {
 				running.Go(func() {
 					last := event.NoRevision
 					for range work {
-						if _, err := store.Append(b.Context(), stream, last, one(data)); err != nil {
+						if _, err := store.Append(b.Context(), stream, last, raw(data)); err != nil {
 							b.Error(err)
 						}
 						last++
@@ -568,7 +568,7 @@ func BenchmarkFollow(b *testing.B) {
 	for range size / 500 {
 		var batch []eventlog.Raw
 		for range 500 {
-			batch = append(batch, one(`{"host":"`+strings.Repeat("h", 200)+`"}`)...)
+			batch = append(batch, raw(`{"host":"`+strings.Repeat("h", 200)+`"}`)...)
 		}
 		if _, err := store.Append(b.Context(), "roster", last, batch); err != nil {
 			b.Fatal(err)

@@ -45,15 +45,15 @@ func (r Restore) Run(ctx context.Context) (done Copied, err error) {
 		return done, fmt.Errorf("the backup in %s has %v, and says that it has %v: it was changed", r.Backup, state, log.LogState)
 	}
 	done = Copied{LogState: state, Size: log.Size}
-	var kept map[domain.CredentialID]time.Time
+	var stored map[domain.CredentialID]time.Time
 	if r.Credentials != "" {
-		if kept, err = r.openCredentials(ctx); err != nil {
+		if stored, err = r.openCredentials(ctx); err != nil {
 			return done, err
 		}
-		n := len(kept)
+		n := len(stored)
 		done.Credentials, done.Opened = &n, true
 	}
-	done.Missing = missing(named, func(id domain.CredentialID) bool { _, ok := kept[id]; return ok })
+	done.Missing = missing(named, func(id domain.CredentialID) bool { _, ok := stored[id]; return ok })
 	return done, sqlite.Restore(r.Store.Dir(), func(dir string) error { return r.fill(ctx, dir, state) })
 }
 
@@ -70,14 +70,14 @@ func (r Restore) openCredentials(ctx context.Context) (map[domain.CredentialID]t
 	if err != nil {
 		return nil, err
 	}
-	kept, err := openAll(ctx, r.Credentials, master, r.Progress.Count("credentials opened"))
+	stored, err := openAll(ctx, r.Credentials, master, r.Progress.Count("credentials opened"))
 	if err != nil {
 		return nil, fmt.Errorf("the backup in %s: %w", r.Credentials, err)
 	}
-	if len(kept) != of.Credentials {
-		return nil, fmt.Errorf("the backup in %s has %d credentials, and says that it has %d: it was changed", r.Credentials, len(kept), of.Credentials)
+	if len(stored) != of.Credentials {
+		return nil, fmt.Errorf("the backup in %s has %d credentials, and says that it has %d: it was changed", r.Credentials, len(stored), of.Credentials)
 	}
-	return kept, nil
+	return stored, nil
 }
 
 // fill copies the backups and verifies what is there then.

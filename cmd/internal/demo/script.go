@@ -224,20 +224,20 @@ func (s *script) watch(ctx context.Context, newest int, expected string) error {
 	shown := map[string]bool{}
 	return client.Follow(ctx, s.operator, path, func(operations []operationRecord) (bool, error) {
 		slices.Reverse(operations) // oldest first
-		var now []string
+		var lines []string
 		for _, o := range operations {
 			for _, t := range o.Hosts {
 				turn := o.ID + " " + t.Address
 				switch {
 				case t.State == "begun":
-					now = append(now, o.Kind+" of "+t.Address)
+					lines = append(lines, o.Kind+" of "+t.Address)
 				case t.State != "waiting" && !shown[turn]:
 					shown[turn] = true
 					s.turn(t)
 				}
 			}
 		}
-		s.Status("   " + strings.Join(now, ", "))
+		s.Status("   " + strings.Join(lines, ", "))
 		if slices.ContainsFunc(operations, func(o operationRecord) bool { return o.Status == "in_process" }) {
 			return false, nil
 		}

@@ -24,25 +24,25 @@ type Offline struct {
 // OpenOffline opens both, also while a service uses them. A store with which no snapshots
 // are kept is refused.
 func OpenOffline(ctx context.Context, c config.Snapshots, location store.Location, logger *slog.Logger) (*Offline, error) {
-	kept, err := openSnapshots(c, location, logger)
+	saved, err := openSnapshots(c, location, logger)
 	if err != nil {
 		return nil, err
 	}
-	if kept == nil {
+	if saved == nil {
 		return nil, errors.New("no snapshots are kept with this store: set snapshots.dir, or ask a running service (--service)")
 	}
 	log, err := location.OpenReader(ctx, logger)
 	if err != nil {
 		return nil, err
 	}
-	return &Offline{log, kept}, nil
+	return &Offline{log, saved}, nil
 }
 
 // Close ends reading.
 func (o *Offline) Close() error { return o.log.Close() }
 
 // List is all snapshots, latest first.
-func (o *Offline) List() ([]snapshots.Kept, error) { return o.snapshots.List() }
+func (o *Offline) List() ([]snapshots.Info, error) { return o.snapshots.List() }
 
 // Rebuild folds the log from its beginning and writes a snapshot of what that comes to.
 // count is called with the number of events that were folded.

@@ -97,11 +97,11 @@ func (k *snapshotKeeper) save(snapshot *projections.Snapshot) {
 // list is what is kept, as the API shows it.
 func (k *snapshotKeeper) list() (any, error) {
 	if k.store == nil {
-		return []snapshots.Kept{}, nil
+		return []snapshots.Info{}, nil
 	}
 	all, err := k.store.List()
 	if all == nil {
-		all = []snapshots.Kept{}
+		all = []snapshots.Info{}
 	}
 	return all, err
 }
