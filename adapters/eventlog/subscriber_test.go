@@ -92,16 +92,16 @@ func (a *away) Follow(ctx context.Context, after event.Position) iter.Seq2[[]eve
 func TestItIsToldWhetherTheStoreCanBeFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &away{memory.New(), 2}
-		var heard []bool
-		s := eventlog.NewSubscriber(store, func() event.Position { return 0 }, time.Second, func(ok bool) { heard = append(heard, ok) }, slog.New(slog.DiscardHandler))
+		var told []bool
+		s := eventlog.NewSubscriber(store, func() event.Position { return 0 }, time.Second, func(ok bool) { told = append(told, ok) }, slog.New(slog.DiscardHandler))
 		if _, err := s.Subscribe(t.Context(), eventlog.Topic); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
-		if !slices.Equal(heard, []bool{false, false, true}) {
-			t.Errorf("told %v", heard)
+		if !slices.Equal(told, []bool{false, false, true}) {
+			t.Errorf("told %v", told)
 		}
 		if err := s.Close(); err != nil {
 			t.Error(err)

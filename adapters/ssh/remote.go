@@ -101,7 +101,7 @@ type dial func(ctx context.Context, address string) (net.Conn, error)
 // host is the text of a private key that ParsePrivateKey takes.
 func New(config Config, credentials commands.Credentials, log *slog.Logger) *Remote {
 	config = config.withDefaults()
-	r := &Remote{config: config, credentials: credentials, log: log, pool: newKept(config.KeepOpen, config.KeepFor), places: make(chan struct{}, config.AtOnce)}
+	r := &Remote{config: config, credentials: credentials, log: log, pool: newPool(config.KeepOpen, config.KeepFor), places: make(chan struct{}, config.AtOnce)}
 	r.dial = r.direct
 	if config.Jump != nil {
 		r.dial = newJump(r, *config.Jump).dial
@@ -194,7 +194,7 @@ func (r *Remote) handshake(ctx context.Context, target process.Target, login log
 	if err != nil {
 		return nil, process.HostKey{}, err
 	}
-	conn := &heard{Conn: made}
+	conn := &transcript{Conn: made}
 	config := &xssh.ClientConfig{
 		Config:            r.config.Algorithms.offer(),
 		User:              string(target.User),
@@ -274,13 +274,13 @@ func (r *Remote) notConnected(ctx context.Context, address string, err error) er
 	return &process.Unreachable{Reason: fmt.Sprintf("no connection to %s: %s", address, line(err.Error(), maxReason))}
 }
 
-func (r *Remote) notLoggedIn(target process.Target, login login, address string, late bool, heard *heard, err error) error {
+func (r *Remote) notLoggedIn(target process.Target, login login, address string, late bool, transcript *transcript, err error) error {
 	var (
 		changed   *process.KeyChanged
 		untrusted *process.Refused
 		none      *xssh.AlgorithmNegotiationError
 	)
-	said := heard.said(string(target.User))
+	said := transcript.said(string(target.User))
 	switch {
 	case errors.As(err, &changed):
 		return changed
@@ -291,9 +291,9 @@ func (r *Remote) notLoggedIn(target process.Target, login login, address string,
 			Refused: process.Refused{Reason: fmt.Sprintf("%s and this service have no SSH algorithm in common: %s", address, r.config.Algorithms.disagreement(none))},
 			cause:   none,
 		}
-	case heard.more() != "":
+	case transcript.more() != "":
 		return &process.Refused{Reason: fmt.Sprintf("%s takes the key %s of %s and asks for more, which nobody is there to answer (%s): see that it lets this user in with the key alone (AuthenticationMethods in its sshd_config)",
-			address, xssh.FingerprintSHA256(login.key.PublicKey()), target.User, heard.more())}
+			address, xssh.FingerprintSHA256(login.key.PublicKey()), target.User, transcript.more())}
 	case late:
 		return &process.Unreachable{Reason: fmt.Sprintf("%s took the connection, but SSH was not ready within %s: is it sshd that listens there, and is the host overloaded?%s", address, r.config.Handshake, said)}
 	case strings.Contains(err.Error(), "no common public key signature algorithm"):

@@ -35,7 +35,7 @@ type Session struct {
 
 	proved   atomic.Pointer[string] // the boot id that Dial saw, until it is asked for
 	rebooted atomic.Bool
-	reused     bool // the connection was, before Dial
+	reused   bool // the connection was, before Dial
 	closed   bool // read and written in the connection's turn
 }
 

@@ -401,7 +401,7 @@ func TestAServiceKilledAtAnyTimeRunsNothingTwice(t *testing.T) {
 
 	for h, want := range map[*sshd.Server][]string{
 		server: {"dnf install -y flannel", "dnf install -y docker", "systemctl enable flanneld", "systemctl restart flanneld", "systemctl enable docker", "systemctl restart docker", "dnf -y upgrade --setopt=*.skip_if_unavailable=False", "systemctl reboot"},
-		two: {"systemctl enable flanneld", "systemctl restart flanneld", "systemctl enable docker", "systemctl restart docker", "rpm-ostree upgrade", "systemctl reboot"},
+		two:    {"systemctl enable flanneld", "systemctl restart flanneld", "systemctl enable docker", "systemctl restart docker", "rpm-ostree upgrade", "systemctl reboot"},
 	} {
 		same(t, "commands on "+h.Address, changes(h), want)
 	}

@@ -88,11 +88,11 @@ func Start(t testing.TB, token string) *Server {
 	t.Helper()
 	s := &Server{t: t, token: token, changed: make(chan struct{}), page: 500}
 	if path := os.Getenv(KubeconfigVariable); path != "" {
-		far := newFar(t, path)
-		s.Namespace, s.cluster = far.namespace, far
+		remote := newRemote(t, path)
+		s.Namespace, s.cluster = remote.namespace, remote
 	} else {
-		near := newNear()
-		s.Namespace, s.cluster = near.namespace, near
+		inMemory := newInMemory()
+		s.Namespace, s.cluster = inMemory.namespace, inMemory
 	}
 	var err error
 	if s.authority, err = newAuthority(); err != nil {

@@ -13,7 +13,7 @@ import (
 // Vault keeps secrets as they are; its zero value has none. Its methods may be called
 // at once.
 type Vault struct {
-	mu   sync.Mutex
+	mu      sync.Mutex
 	secrets map[domain.CredentialID]commands.Secret
 }
 

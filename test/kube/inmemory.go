@@ -23,8 +23,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 )
 
-// near is a cluster in memory.
-type near struct {
+// inMemory is a cluster in memory.
+type inMemory struct {
 	namespace string
 
 	mu      sync.Mutex
@@ -40,17 +40,17 @@ type pod struct {
 	lingers  int // looks at it that it survives after its eviction
 }
 
-func newNear() *near {
-	return &near{namespace: "work", nodes: map[string]*corev1.Node{}, objects: map[string]*pod{}, sets: map[string]*appsv1.DaemonSet{}}
+func newInMemory() *inMemory {
+	return &inMemory{namespace: "work", nodes: map[string]*corev1.Node{}, objects: map[string]*pod{}, sets: map[string]*appsv1.DaemonSet{}}
 }
 
-func (n *near) addNode(node *corev1.Node) {
+func (n *inMemory) addNode(node *corev1.Node) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.nodes[node.Name] = n.made(node)
 }
 
-func (n *near) change(name string, f func(*corev1.Node)) {
+func (n *inMemory) change(name string, f func(*corev1.Node)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if node, ok := n.nodes[name]; ok {
@@ -58,13 +58,13 @@ func (n *near) change(name string, f func(*corev1.Node)) {
 	}
 }
 
-func (n *near) node(name string) *corev1.Node {
+func (n *inMemory) node(name string) *corev1.Node {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.nodes[name].DeepCopy()
 }
 
-func (n *near) addPod(p Pod) {
+func (n *inMemory) addPod(p Pod) {
 	owner := metav1.OwnerReference{APIVersion: "apps/v1", Kind: p.Owner, Name: "of-" + p.Name, UID: "1"}
 	switch p.Owner {
 	case "":
@@ -83,7 +83,7 @@ func (n *near) addPod(p Pod) {
 	}
 }
 
-func (n *near) allow(name string) {
+func (n *inMemory) allow(name string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if p, ok := n.objects[n.namespace+"/"+name]; ok {
@@ -91,7 +91,7 @@ func (n *near) allow(name string) {
 	}
 }
 
-func (n *near) pods(node string) (names []string) {
+func (n *inMemory) pods(node string) (names []string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, p := range n.objects {
@@ -103,7 +103,7 @@ func (n *near) pods(node string) (names []string) {
 }
 
 // made gives an object what the server gives each; the lock is held.
-func (n *near) made(node *corev1.Node) *corev1.Node {
+func (n *inMemory) made(node *corev1.Node) *corev1.Node {
 	n.uids++
 	node.UID = types.UID(fmt.Sprint("node-", n.uids))
 	node.ResourceVersion = fmt.Sprint(n.uids)
@@ -113,7 +113,7 @@ func (n *near) made(node *corev1.Node) *corev1.Node {
 
 var nodes, pods = schema.GroupResource{Resource: "nodes"}, schema.GroupResource{Resource: "pods"}
 
-func (n *near) ask(r *http.Request, known bool, body []byte) (int, []byte) {
+func (n *inMemory) ask(r *http.Request, known bool, body []byte) (int, []byte) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var answer any
@@ -147,7 +147,7 @@ func refusal(err *apierrors.StatusError) []byte {
 }
 
 // answer does what is asked for; the lock is held.
-func (n *near) answer(r *http.Request, body []byte) (any, error) {
+func (n *inMemory) answer(r *http.Request, body []byte) (any, error) {
 	path := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	on := func(method string, pattern ...string) bool {
 		if r.Method != method || len(path) != len(pattern) {
@@ -216,7 +216,7 @@ func typed(node *corev1.Node) *corev1.Node {
 	return of
 }
 
-func (n *near) listNodes(r *http.Request) (any, error) {
+func (n *inMemory) listNodes(r *http.Request) (any, error) {
 	list := corev1.NodeList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "NodeList"}}
 	names, rest := pageOf(r, slices.Sorted(maps.Keys(n.nodes)))
 	list.Continue = rest
@@ -226,7 +226,7 @@ func (n *near) listNodes(r *http.Request) (any, error) {
 	return list, nil
 }
 
-func (n *near) createNode(body []byte) (any, error) {
+func (n *inMemory) createNode(body []byte) (any, error) {
 	var node corev1.Node
 	if err := json.Unmarshal(body, &node); err != nil || node.Name == "" || strings.ContainsAny(node.Name, ":_/") {
 		return nil, apierrors.NewBadRequest("no node")
@@ -238,7 +238,7 @@ func (n *near) createNode(body []byte) (any, error) {
 	return typed(&node), nil
 }
 
-func (n *near) getNode(name string) (*corev1.Node, error) {
+func (n *inMemory) getNode(name string) (*corev1.Node, error) {
 	node, ok := n.nodes[name]
 	if !ok {
 		return nil, apierrors.NewNotFound(nodes, name)
@@ -246,7 +246,7 @@ func (n *near) getNode(name string) (*corev1.Node, error) {
 	return typed(node), nil
 }
 
-func (n *near) patchNode(name, kind string, body []byte) (any, error) {
+func (n *inMemory) patchNode(name, kind string, body []byte) (any, error) {
 	node, err := n.getNode(name)
 	if err != nil {
 		return nil, err
@@ -272,7 +272,7 @@ func (n *near) patchNode(name, kind string, body []byte) (any, error) {
 	return typed(&patched), nil
 }
 
-func (n *near) deleteNode(name string, body []byte) (any, error) {
+func (n *inMemory) deleteNode(name string, body []byte) (any, error) {
 	node, err := n.getNode(name)
 	if err != nil {
 		return nil, err
@@ -290,7 +290,7 @@ func (n *near) deleteNode(name string, body []byte) (any, error) {
 	return metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusSuccess}, nil
 }
 
-func (n *near) listPods(r *http.Request) (any, error) {
+func (n *inMemory) listPods(r *http.Request) (any, error) {
 	selector, err := fields.ParseSelector(r.URL.Query().Get("fieldSelector"))
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
@@ -314,7 +314,7 @@ func (n *near) listPods(r *http.Request) (any, error) {
 	return list, nil
 }
 
-func (n *near) pod(name string) (any, error) {
+func (n *inMemory) pod(name string) (any, error) {
 	p, ok := n.objects[name]
 	if !ok || n.ends(name) {
 		return nil, apierrors.NewNotFound(pods, name)
@@ -325,7 +325,7 @@ func (n *near) pod(name string) (any, error) {
 }
 
 // ends tells whether a pod is gone at this look at it.
-func (n *near) ends(name string) bool {
+func (n *inMemory) ends(name string) bool {
 	p := n.objects[name]
 	if p.DeletionTimestamp == nil {
 		return false
@@ -337,7 +337,7 @@ func (n *near) ends(name string) bool {
 	return true
 }
 
-func (n *near) evict(name string, body []byte) (any, error) {
+func (n *inMemory) evict(name string, body []byte) (any, error) {
 	var eviction policyv1.Eviction
 	if err := json.Unmarshal(body, &eviction); err != nil || eviction.APIVersion != "policy/v1" {
 		return nil, apierrors.NewBadRequest("no eviction")

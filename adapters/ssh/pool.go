@@ -38,7 +38,7 @@ var (
 	errDropped  = errors.New("the service closed its connections")
 )
 
-func newKept(most int, unused time.Duration) *pool {
+func newPool(most int, unused time.Duration) *pool {
 	k := &pool{most: most, unused: unused, byHost: map[domain.HostID]*list.Element{}, places: map[*connection]struct{}{}}
 	k.expire = time.AfterFunc(unused, k.expired)
 	k.expire.Stop()

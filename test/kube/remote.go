@@ -38,9 +38,9 @@ var Rights = []rbacv1.PolicyRule{
 	{APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, Verbs: []string{"get"}},
 }
 
-// far is the cluster of a real server. Requests are made there as a service account;
+// remote is the cluster of a real server. Requests are made there as a service account;
 // nodes and pods are made, and their kubelets played, as an administrator.
-type far struct {
+type remote struct {
 	t           testing.TB
 	namespace   string
 	api         kubernetes.Interface
@@ -58,10 +58,10 @@ type asked struct {
 	evicted           bool
 }
 
-// newFar makes what it needs on the server of a kubeconfig. It goes with the test.
-func newFar(t testing.TB, kubeconfig string) *far {
+// newRemote makes what it needs on the server of a kubeconfig. It goes with the test.
+func newRemote(t testing.TB, kubeconfig string) *remote {
 	t.Helper()
-	f := &far{t: t, made: map[string]bool{}, asked: map[string]*asked{}}
+	f := &remote{t: t, made: map[string]bool{}, asked: map[string]*asked{}}
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	f.check("read "+kubeconfig, err)
 	config.QPS = -1 // as fast as it goes
@@ -89,7 +89,7 @@ func newFar(t testing.TB, kubeconfig string) *far {
 	return f
 }
 
-func (f *far) as(config *rest.Config, token string) http.RoundTripper {
+func (f *remote) as(config *rest.Config, token string) http.RoundTripper {
 	f.t.Helper()
 	of := rest.AnonymousClientConfig(config)
 	of.BearerToken = token
@@ -99,7 +99,7 @@ func (f *far) as(config *rest.Config, token string) http.RoundTripper {
 }
 
 // check fails the test where something did not work that it has to build on.
-func (f *far) check(what string, err error) {
+func (f *remote) check(what string, err error) {
 	f.t.Helper()
 	if err != nil {
 		f.t.Fatalf("%s: %v", what, err)
@@ -107,7 +107,7 @@ func (f *far) check(what string, err error) {
 }
 
 // remove removes all that was made, also by who asked.
-func (f *far) remove() {
+func (f *remote) remove() {
 	ctx := context.WithoutCancel(f.t.Context())
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -133,7 +133,7 @@ func gone(err error) error {
 	return err
 }
 
-func (f *far) addNode(node *corev1.Node) {
+func (f *remote) addNode(node *corev1.Node) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	_, err := f.api.CoreV1().Nodes().Create(f.t.Context(), node, metav1.CreateOptions{})
@@ -141,7 +141,7 @@ func (f *far) addNode(node *corev1.Node) {
 	f.made[node.Name] = true
 }
 
-func (f *far) change(name string, change func(*corev1.Node)) {
+func (f *remote) change(name string, change func(*corev1.Node)) {
 	f.check("change node "+name, gone(retry.RetryOnConflict(retry.DefaultBackoff, func() error {
 		node, err := f.api.CoreV1().Nodes().Get(f.t.Context(), name, metav1.GetOptions{})
 		if err != nil {
@@ -158,7 +158,7 @@ func (f *far) change(name string, change func(*corev1.Node)) {
 	})))
 }
 
-func (f *far) node(name string) *corev1.Node {
+func (f *remote) node(name string) *corev1.Node {
 	node, err := f.api.CoreV1().Nodes().Get(f.t.Context(), name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
@@ -167,7 +167,7 @@ func (f *far) node(name string) *corev1.Node {
 	return node
 }
 
-func (f *far) addPod(p Pod) {
+func (f *remote) addPod(p Pod) {
 	ctx := f.t.Context()
 	made := p.object(f.namespace, f.owner(p))
 	if !p.Mirror { // which may have none
@@ -199,7 +199,7 @@ func (f *far) addPod(p Pod) {
 
 // owner makes the owner of a pod. One that makes no pods of its own does as well as a
 // ReplicaSet.
-func (f *far) owner(p Pod) metav1.OwnerReference {
+func (f *remote) owner(p Pod) metav1.OwnerReference {
 	f.t.Helper()
 	meta := metav1.ObjectMeta{Name: "of-" + p.Name}
 	switch p.Owner {
@@ -229,14 +229,14 @@ func (f *far) owner(p Pod) metav1.OwnerReference {
 	return metav1.OwnerReference{APIVersion: "apps/v1", Kind: "DaemonSet", Name: made.Name, UID: made.UID}
 }
 
-func (f *far) allow(pod string) {
+func (f *remote) allow(pod string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.asked[pod].refusals = 0
 	f.drop(pod)
 }
 
-func (f *far) pods(node string) (names []string) {
+func (f *remote) pods(node string) (names []string) {
 	list, err := f.api.CoreV1().Pods(f.namespace).List(f.t.Context(), metav1.ListOptions{
 		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node).String(),
 	})
@@ -247,7 +247,7 @@ func (f *far) pods(node string) (names []string) {
 	return names
 }
 
-func (f *far) ask(r *http.Request, known bool, body []byte) (int, []byte) {
+func (f *remote) ask(r *http.Request, known bool, body []byte) (int, []byte) {
 	as := f.no
 	if known {
 		as = f.account
@@ -276,7 +276,7 @@ func (f *far) ask(r *http.Request, known bool, body []byte) (int, []byte) {
 }
 
 // hand hands a request on.
-func (f *far) hand(as http.RoundTripper, r *http.Request, body []byte) (status int, answer []byte, err error) {
+func (f *remote) hand(as http.RoundTripper, r *http.Request, body []byte) (status int, answer []byte, err error) {
 	on, err := http.NewRequestWithContext(r.Context(), r.Method, f.url+r.URL.RequestURI(), bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err
@@ -296,7 +296,7 @@ func (f *far) hand(as http.RoundTripper, r *http.Request, body []byte) (status i
 }
 
 // pod is the name of the pod that a path is of; "": it is of none.
-func (f *far) pod(path string) (name string, eviction bool) {
+func (f *remote) pod(path string) (name string, eviction bool) {
 	rest, ok := strings.CutPrefix(path, "/api/v1/namespaces/"+f.namespace+"/pods/")
 	if !ok {
 		return "", false
@@ -306,7 +306,7 @@ func (f *far) pod(path string) (name string, eviction bool) {
 }
 
 // registered remembers a node that who asked has made.
-func (f *far) registered(answer []byte) {
+func (f *remote) registered(answer []byte) {
 	var node corev1.Node
 	if err := json.Unmarshal(answer, &node); err != nil {
 		f.t.Errorf("a node was made that cannot be read: %v", err)
@@ -317,7 +317,7 @@ func (f *far) registered(answer []byte) {
 }
 
 // evicted has a pod end as its kubelet would, or linger.
-func (f *far) evicted(name string) {
+func (f *remote) evicted(name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if p := f.asked[name]; p.lingers == 0 {
@@ -328,7 +328,7 @@ func (f *far) evicted(name string) {
 }
 
 // looked has pods that linger end when they were looked at often enough.
-func (f *far) looked(names ...string) {
+func (f *remote) looked(names ...string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, name := range names {
@@ -341,14 +341,14 @@ func (f *far) looked(names ...string) {
 }
 
 // names are those of the pods that were made.
-func (f *far) names() []string {
+func (f *remote) names() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Collect(maps.Keys(f.asked))
 }
 
 // refused has a budget let go after as many refusals as it is good for.
-func (f *far) refused(name string) {
+func (f *remote) refused(name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if p := f.asked[name]; p.refusals > 0 {
@@ -359,7 +359,7 @@ func (f *far) refused(name string) {
 }
 
 // end removes a pod, as its kubelet does once it has ended.
-func (f *far) end(name string) {
+func (f *remote) end(name string) {
 	err := f.api.CoreV1().Pods(f.namespace).Delete(context.WithoutCancel(f.t.Context()), name, *metav1.NewDeleteOptions(0))
 	if gone(err) != nil {
 		f.t.Errorf("end pod %s: %v", name, err)
@@ -367,7 +367,7 @@ func (f *far) end(name string) {
 }
 
 // drop removes the budget of a pod.
-func (f *far) drop(name string) {
+func (f *remote) drop(name string) {
 	err := f.api.PolicyV1().PodDisruptionBudgets(f.namespace).Delete(context.WithoutCancel(f.t.Context()), name, metav1.DeleteOptions{})
 	if gone(err) != nil {
 		f.t.Errorf("drop the budget of pod %s: %v", name, err)

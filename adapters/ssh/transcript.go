@@ -10,9 +10,9 @@ import (
 	xssh "golang.org/x/crypto/ssh"
 )
 
-// heard is a connection, and what its other side says in its own words until it has
+// transcript is a connection, and what its other side says in its own words until it has
 // let somebody in: it may hang up right after.
-type heard struct {
+type transcript struct {
 	net.Conn
 	greeting []byte // in place of SSH's own, which is not in it
 	greeted  bool   // no more of it comes
@@ -26,7 +26,7 @@ type heard struct {
 const maxGreeting = 4 << 10
 
 // Read reads, and notes what is said before SSH begins.
-func (h *heard) Read(p []byte) (int, error) {
+func (h *transcript) Read(p []byte) (int, error) {
 	n, err := h.Conn.Read(p)
 	if !h.greeted {
 		h.greeting = append(h.greeting, p[:n]...)
@@ -40,14 +40,14 @@ func (h *heard) Read(p []byte) (int, error) {
 }
 
 // note is an xssh.BannerCallback.
-func (h *heard) note(banner string) error {
+func (h *transcript) note(banner string) error {
 	h.banner.add(banner + "\n")
 	return nil
 }
 
 // next is an xssh.ClientAuthCallback. To a question that follows the key it listens
 // and does not answer.
-func (h *heard) next(login *xssh.ClientAuthContext) (xssh.AuthMethod, error) {
+func (h *transcript) next(login *xssh.ClientAuthContext) (xssh.AuthMethod, error) {
 	const question = "keyboard-interactive"
 	switch {
 	case slices.Contains(login.PartialSuccessMethods, "publickey"):
@@ -65,7 +65,7 @@ func (h *heard) next(login *xssh.ClientAuthContext) (xssh.AuthMethod, error) {
 
 var errAsked = errors.New("nobody is there to answer")
 
-func (h *heard) ask(name, instruction string, questions []string, _ []bool) ([]string, error) {
+func (h *transcript) ask(name, instruction string, questions []string, _ []bool) ([]string, error) {
 	h.asked.add(strings.Join(append([]string{name, instruction}, questions...), "\n") + "\n")
 	if len(questions) > 0 {
 		return nil, errAsked
@@ -74,7 +74,7 @@ func (h *heard) ask(name, instruction string, questions []string, _ []bool) ([]s
 }
 
 // said is what there was to hear, "" or as the end of a sentence about user.
-func (h *heard) said(user string) string {
+func (h *transcript) said(user string) string {
 	for _, said := range []string{h.banner.String(), h.early.String(), words(string(h.greeting))} {
 		if said != "" {
 			return "; it said: " + said + remedy(said, user)
@@ -84,7 +84,7 @@ func (h *heard) said(user string) string {
 }
 
 // more is what the host wants besides the key, if it took that; else "".
-func (h *heard) more() string {
+func (h *transcript) more() string {
 	if h.wanted == nil {
 		return ""
 	}

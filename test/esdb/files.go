@@ -2,7 +2,7 @@ package esdb
 
 import "iter"
 
-// Kept is all that the node ever recorded and still holds, deleted streams and
+// Records are all that the node ever recorded and still holds, deleted streams and
 // metadata too: the name of the stream, and what the event says.
 func (s *Server) Records() iter.Seq2[string, []byte] {
 	s.log.mu.Lock()
