@@ -45,7 +45,7 @@ type Cut struct {
 	Build    string         `json:"build"`
 }
 
-// Kept is a snapshot as it lies there.
+// Info is a snapshot as it lies there.
 type Info struct {
 	Position event.Position `json:"position"`
 	Time     time.Time      `json:"time"` // when it was written

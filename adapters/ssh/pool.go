@@ -10,7 +10,7 @@ import (
 	"commissaire/domain"
 )
 
-// kept are idle connections, at most one a host, for the next one who dials it.
+// pool are idle connections, at most one a host, for the next one who dials it.
 // Who has a place keeps it, also while the connection is in use, until it ends:
 // hosts are dialled in turn, and if each that finds no place took another's, none
 // would be there when it is wanted. Those that nobody takes for a long time, of

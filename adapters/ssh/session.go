@@ -44,7 +44,7 @@ var _ process.Session = (*Session)(nil)
 // HostKey is the key that the host proved to have.
 func (s *Session) HostKey() process.HostKey { return s.connection.key }
 
-// Kept implements process.Kept.
+// Reused implements process.Reused.
 func (s *Session) Reused() bool { return s.reused }
 
 // Close ends the connection, or gives it back where idle ones are kept and this

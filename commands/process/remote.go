@@ -99,7 +99,7 @@ type Session interface {
 	Close() error
 }
 
-// Kept is what a Session also has where connections may be kept: it tells whether
+// Reused is what a Session also has where connections may be kept: it tells whether
 // the host was not logged in to for it.
 type Reused interface{ Reused() bool }
 

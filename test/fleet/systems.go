@@ -539,7 +539,7 @@ func (p *process) deployments(asJSON bool) int {
 	return 0
 }
 
-// units are the units that come with what is installed. The caller holds h.mu.
+// hasUnit tells whether a unit comes with what is installed. The caller holds h.mu.
 func (h *Host) hasUnit(name string) bool {
 	if name == "sshd" {
 		return true

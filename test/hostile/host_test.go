@@ -116,7 +116,7 @@ func (h *host) wildness() wildness {
 	return h.wild
 }
 
-// one of several, and a note of it.
+// pick gives one of several, and a note of it.
 func (h *host) pick(kind string, of ...string) string {
 	what := of[h.number(len(of))]
 	h.mu.Lock()
