@@ -249,10 +249,10 @@ func TestThePastIsAnsweredAsItWasThen(t *testing.T) {
 				return json.RawMessage("{}"), nil
 			},
 		})
-		get := func(path, pos string) string {
+		get := func(path, moment string) string {
 			target := "/api/v0" + path
-			if pos != "" {
-				target += "?at=" + url.QueryEscape(pos)
+			if moment != "" {
+				target += "?at=" + url.QueryEscape(moment)
 			}
 			w := httptest.NewRecorder()
 			server.ServeHTTP(w, httptest.NewRequestWithContext(context.Background(), http.MethodGet, target, nil))
@@ -264,10 +264,10 @@ func TestThePastIsAnsweredAsItWasThen(t *testing.T) {
 			}
 			return fmt.Sprint(w.Code, w.Header().Get("X-Commissaire-Position"), w.Header().Get("ETag"), w.Body)
 		}
-		all := func(pos string) map[string]string {
+		all := func(moment string) map[string]string {
 			answers := map[string]string{}
 			for _, path := range records {
-				answers[path] = get(path, pos)
+				answers[path] = get(path, moment)
 			}
 			return answers
 		}
@@ -281,10 +281,10 @@ func TestThePastIsAnsweredAsItWasThen(t *testing.T) {
 			views.Apply(r)
 			live = append(live, all(""))
 		}
-		compare := func(pos string, want map[string]string) {
-			for path, answer := range all(pos) {
+		compare := func(moment string, want map[string]string) {
+			for path, answer := range all(moment) {
 				if answer != want[path] {
-					t.Fatalf("GET %s?at=%s: %s\nwas: %s", path, pos, answer, want[path])
+					t.Fatalf("GET %s?at=%s: %s\nwas: %s", path, moment, answer, want[path])
 				}
 			}
 		}
@@ -304,9 +304,9 @@ func TestThePastIsAnsweredAsItWasThen(t *testing.T) {
 			compare(when.Format(time.RFC3339Nano), live[first])
 			compare(when.Format("2006-01-02T15:04:05.000000"), live[first])
 		}
-		for _, pos := range []string{fmt.Sprint(3*n + 1), "18446744073709551615", epoch.Add(2 * time.Hour).Format(time.RFC3339), "noon", "-1", "99999999999999999999999"} {
-			if got := get("/hosts", pos); got != "400" {
-				t.Fatalf("?at=%s: %s", pos, got)
+		for _, moment := range []string{fmt.Sprint(3*n + 1), "18446744073709551615", epoch.Add(2 * time.Hour).Format(time.RFC3339), "noon", "-1", "99999999999999999999999"} {
+			if got := get("/hosts", moment); got != "400" {
+				t.Fatalf("?at=%s: %s", moment, got)
 			}
 		}
 		for _, path := range []string{"/host/10.0.0.0/creds", "/host/10.0.0.0/history", "/status", "/events", "/operation/" + string(scenario.Operations[0]) + "/host/10.0.0.0/log"} {

@@ -37,9 +37,9 @@ func TestViewsAreRebuiltOnRequest(t *testing.T) {
 			views.Apply(r)
 		}
 		var going chan struct{} // the log says nothing until it is closed
-		listed := 0
+		rebuilt := 0
 		rebuilds := projections.NewRebuilder(projections.RebuilderConfig{
-			Views: views, Now: time.Now, Logger: slog.New(slog.DiscardHandler), Rebuilt: func(*projections.Snapshot) { listed++ },
+			Views: views, Now: time.Now, Logger: slog.New(slog.DiscardHandler), Rebuilt: func(*projections.Snapshot) { rebuilt++ },
 			Read: func(ctx context.Context, after event.Position) iter.Seq2[[]event.Recorded, error] {
 				return func(yield func([]event.Recorded, error) bool) {
 					select {
@@ -100,8 +100,8 @@ func TestViewsAreRebuiltOnRequest(t *testing.T) {
 		ask("admin", http.MethodPut, "/projections/clusters/rebuild", 202, `"kind":"rebuild"`)
 		synctest.Wait()
 		ask("viewer", http.MethodGet, "/projections", 200, `"state":"done"`, `"different":""`, `"error":""`)
-		if listed != 1 {
-			t.Errorf("%d were kept", listed)
+		if rebuilt != 1 {
+			t.Errorf("%d were rebuilt", rebuilt)
 		}
 		rebuilds.Close()
 		ask("admin", http.MethodPut, "/projections/all/rebuild", 503, "ending")

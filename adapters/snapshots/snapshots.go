@@ -150,15 +150,15 @@ func (s *Store) sweep() error {
 		return err
 	}
 	var total int64
-	for i, k := range all {
-		total += k.Size
-		if i == 0 || total <= s.config.MaxSize && s.config.Now().Sub(k.Time) <= s.config.MaxAge {
+	for i, info := range all {
+		total += info.Size
+		if i == 0 || total <= s.config.MaxSize && s.config.Now().Sub(info.Time) <= s.config.MaxAge {
 			continue
 		}
-		if err := os.Remove(k.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(info.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		total -= k.Size
+		total -= info.Size
 	}
 	return nil
 }
@@ -185,16 +185,16 @@ func (s *Store) Load(read func(Cut, io.Reader) error) (Info, bool, error) {
 	if err != nil {
 		s.logger.Warn("unfinished snapshots of views are not thrown away", "error", err)
 	}
-	for _, k := range all {
-		err := s.Read(k, read)
+	for _, info := range all {
+		err := s.Read(info, read)
 		switch {
 		case err == nil:
-			return k, true, nil
+			return info, true, nil
 		case !errors.Is(err, ErrBad):
 			return Info{}, false, err
 		}
-		s.logger.Warn("a snapshot of views is thrown away", "path", k.path, "why", err)
-		if err := os.Remove(k.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.logger.Warn("a snapshot of views is thrown away", "path", info.path, "why", err)
+		if err := os.Remove(info.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			s.logger.Warn("a snapshot of views is not thrown away", "error", err)
 		}
 	}
@@ -212,13 +212,13 @@ func written(path string) bool {
 }
 
 // Read reads a snapshot. ErrBad says that it is of no use.
-func (s *Store) Read(k Info, read func(Cut, io.Reader) error) (err error) {
+func (s *Store) Read(info Info, read func(Cut, io.Reader) error) (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("read the snapshot of views at position %d: %w", k.Position, err)
+			err = fmt.Errorf("read the snapshot of views at position %d: %w", info.Position, err)
 		}
 	}()
-	file, err := os.Open(k.path)
+	file, err := os.Open(info.path)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrBad, err)
 	}
@@ -239,7 +239,7 @@ func (s *Store) Read(k Info, read func(Cut, io.Reader) error) (err error) {
 		return fmt.Errorf("%w: %w", ErrBad, err)
 	case cut.Build != s.config.Build:
 		return fmt.Errorf("%w: another build of the program made it", ErrBad)
-	case cut.Position != k.Position:
+	case cut.Position != info.Position:
 		return fmt.Errorf("%w: it is of position %d", ErrBad, cut.Position)
 	}
 	if err = read(cut, in); err != nil {

@@ -39,30 +39,30 @@ var (
 )
 
 func newPool(most int, unused time.Duration) *pool {
-	k := &pool{most: most, unused: unused, byHost: map[domain.HostID]*list.Element{}, places: map[*connection]struct{}{}}
-	k.expire = time.AfterFunc(unused, k.expired)
-	k.expire.Stop()
-	return k
+	p := &pool{most: most, unused: unused, byHost: map[domain.HostID]*list.Element{}, places: map[*connection]struct{}{}}
+	p.expire = time.AfterFunc(unused, p.expired)
+	p.expire.Stop()
+	return p
 }
 
 // take gives the connection of a host away, if there is one to this target. One
 // to another target of the same host is ended.
-func (k *pool) take(target process.Target) *connection {
-	if k.most <= 0 {
+func (p *pool) take(target process.Target) *connection {
+	if p.most <= 0 {
 		return nil
 	}
-	k.mu.Lock()
-	e := k.byHost[target.HostID]
+	p.mu.Lock()
+	e := p.byHost[target.HostID]
 	if e == nil {
-		k.mu.Unlock()
+		p.mu.Unlock()
 		return nil
 	}
-	i := k.remove(e)
+	i := p.remove(e)
 	fits := i.reaches(target)
 	if !fits {
-		delete(k.places, i.connection)
+		delete(p.places, i.connection)
 	}
-	k.mu.Unlock()
+	p.mu.Unlock()
 	if !fits {
 		i.connection.end(errReplaced)
 		return nil
@@ -84,80 +84,80 @@ func (i idle) reaches(target process.Target) bool {
 }
 
 // put keeps a connection, unless there is no room for any.
-func (k *pool) put(c *connection, target process.Target) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.most <= 0 || k.closed {
+func (p *pool) put(c *connection, target process.Target) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.most <= 0 || p.closed {
 		return false
 	}
-	if e := k.byHost[target.HostID]; e != nil {
-		k.drop(e)
+	if e := p.byHost[target.HostID]; e != nil {
+		p.drop(e)
 	}
-	if _, has := k.places[c]; !has && len(k.places) >= k.most {
+	if _, has := p.places[c]; !has && len(p.places) >= p.most {
 		return false
 	}
-	k.places[c] = struct{}{}
+	p.places[c] = struct{}{}
 	c.rest()
-	k.byHost[target.HostID] = k.recent.PushFront(idle{c, target, time.Now()})
-	if k.recent.Len() == 1 {
-		k.expire.Reset(k.unused)
+	p.byHost[target.HostID] = p.recent.PushFront(idle{c, target, time.Now()})
+	if p.recent.Len() == 1 {
+		p.expire.Reset(p.unused)
 	}
-	return c.over.Err() == nil || !k.gone(c, target.HostID) // it may have ended before it was in
+	return c.over.Err() == nil || !p.gone(c, target.HostID) // it may have ended before it was in
 }
 
 // forget lets go of a connection that has ended.
-func (k *pool) forget(c *connection, id domain.HostID) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.gone(c, id)
+func (p *pool) forget(c *connection, id domain.HostID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gone(c, id)
 }
 
 // gone frees the place of a connection that has ended, and tells whether it was
 // idle. The caller holds mu.
-func (k *pool) gone(c *connection, id domain.HostID) bool {
-	delete(k.places, c)
-	e := k.byHost[id]
+func (p *pool) gone(c *connection, id domain.HostID) bool {
+	delete(p.places, c)
+	e := p.byHost[id]
 	if e == nil || e.Value.(idle).connection != c {
 		return false
 	}
-	k.remove(e)
+	p.remove(e)
 	return true
 }
 
 // drop ends an idle connection. The caller holds mu.
-func (k *pool) drop(e *list.Element) {
-	c := k.remove(e).connection
-	delete(k.places, c)
+func (p *pool) drop(e *list.Element) {
+	c := p.remove(e).connection
+	delete(p.places, c)
 	c.end(errReplaced)
 }
 
 // remove takes one out. The caller holds mu.
-func (k *pool) remove(e *list.Element) idle {
-	i := k.recent.Remove(e).(idle)
-	delete(k.byHost, i.target.HostID)
+func (p *pool) remove(e *list.Element) idle {
+	i := p.recent.Remove(e).(idle)
+	delete(p.byHost, i.target.HostID)
 	return i
 }
 
 // expired ends what was not taken for too long.
-func (k *pool) expired() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for e := k.recent.Back(); e != nil; e = k.recent.Back() {
-		if left := k.unused - time.Since(e.Value.(idle).since); left > 0 {
-			k.expire.Reset(left)
+func (p *pool) expired() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for e := p.recent.Back(); e != nil; e = p.recent.Back() {
+		if left := p.unused - time.Since(e.Value.(idle).since); left > 0 {
+			p.expire.Reset(left)
 			return
 		}
-		k.drop(e)
+		p.drop(e)
 	}
 }
 
 // close ends all, and keeps none from now on.
-func (k *pool) close() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.closed = true
-	k.expire.Stop()
-	for e := k.recent.Back(); e != nil; e = k.recent.Back() {
-		k.remove(e).connection.end(errDropped)
+func (p *pool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	p.expire.Stop()
+	for e := p.recent.Back(); e != nil; e = p.recent.Back() {
+		p.remove(e).connection.end(errDropped)
 	}
 }

@@ -26,47 +26,47 @@ type transcript struct {
 const maxGreeting = 4 << 10
 
 // Read reads, and notes what is said before SSH begins.
-func (h *transcript) Read(p []byte) (int, error) {
-	n, err := h.Conn.Read(p)
-	if !h.greeted {
-		h.greeting = append(h.greeting, p[:n]...)
-		ssh := bytes.Index(h.greeting, []byte("SSH-"))
-		h.greeted = ssh >= 0 || len(h.greeting) > maxGreeting
+func (t *transcript) Read(p []byte) (int, error) {
+	n, err := t.Conn.Read(p)
+	if !t.greeted {
+		t.greeting = append(t.greeting, p[:n]...)
+		ssh := bytes.Index(t.greeting, []byte("SSH-"))
+		t.greeted = ssh >= 0 || len(t.greeting) > maxGreeting
 		if ssh >= 0 {
-			h.greeting = h.greeting[:ssh]
+			t.greeting = t.greeting[:ssh]
 		}
 	}
 	return n, err
 }
 
 // note is an xssh.BannerCallback.
-func (h *transcript) note(banner string) error {
-	h.banner.add(banner + "\n")
+func (t *transcript) note(banner string) error {
+	t.banner.add(banner + "\n")
 	return nil
 }
 
 // next is an xssh.ClientAuthCallback. To a question that follows the key it listens
 // and does not answer.
-func (h *transcript) next(login *xssh.ClientAuthContext) (xssh.AuthMethod, error) {
+func (t *transcript) next(login *xssh.ClientAuthContext) (xssh.AuthMethod, error) {
 	const question = "keyboard-interactive"
 	switch {
 	case slices.Contains(login.PartialSuccessMethods, "publickey"):
-		if h.wanted == nil {
-			h.wanted = append([]string{}, login.AllowedMethods...)
+		if t.wanted == nil {
+			t.wanted = append([]string{}, login.AllowedMethods...)
 		}
 		if slices.Contains(login.AllowedMethods, question) && !slices.Contains(login.TriedMethods, question) {
-			return xssh.KeyboardInteractive(h.ask), nil
+			return xssh.KeyboardInteractive(t.ask), nil
 		}
 	case !slices.Contains(login.TriedMethods, "publickey"):
-		h.early, h.banner = h.banner, saying{}
+		t.early, t.banner = t.banner, saying{}
 	}
 	return nil, nil
 }
 
 var errAsked = errors.New("nobody is there to answer")
 
-func (h *transcript) ask(name, instruction string, questions []string, _ []bool) ([]string, error) {
-	h.asked.add(strings.Join(append([]string{name, instruction}, questions...), "\n") + "\n")
+func (t *transcript) ask(name, instruction string, questions []string, _ []bool) ([]string, error) {
+	t.asked.add(strings.Join(append([]string{name, instruction}, questions...), "\n") + "\n")
 	if len(questions) > 0 {
 		return nil, errAsked
 	}
@@ -74,8 +74,8 @@ func (h *transcript) ask(name, instruction string, questions []string, _ []bool)
 }
 
 // said is what there was to hear, "" or as the end of a sentence about user.
-func (h *transcript) said(user string) string {
-	for _, said := range []string{h.banner.String(), h.early.String(), words(string(h.greeting))} {
+func (t *transcript) said(user string) string {
+	for _, said := range []string{t.banner.String(), t.early.String(), words(string(t.greeting))} {
 		if said != "" {
 			return "; it said: " + said + remedy(said, user)
 		}
@@ -84,15 +84,15 @@ func (h *transcript) said(user string) string {
 }
 
 // more is what the host wants besides the key, if it took that; else "".
-func (h *transcript) more() string {
-	if h.wanted == nil {
+func (t *transcript) more() string {
+	if t.wanted == nil {
 		return ""
 	}
-	wanted := words(strings.Join(h.wanted, ", "))
+	wanted := words(strings.Join(t.wanted, ", "))
 	if wanted == "" {
 		wanted = "something that it does not name"
 	}
-	if asked := h.asked.String(); asked != "" {
+	if asked := t.asked.String(); asked != "" {
 		wanted += `: "` + asked + `"`
 	}
 	return wanted

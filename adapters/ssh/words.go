@@ -150,16 +150,16 @@ func (s *saying) note(text string) {
 
 // String is what was found so far.
 func (s *saying) String() string {
-	copy := *s
-	copy.row = append([]byte(nil), s.row...)
-	copy.end()
-	copy.weigh()
-	first, last := copy.mistake, copy.last
+	found := *s
+	found.row = append([]byte(nil), s.row...)
+	found.end()
+	found.weigh()
+	first, last := found.mistake, found.last
 	switch {
 	case last == "":
-		last = copy.any
+		last = found.any
 	case first == "" || first == last:
-		first = copy.failing
+		first = found.failing
 	}
 	last = strings.TrimRight(last, ": ")
 	first = strings.TrimRight(first, ": ")

@@ -49,7 +49,7 @@ func (f fixed) Authenticate(*http.Request) (authentication.Identity, error) { re
 func TestTheFirstPluginThatKnowsTheCallerWins(t *testing.T) {
 	denies := fixed{err: authentication.ErrDenied}
 	delays := fixed{err: &authentication.Delayed{RetryAfter: time.Second}}
-	plugin := fixed{identity: authentication.Identity{Name: "one"}}
+	one := fixed{identity: authentication.Identity{Name: "one"}}
 	two := fixed{identity: authentication.Identity{Name: "two"}}
 	for _, c := range []struct {
 		stack   authentication.Stack
@@ -58,7 +58,7 @@ func TestTheFirstPluginThatKnowsTheCallerWins(t *testing.T) {
 	}{
 		{stack: nil},
 		{stack: authentication.Stack{denies}},
-		{stack: authentication.Stack{denies, plugin, two}, name: "one"},
+		{stack: authentication.Stack{denies, one, two}, name: "one"},
 		{stack: authentication.Stack{delays, two}, name: "two"},
 		{stack: authentication.Stack{delays, denies}, delayed: true},
 		{stack: authentication.Stack{denies, delays}, delayed: true},

@@ -208,9 +208,9 @@ func (p *Process) bootID(ctx context.Context, h roster.Host) (id string, login b
 	if err != nil {
 		return "", false, err
 	}
-	reuser, ok := session.(Reused)
+	pooled, ok := session.(Reused)
 	id, err = session.BootID(ctx)
-	return id, ok && !reuser.Reused(), errors.Join(err, session.Close())
+	return id, ok && !pooled.Reused(), errors.Join(err, session.Close())
 }
 
 func (p *Process) missed(ctx context.Context, h roster.Host, silent bool, why error) {

@@ -151,9 +151,9 @@ func operationOf(n int, p event.Policy) *Operation {
 	return o
 }
 
-func (o *Operation) on(now time.Time, events ...event.OperationEvent) *Operation {
+func (o *Operation) on(when time.Time, events ...event.OperationEvent) *Operation {
 	for _, e := range events {
-		o.Evolve(e, now)
+		o.Evolve(e, when)
 	}
 	return o
 }

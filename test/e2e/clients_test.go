@@ -86,9 +86,9 @@ func (c *crowd) count() (done, refused, unknown int) {
 }
 
 // both asks for two changes at the same time.
-func (c *crowd) both(ask, two func() reply) (first, second reply) {
+func (c *crowd) both(one, two func() reply) (first, second reply) {
 	var both sync.WaitGroup
-	both.Go(func() { first = ask() })
+	both.Go(func() { first = one() })
 	both.Go(func() { second = two() })
 	both.Wait()
 	return first, second
@@ -317,21 +317,21 @@ func (r *rivals) step(ctx context.Context) bool {
 	if !alive {
 		return false
 	}
-	var ask, two func() reply
+	var one, two func() reply
 	var first, second string // what each makes of it
 	if free := strings.IndexByte(seen, '-'); free >= 0 && r.random.IntN(2) == 0 {
 		join := func(i int) (func() reply, string) {
 			path := "/cluster/" + r.cluster[i] + "/hosts/" + r.hosts[free]
 			return func() reply { return r.change(http.MethodPut, path, nil) }, seen[:free] + strconv.Itoa(i) + seen[free+1:]
 		}
-		ask, first = join(0)
+		one, first = join(0)
 		two, second = join(1)
 	} else {
 		i := r.random.IntN(2)
-		ask, first = r.swap(seen, i)
+		one, first = r.swap(seen, i)
 		two, second = r.swap(seen, i)
 	}
-	a, b := r.both(ask, two)
+	a, b := r.both(one, two)
 	r.may = map[string]bool{}
 	switch {
 	case a.done() && b.done():

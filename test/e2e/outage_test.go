@@ -203,8 +203,8 @@ func TestOutagesOfTheStoreLeaveNothingBehind(t *testing.T) {
 	}
 	s.leads()
 	s.await(func() bool {
-		lags := quiet()
-		return lags[0] <= before[0]+5 && lags[1] <= before[1]+32<<20 && s.esdb.Connections() <= connections
+		current := quiet()
+		return current[0] <= before[0]+5 && current[1] <= before[1]+32<<20 && s.esdb.Connections() <= connections
 	}, "/status")
 	t.Logf("goroutines and bytes of memory: before %.0f, now %.0f; connections: before %d, now %d", before, quiet(), connections, s.esdb.Connections())
 }

@@ -124,9 +124,9 @@ func TestWhatHostsPrintedIsServed(t *testing.T) {
 	if !utf8.ValidString(got) || strings.ContainsFunc(got, func(c rune) bool { return c != '\n' && !unicode.IsPrint(c) }) {
 		t.Errorf("it is not harmless: %q", got)
 	}
-	if object, two := turnOf(o, 0), turnOf(o, 1); object["output"] != "" || two["output"] != strings.TrimSpace(got) || two["exit_status"] != 3.0 || two["attempts"] != 1.0 ||
+	if one, two := turnOf(o, 0), turnOf(o, 1); one["output"] != "" || two["output"] != strings.TrimSpace(got) || two["exit_status"] != 3.0 || two["attempts"] != 1.0 ||
 		two["version_before"] != "41.1" {
-		t.Errorf("the turns: %v\n%v", object, two)
+		t.Errorf("the turns: %v\n%v", one, two)
 	}
 	if viewed := turnOf(s.as("viewer", http.MethodGet, path, nil).is(200).object(), 1); viewed["output"] != "" {
 		t.Errorf("a viewer sees %v", viewed["output"])

@@ -130,9 +130,9 @@ func TestEveryCopyOfALogHasItsIdentity(t *testing.T) {
 			s.tool("events", "import", "--config", config, "--store", "sqlite:"+to, file)
 		},
 		"backup and restore": func(to string) {
-			identity := filepath.Join(s.dir, "kept")
-			s.saves(t, "backup", identity)
-			s.saves(t, "restore", identity, "--store", "sqlite:"+to)
+			backup := filepath.Join(s.dir, "kept")
+			s.saves(t, "backup", backup)
+			s.saves(t, "restore", backup, "--store", "sqlite:"+to)
 		},
 		"migration": func(to string) {
 			_, wait := migrate(t, "--from", "sqlite:"+store, "--to", "sqlite:"+to)

@@ -26,11 +26,11 @@ func TestThePastIsAnsweredAsItWas(t *testing.T) {
 		t.Helper()
 		for _, path := range paths {
 			a := s.get(path)
-			before := seen{path: path, position: a.header.Get("X-Commissaire-Position"), etag: a.header.Get("ETag"), body: string(a.body)}
+			answer := seen{path: path, position: a.header.Get("X-Commissaire-Position"), etag: a.header.Get("ETag"), body: string(a.body)}
 			if a.status == http.StatusNotFound { // the problem names the request
-				before.etag, before.body = "", "404"
+				answer.etag, answer.body = "", "404"
 			}
-			then = append(then, before)
+			then = append(then, answer)
 		}
 	}
 	look()

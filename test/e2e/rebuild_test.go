@@ -224,8 +224,8 @@ func (c *lookers) look() {
 // before.
 func TestAServiceGoesOnFromASnapshot(t *testing.T) {
 	f, body := startFleet(t, fleet.Config{Hosts: atomics(71, 3)})
-	snapshot := filepath.Join(t.TempDir(), "snapshots")
-	s := newService(t, map[string]any{"bootstrap.profile": "none", "watch.interval": "1h", "snapshots.events": 10, "snapshots.dir": snapshot})
+	snapshots := filepath.Join(t.TempDir(), "snapshots")
+	s := newService(t, map[string]any{"bootstrap.profile": "none", "watch.interval": "1h", "snapshots.events": 10, "snapshots.dir": snapshots})
 	s.join(f, body)
 	for _, h := range f.Hosts() {
 		h.Release("41.9")
@@ -267,7 +267,7 @@ func TestAServiceGoesOnFromASnapshot(t *testing.T) {
 
 	hosts := s.get("/hosts").is(200).body
 	s.stop(syscall.SIGKILL)
-	files, err := filepath.Glob(filepath.Join(snapshot, "*"))
+	files, err := filepath.Glob(filepath.Join(snapshots, "*"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("%v, %v", files, err)
 	}

@@ -208,8 +208,8 @@ func TestARebootOnlyWhereOneIsNeeded(t *testing.T) {
 	if got := sprint(turnOf(o, 0)["address"]); got != "127.0.37.2" {
 		t.Errorf("host %s was the first", got)
 	}
-	if host, two := f.Hosts()[0], f.Hosts()[1]; host.Version() != "6.2" || commands(host, "systemctl reboot") != 1 || commands(two, "systemctl reboot") != 0 {
-		t.Errorf("%v and %v", lines(host.Commands()), lines(two.Commands()))
+	if one, two := f.Hosts()[0], f.Hosts()[1]; one.Version() != "6.2" || commands(one, "systemctl reboot") != 1 || commands(two, "systemctl reboot") != 0 {
+		t.Errorf("%v and %v", lines(one.Commands()), lines(two.Commands()))
 	}
 	f.Hosts()[0].Release("6.3")
 	f.Hosts()[0].SetFaults(fleet.Faults{KeepVersion: true})

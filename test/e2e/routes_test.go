@@ -260,8 +260,8 @@ func TestEveryRoute(t *testing.T) {
 		if b := s.get("/cluster/c", "If-None-Match", a.header.Get("ETag")); b.status != http.StatusNotModified || len(b.body) > 0 {
 			t.Errorf("If-None-Match: %d %s", b.status, b.body)
 		}
-		path := s.put("/cluster/e", nil).is(201).header.Get("X-Commissaire-Position")
-		s.get("/clusters", "X-Commissaire-At-Least", path).is(200).says(`["c","d","e"]`)
+		position := s.put("/cluster/e", nil).is(201).header.Get("X-Commissaire-Position")
+		s.get("/clusters", "X-Commissaire-At-Least", position).is(200).says(`["c","d","e"]`)
 		s.get("/clusters", "X-Commissaire-At-Least", "soon").is(400)
 		s.put("/cluster/e", nil, "X-Commissaire-Reason", strings.Repeat("why ", 300)).is(400)
 		s.get("/status").is(200)

@@ -141,12 +141,12 @@ df -Pkl | awk '$1 ~ "^/dev/" && $1 !~ "^/dev/loop" && !seen[$1]++ { sum += $2 } 
 	}
 	isHost := func(record map[string]any, status string) {
 		t.Helper()
-		path := sprint(record["address"])
+		address := sprint(record["address"])
 		if checked := sprint(record["last_check"]); !timeForm.MatchString(checked) {
-			t.Errorf("host %s was checked at %q", path, checked)
+			t.Errorf("host %s was checked at %q", address, checked)
 		}
-		same(t, "host "+path, record, map[string]any{
-			"address": path, "status": status, "os": systems[path], "cpus": cpus, "memory": memory, "space": space,
+		same(t, "host "+address, record, map[string]any{
+			"address": address, "status": status, "os": systems[address], "cpus": cpus, "memory": memory, "space": space,
 			"source": "", "last_check": record["last_check"],
 		})
 	}
@@ -213,8 +213,8 @@ df -Pkl | awk '$1 ~ "^/dev/" && $1 !~ "^/dev/loop" && !seen[$1]++ { sum += $2 } 
 			t.Errorf("the %s: %v", kind, record)
 		}
 		same(t, "hosts of the "+kind, of(list(record[done]), "address"), addresses)
-		for _, object := range list(record[done]) {
-			isHost(object, "active")
+		for _, h := range list(record[done]) {
+			isHost(h, "active")
 		}
 		var got [][3]string
 		o := s.get(path).is(200).object()
@@ -358,22 +358,22 @@ func (s *service) killed(h *sshd.Server, prefix string) {
 // of work on real hosts, with the work held until the next service is there.
 func TestAServiceKilledAtAnyTimeRunsNothingTwice(t *testing.T) {
 	t.Parallel()
-	server := sshd.Start(t, sshd.Host{Address: "127.0.17.1", Systemd: true, Next: "42"})
+	one := sshd.Start(t, sshd.Host{Address: "127.0.17.1", Systemd: true, Next: "42"})
 	two := sshd.Start(t, sshd.Host{Address: "127.0.17.2", User: "operator", OSTree: true, Booted: "41.5", Next: "41.6"})
-	hosts := []*sshd.Server{server, two}
+	hosts := []*sshd.Server{one, two}
 	s := newService(t)
 
 	// While a host is bootstrapped.
-	release := server.Hold("dnf install -y flannel")
+	release := one.Hold("dnf install -y flannel")
 	s.put("/cluster/c", nil).is(201)
 	s.addServers(hosts...)
-	s.killed(server, "dnf install -y flannel")
-	s.get("/host/" + server.Address).is(200)
+	s.killed(one, "dnf install -y flannel")
+	s.get("/host/" + one.Address).is(200)
 	release()
-	s.ready(server.Address, two.Address)
+	s.ready(one.Address, two.Address)
 
 	// While each host is upgraded.
-	releases := []func(){server.Hold("dnf -y upgrade"), two.Hold("rpm-ostree upgrade")}
+	releases := []func(){one.Hold("dnf -y upgrade"), two.Hold("rpm-ostree upgrade")}
 	path := s.operate("upgrade", nil)
 	for i, command := range []string{"dnf -y upgrade", "rpm-ostree upgrade"} {
 		s.killed(hosts[i], command)
@@ -388,25 +388,25 @@ func TestAServiceKilledAtAnyTimeRunsNothingTwice(t *testing.T) {
 	s.checkTurns(path, "succeeded succeeded")
 
 	// While a host is down for its restart.
-	boot := server.BootID()
-	release = server.Hold("boot")
+	boot := one.BootID()
+	release = one.Hold("boot")
 	path = s.operate("restart", nil)
-	server.AwaitCommand("systemctl reboot")
+	one.AwaitCommand("systemctl reboot")
 	s.crash()
-	asked(t, server, 6) // more often than a connection is tried
+	asked(t, one, 6) // more often than a connection is tried
 	release()
-	server.AwaitReboot(boot)
+	one.AwaitReboot(boot)
 	s.until("/cluster/c/restart", status("finished", "failed"))
 	s.checkTurns(path, "succeeded succeeded")
 
 	for h, want := range map[*sshd.Server][]string{
-		server: {"dnf install -y flannel", "dnf install -y docker", "systemctl enable flanneld", "systemctl restart flanneld", "systemctl enable docker", "systemctl restart docker", "dnf -y upgrade --setopt=*.skip_if_unavailable=False", "systemctl reboot"},
-		two:    {"systemctl enable flanneld", "systemctl restart flanneld", "systemctl enable docker", "systemctl restart docker", "rpm-ostree upgrade", "systemctl reboot"},
+		one: {"dnf install -y flannel", "dnf install -y docker", "systemctl enable flanneld", "systemctl restart flanneld", "systemctl enable docker", "systemctl restart docker", "dnf -y upgrade --setopt=*.skip_if_unavailable=False", "systemctl reboot"},
+		two: {"systemctl enable flanneld", "systemctl restart flanneld", "systemctl enable docker", "systemctl restart docker", "rpm-ostree upgrade", "systemctl reboot"},
 	} {
 		same(t, "commands on "+h.Address, changes(h), want)
 	}
-	if n := calls(server, "systemd-run "); n != 5 { // two packages, the services, the upgrade, the reboot
-		t.Errorf("host %s was told to do %d stretches of work", server.Address, n)
+	if n := calls(one, "systemd-run "); n != 5 { // two packages, the services, the upgrade, the reboot
+		t.Errorf("host %s was told to do %d stretches of work", one.Address, n)
 	}
 }
 

@@ -180,8 +180,8 @@ func debianHost(t *testing.T) {
 			s.t.Errorf("the conffile: %s", got)
 		}
 		log := s.log(path, m.Address)
-		if conffile := m.Run("cat /var/lib/commissaire/turn/*/output"); !strings.Contains(log, "\nbefore\nafter\n") || strings.TrimSpace(log) != conffile {
-			s.t.Errorf("it printed\n%s\nand served is\n%s", conffile, log)
+		if printed := m.Run("cat /var/lib/commissaire/turn/*/output"); !strings.Contains(log, "\nbefore\nafter\n") || strings.TrimSpace(log) != printed {
+			s.t.Errorf("it printed\n%s\nand served is\n%s", printed, log)
 		}
 		if n, _ := m.Try("pgrep -fc '^sleep 86413'"); n != "1" {
 			s.t.Errorf("%s processes of the daemon are left", n)

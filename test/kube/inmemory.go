@@ -44,27 +44,27 @@ func newInMemory() *inMemory {
 	return &inMemory{namespace: "work", nodes: map[string]*corev1.Node{}, objects: map[string]*pod{}, sets: map[string]*appsv1.DaemonSet{}}
 }
 
-func (n *inMemory) addNode(node *corev1.Node) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.nodes[node.Name] = n.made(node)
+func (c *inMemory) addNode(node *corev1.Node) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nodes[node.Name] = c.made(node)
 }
 
-func (n *inMemory) change(name string, f func(*corev1.Node)) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if node, ok := n.nodes[name]; ok {
+func (c *inMemory) change(name string, f func(*corev1.Node)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if node, ok := c.nodes[name]; ok {
 		f(node)
 	}
 }
 
-func (n *inMemory) node(name string) *corev1.Node {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.nodes[name].DeepCopy()
+func (c *inMemory) node(name string) *corev1.Node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.nodes[name].DeepCopy()
 }
 
-func (n *inMemory) addPod(p Pod) {
+func (c *inMemory) addPod(p Pod) {
 	owner := metav1.OwnerReference{APIVersion: "apps/v1", Kind: p.Owner, Name: "of-" + p.Name, UID: "1"}
 	switch p.Owner {
 	case "":
@@ -72,29 +72,29 @@ func (n *inMemory) addPod(p Pod) {
 	case "-":
 		owner = metav1.OwnerReference{}
 	}
-	made := &pod{refusals: p.Refusals, lingers: p.Lingers, Pod: *p.object(n.namespace, owner)}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.uids++
-	made.UID = types.UID(fmt.Sprint("pod-", n.uids))
-	n.objects[n.namespace+"/"+p.Name] = made
+	made := &pod{refusals: p.Refusals, lingers: p.Lingers, Pod: *p.object(c.namespace, owner)}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.uids++
+	made.UID = types.UID(fmt.Sprint("pod-", c.uids))
+	c.objects[c.namespace+"/"+p.Name] = made
 	if p.Owner == "DaemonSet" {
-		n.sets[n.namespace+"/"+owner.Name] = &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: n.namespace, Name: owner.Name}}
+		c.sets[c.namespace+"/"+owner.Name] = &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: owner.Name}}
 	}
 }
 
-func (n *inMemory) allow(name string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if p, ok := n.objects[n.namespace+"/"+name]; ok {
+func (c *inMemory) allow(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p, ok := c.objects[c.namespace+"/"+name]; ok {
 		p.refusals = 0
 	}
 }
 
-func (n *inMemory) pods(node string) (names []string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, p := range n.objects {
+func (c *inMemory) pods(node string) (names []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range c.objects {
 		if p.Spec.NodeName == node {
 			names = append(names, p.Name)
 		}
@@ -103,23 +103,23 @@ func (n *inMemory) pods(node string) (names []string) {
 }
 
 // made gives an object what the server gives each; the lock is held.
-func (n *inMemory) made(node *corev1.Node) *corev1.Node {
-	n.uids++
-	node.UID = types.UID(fmt.Sprint("node-", n.uids))
-	node.ResourceVersion = fmt.Sprint(n.uids)
+func (c *inMemory) made(node *corev1.Node) *corev1.Node {
+	c.uids++
+	node.UID = types.UID(fmt.Sprint("node-", c.uids))
+	node.ResourceVersion = fmt.Sprint(c.uids)
 	node.CreationTimestamp = metav1.Now()
 	return node
 }
 
 var nodes, pods = schema.GroupResource{Resource: "nodes"}, schema.GroupResource{Resource: "pods"}
 
-func (n *inMemory) ask(r *http.Request, known bool, body []byte) (int, []byte) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+func (c *inMemory) ask(r *http.Request, known bool, body []byte) (int, []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	var answer any
 	err := error(apierrors.NewUnauthorized("Unauthorized"))
 	if known {
-		answer, err = n.answer(r, body)
+		answer, err = c.answer(r, body)
 	}
 	text := []byte(nil)
 	if err == nil {
@@ -147,7 +147,7 @@ func refusal(err *apierrors.StatusError) []byte {
 }
 
 // answer does what is asked for; the lock is held.
-func (n *inMemory) answer(r *http.Request, body []byte) (any, error) {
+func (c *inMemory) answer(r *http.Request, body []byte) (any, error) {
 	path := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	on := func(method string, pattern ...string) bool {
 		if r.Method != method || len(path) != len(pattern) {
@@ -171,23 +171,23 @@ func (n *inMemory) answer(r *http.Request, body []byte) (any, error) {
 			},
 		}, nil
 	case on("GET", "api", "v1", "nodes"):
-		return n.listNodes(r)
+		return c.listNodes(r)
 	case on("POST", "api", "v1", "nodes"):
-		return n.createNode(body)
+		return c.createNode(body)
 	case on("GET", "api", "v1", "nodes", "*"):
-		return n.getNode(path[3])
+		return c.getNode(path[3])
 	case on("PATCH", "api", "v1", "nodes", "*"):
-		return n.patchNode(path[3], r.Header.Get("Content-Type"), body)
+		return c.patchNode(path[3], r.Header.Get("Content-Type"), body)
 	case on("DELETE", "api", "v1", "nodes", "*"):
-		return n.deleteNode(path[3], body)
+		return c.deleteNode(path[3], body)
 	case on("GET", "api", "v1", "pods"):
-		return n.listPods(r)
+		return c.listPods(r)
 	case on("GET", "api", "v1", "namespaces", "*", "pods", "*"):
-		return n.pod(path[3] + "/" + path[5])
+		return c.pod(path[3] + "/" + path[5])
 	case on("POST", "api", "v1", "namespaces", "*", "pods", "*", "eviction"):
-		return n.evict(path[3]+"/"+path[5], body)
+		return c.evict(path[3]+"/"+path[5], body)
 	case on("GET", "apis", "apps", "v1", "namespaces", "*", "daemonsets", "*"):
-		if set, ok := n.sets[path[4]+"/"+path[6]]; ok {
+		if set, ok := c.sets[path[4]+"/"+path[6]]; ok {
 			return set, nil
 		}
 		return nil, apierrors.NewNotFound(schema.GroupResource{Group: "apps", Resource: "daemonsets"}, path[6])
@@ -216,38 +216,38 @@ func typed(node *corev1.Node) *corev1.Node {
 	return of
 }
 
-func (n *inMemory) listNodes(r *http.Request) (any, error) {
+func (c *inMemory) listNodes(r *http.Request) (any, error) {
 	list := corev1.NodeList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "NodeList"}}
-	names, rest := pageOf(r, slices.Sorted(maps.Keys(n.nodes)))
+	names, rest := pageOf(r, slices.Sorted(maps.Keys(c.nodes)))
 	list.Continue = rest
 	for _, name := range names {
-		list.Items = append(list.Items, *n.nodes[name].DeepCopy())
+		list.Items = append(list.Items, *c.nodes[name].DeepCopy())
 	}
 	return list, nil
 }
 
-func (n *inMemory) createNode(body []byte) (any, error) {
+func (c *inMemory) createNode(body []byte) (any, error) {
 	var node corev1.Node
 	if err := json.Unmarshal(body, &node); err != nil || node.Name == "" || strings.ContainsAny(node.Name, ":_/") {
 		return nil, apierrors.NewBadRequest("no node")
 	}
-	if _, there := n.nodes[node.Name]; there {
+	if _, there := c.nodes[node.Name]; there {
 		return nil, apierrors.NewAlreadyExists(nodes, node.Name)
 	}
-	n.nodes[node.Name] = n.made(&node)
+	c.nodes[node.Name] = c.made(&node)
 	return typed(&node), nil
 }
 
-func (n *inMemory) getNode(name string) (*corev1.Node, error) {
-	node, ok := n.nodes[name]
+func (c *inMemory) getNode(name string) (*corev1.Node, error) {
+	node, ok := c.nodes[name]
 	if !ok {
 		return nil, apierrors.NewNotFound(nodes, name)
 	}
 	return typed(node), nil
 }
 
-func (n *inMemory) patchNode(name, kind string, body []byte) (any, error) {
-	node, err := n.getNode(name)
+func (c *inMemory) patchNode(name, kind string, body []byte) (any, error) {
+	node, err := c.getNode(name)
 	if err != nil {
 		return nil, err
 	}
@@ -266,14 +266,14 @@ func (n *inMemory) patchNode(name, kind string, body []byte) (any, error) {
 	if err := json.Unmarshal(after, &patched); err != nil {
 		return nil, err
 	}
-	n.uids++
-	patched.ResourceVersion = fmt.Sprint(n.uids)
-	n.nodes[name] = &patched
+	c.uids++
+	patched.ResourceVersion = fmt.Sprint(c.uids)
+	c.nodes[name] = &patched
 	return typed(&patched), nil
 }
 
-func (n *inMemory) deleteNode(name string, body []byte) (any, error) {
-	node, err := n.getNode(name)
+func (c *inMemory) deleteNode(name string, body []byte) (any, error) {
+	node, err := c.getNode(name)
 	if err != nil {
 		return nil, err
 	}
@@ -286,19 +286,19 @@ func (n *inMemory) deleteNode(name string, body []byte) (any, error) {
 	if p := options.Preconditions; p != nil && p.UID != nil && *p.UID != node.UID {
 		return nil, apierrors.NewConflict(nodes, name, fmt.Errorf("the UID is another"))
 	}
-	delete(n.nodes, name)
+	delete(c.nodes, name)
 	return metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusSuccess}, nil
 }
 
-func (n *inMemory) listPods(r *http.Request) (any, error) {
+func (c *inMemory) listPods(r *http.Request) (any, error) {
 	selector, err := fields.ParseSelector(r.URL.Query().Get("fieldSelector"))
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	first := r.URL.Query().Get("continue") == ""
 	var names []string
-	for name, p := range n.objects {
-		if first && n.ends(name) {
+	for name, p := range c.objects {
+		if first && c.ends(name) {
 			continue
 		}
 		if selector.Matches(fields.Set{"spec.nodeName": p.Spec.NodeName}) {
@@ -309,14 +309,14 @@ func (n *inMemory) listPods(r *http.Request) (any, error) {
 	list := corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}}
 	names, list.Continue = pageOf(r, names)
 	for _, name := range names {
-		list.Items = append(list.Items, *n.objects[name].DeepCopy())
+		list.Items = append(list.Items, *c.objects[name].DeepCopy())
 	}
 	return list, nil
 }
 
-func (n *inMemory) pod(name string) (any, error) {
-	p, ok := n.objects[name]
-	if !ok || n.ends(name) {
+func (c *inMemory) pod(name string) (any, error) {
+	p, ok := c.objects[name]
+	if !ok || c.ends(name) {
 		return nil, apierrors.NewNotFound(pods, name)
 	}
 	of := p.DeepCopy()
@@ -325,24 +325,24 @@ func (n *inMemory) pod(name string) (any, error) {
 }
 
 // ends tells whether a pod is gone at this look at it.
-func (n *inMemory) ends(name string) bool {
-	p := n.objects[name]
+func (c *inMemory) ends(name string) bool {
+	p := c.objects[name]
 	if p.DeletionTimestamp == nil {
 		return false
 	}
 	if p.lingers--; p.lingers >= 0 {
 		return false
 	}
-	delete(n.objects, name)
+	delete(c.objects, name)
 	return true
 }
 
-func (n *inMemory) evict(name string, body []byte) (any, error) {
+func (c *inMemory) evict(name string, body []byte) (any, error) {
 	var eviction policyv1.Eviction
 	if err := json.Unmarshal(body, &eviction); err != nil || eviction.APIVersion != "policy/v1" {
 		return nil, apierrors.NewBadRequest("no eviction")
 	}
-	p, ok := n.objects[name]
+	p, ok := c.objects[name]
 	if !ok {
 		return nil, apierrors.NewNotFound(pods, name)
 	}
@@ -352,7 +352,7 @@ func (n *inMemory) evict(name string, body []byte) (any, error) {
 	}
 	now := metav1.Now()
 	if p.DeletionTimestamp = &now; p.lingers == 0 {
-		delete(n.objects, name)
+		delete(c.objects, name)
 	}
 	return metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusSuccess}, nil
 }

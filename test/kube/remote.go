@@ -61,67 +61,67 @@ type asked struct {
 // newRemote makes what it needs on the server of a kubeconfig. It goes with the test.
 func newRemote(t testing.TB, kubeconfig string) *remote {
 	t.Helper()
-	f := &remote{t: t, made: map[string]bool{}, asked: map[string]*asked{}}
+	c := &remote{t: t, made: map[string]bool{}, asked: map[string]*asked{}}
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
-	f.check("read "+kubeconfig, err)
+	c.check("read "+kubeconfig, err)
 	config.QPS = -1 // as fast as it goes
-	f.api, err = kubernetes.NewForConfig(config)
-	f.check("use "+kubeconfig, err)
-	f.url = strings.TrimSuffix(config.Host, "/")
+	c.api, err = kubernetes.NewForConfig(config)
+	c.check("use "+kubeconfig, err)
+	c.url = strings.TrimSuffix(config.Host, "/")
 	ctx, options := t.Context(), metav1.CreateOptions{}
-	space, err := f.api.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "commissaire-test-"}}, options)
-	f.check("make a namespace", err)
-	f.namespace = space.Name
-	t.Cleanup(f.remove)
-	name := metav1.ObjectMeta{Name: f.namespace}
-	_, err = f.api.CoreV1().ServiceAccounts(f.namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: name}, options)
-	f.check("make an account", err)
-	_, err = f.api.RbacV1().ClusterRoles().Create(ctx, &rbacv1.ClusterRole{ObjectMeta: name, Rules: Rights}, options)
-	f.check("make a role", err)
-	_, err = f.api.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+	space, err := c.api.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "commissaire-test-"}}, options)
+	c.check("make a namespace", err)
+	c.namespace = space.Name
+	t.Cleanup(c.remove)
+	name := metav1.ObjectMeta{Name: c.namespace}
+	_, err = c.api.CoreV1().ServiceAccounts(c.namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: name}, options)
+	c.check("make an account", err)
+	_, err = c.api.RbacV1().ClusterRoles().Create(ctx, &rbacv1.ClusterRole{ObjectMeta: name, Rules: Rights}, options)
+	c.check("make a role", err)
+	_, err = c.api.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
 		ObjectMeta: name, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name.Name},
-		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: f.namespace, Name: name.Name}},
+		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: c.namespace, Name: name.Name}},
 	}, options)
-	f.check("bind the role", err)
-	token, err := f.api.CoreV1().ServiceAccounts(f.namespace).CreateToken(ctx, name.Name, &authenticationv1.TokenRequest{}, options)
-	f.check("make a token", err)
-	f.account, f.no = f.as(config, token.Status.Token), f.as(config, "of-nobody")
-	return f
+	c.check("bind the role", err)
+	token, err := c.api.CoreV1().ServiceAccounts(c.namespace).CreateToken(ctx, name.Name, &authenticationv1.TokenRequest{}, options)
+	c.check("make a token", err)
+	c.account, c.no = c.as(config, token.Status.Token), c.as(config, "of-nobody")
+	return c
 }
 
-func (f *remote) as(config *rest.Config, token string) http.RoundTripper {
-	f.t.Helper()
+func (c *remote) as(config *rest.Config, token string) http.RoundTripper {
+	c.t.Helper()
 	of := rest.AnonymousClientConfig(config)
 	of.BearerToken = token
 	transport, err := rest.TransportFor(of)
-	f.check("use a token", err)
+	c.check("use a token", err)
 	return transport
 }
 
 // check fails the test where something did not work that it has to build on.
-func (f *remote) check(what string, err error) {
-	f.t.Helper()
+func (c *remote) check(what string, err error) {
+	c.t.Helper()
 	if err != nil {
-		f.t.Fatalf("%s: %v", what, err)
+		c.t.Fatalf("%s: %v", what, err)
 	}
 }
 
 // remove removes all that was made, also by who asked.
-func (f *remote) remove() {
-	ctx := context.WithoutCancel(f.t.Context())
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	err := f.api.CoreV1().Pods(f.namespace).DeleteCollection(ctx, *metav1.NewDeleteOptions(0), metav1.ListOptions{})
-	for name := range f.made {
-		err = errors.Join(err, gone(f.api.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{})))
+func (c *remote) remove() {
+	ctx := context.WithoutCancel(c.t.Context())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.api.CoreV1().Pods(c.namespace).DeleteCollection(ctx, *metav1.NewDeleteOptions(0), metav1.ListOptions{})
+	for name := range c.made {
+		err = errors.Join(err, gone(c.api.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{})))
 	}
 	err = errors.Join(err,
-		gone(f.api.RbacV1().ClusterRoleBindings().Delete(ctx, f.namespace, metav1.DeleteOptions{})),
-		gone(f.api.RbacV1().ClusterRoles().Delete(ctx, f.namespace, metav1.DeleteOptions{})),
-		f.api.CoreV1().Namespaces().Delete(ctx, f.namespace, metav1.DeleteOptions{}), // and all that is in it
+		gone(c.api.RbacV1().ClusterRoleBindings().Delete(ctx, c.namespace, metav1.DeleteOptions{})),
+		gone(c.api.RbacV1().ClusterRoles().Delete(ctx, c.namespace, metav1.DeleteOptions{})),
+		c.api.CoreV1().Namespaces().Delete(ctx, c.namespace, metav1.DeleteOptions{}), // and all that is in it
 	)
 	if err != nil {
-		f.t.Errorf("remove what the test made: %v", err)
+		c.t.Errorf("remove what the test made: %v", err)
 	}
 }
 
@@ -133,65 +133,65 @@ func gone(err error) error {
 	return err
 }
 
-func (f *remote) addNode(node *corev1.Node) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	_, err := f.api.CoreV1().Nodes().Create(f.t.Context(), node, metav1.CreateOptions{})
-	f.check("make a node", err)
-	f.made[node.Name] = true
+func (c *remote) addNode(node *corev1.Node) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, err := c.api.CoreV1().Nodes().Create(c.t.Context(), node, metav1.CreateOptions{})
+	c.check("make a node", err)
+	c.made[node.Name] = true
 }
 
-func (f *remote) change(name string, change func(*corev1.Node)) {
-	f.check("change node "+name, gone(retry.RetryOnConflict(retry.DefaultBackoff, func() error {
-		node, err := f.api.CoreV1().Nodes().Get(f.t.Context(), name, metav1.GetOptions{})
+func (c *remote) change(name string, change func(*corev1.Node)) {
+	c.check("change node "+name, gone(retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		node, err := c.api.CoreV1().Nodes().Get(c.t.Context(), name, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
 		change(node)
 		status := node.Status
-		if node, err = f.api.CoreV1().Nodes().Update(f.t.Context(), node, metav1.UpdateOptions{}); err != nil {
+		if node, err = c.api.CoreV1().Nodes().Update(c.t.Context(), node, metav1.UpdateOptions{}); err != nil {
 			return err
 		}
 		node.Status = status
-		_, err = f.api.CoreV1().Nodes().UpdateStatus(f.t.Context(), node, metav1.UpdateOptions{})
+		_, err = c.api.CoreV1().Nodes().UpdateStatus(c.t.Context(), node, metav1.UpdateOptions{})
 		return err
 	})))
 }
 
-func (f *remote) node(name string) *corev1.Node {
-	node, err := f.api.CoreV1().Nodes().Get(f.t.Context(), name, metav1.GetOptions{})
+func (c *remote) node(name string) *corev1.Node {
+	node, err := c.api.CoreV1().Nodes().Get(c.t.Context(), name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
-	f.check("look at node "+name, err)
+	c.check("look at node "+name, err)
 	return node
 }
 
-func (f *remote) addPod(p Pod) {
-	ctx := f.t.Context()
-	made := p.object(f.namespace, f.owner(p))
+func (c *remote) addPod(p Pod) {
+	ctx := c.t.Context()
+	made := p.object(c.namespace, c.owner(p))
 	if !p.Mirror { // which may have none
-		made.Spec.ServiceAccountName = f.namespace
+		made.Spec.ServiceAccountName = c.namespace
 	}
 	status := made.Status
-	made, err := f.api.CoreV1().Pods(f.namespace).Create(ctx, made, metav1.CreateOptions{})
-	f.check("make a pod", err)
+	made, err := c.api.CoreV1().Pods(c.namespace).Create(ctx, made, metav1.CreateOptions{})
+	c.check("make a pod", err)
 	made.Status = status
-	_, err = f.api.CoreV1().Pods(f.namespace).UpdateStatus(ctx, made, metav1.UpdateOptions{})
-	f.check("start a pod", err)
-	f.mu.Lock()
-	f.asked[p.Name] = &asked{refusals: p.Refusals, lingers: p.Lingers}
-	f.mu.Unlock()
+	_, err = c.api.CoreV1().Pods(c.namespace).UpdateStatus(ctx, made, metav1.UpdateOptions{})
+	c.check("start a pod", err)
+	c.mu.Lock()
+	c.asked[p.Name] = &asked{refusals: p.Refusals, lingers: p.Lingers}
+	c.mu.Unlock()
 	if p.Refusals == 0 {
 		return
 	}
-	budgets, budget := f.api.PolicyV1().PodDisruptionBudgets(f.namespace), intstr.FromInt32(1)
+	budgets, one := c.api.PolicyV1().PodDisruptionBudgets(c.namespace), intstr.FromInt32(1)
 	_, err = budgets.Create(ctx, &policyv1.PodDisruptionBudget{
 		ObjectMeta: metav1.ObjectMeta{Name: p.Name},
-		Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: &budget, Selector: &metav1.LabelSelector{MatchLabels: made.Labels}},
+		Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: &one, Selector: &metav1.LabelSelector{MatchLabels: made.Labels}},
 	}, metav1.CreateOptions{})
-	f.check("make a budget", err)
-	f.check("have a budget counted", wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+	c.check("make a budget", err)
+	c.check("have a budget counted", wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
 		budget, err := budgets.Get(ctx, p.Name, metav1.GetOptions{})
 		return err == nil && budget.Status.ObservedGeneration == budget.Generation && budget.Status.CurrentHealthy == 1, err
 	}))
@@ -199,22 +199,22 @@ func (f *remote) addPod(p Pod) {
 
 // owner makes the owner of a pod. One that makes no pods of its own does as well as a
 // ReplicaSet.
-func (f *remote) owner(p Pod) metav1.OwnerReference {
-	f.t.Helper()
+func (c *remote) owner(p Pod) metav1.OwnerReference {
+	c.t.Helper()
 	meta := metav1.ObjectMeta{Name: "of-" + p.Name}
 	switch p.Owner {
 	case "-":
 		return metav1.OwnerReference{}
 	case "":
-		made, err := f.api.CoreV1().ConfigMaps(f.namespace).Create(f.t.Context(), &corev1.ConfigMap{ObjectMeta: meta}, metav1.CreateOptions{})
-		f.check("make an owner", err)
+		made, err := c.api.CoreV1().ConfigMaps(c.namespace).Create(c.t.Context(), &corev1.ConfigMap{ObjectMeta: meta}, metav1.CreateOptions{})
+		c.check("make an owner", err)
 		return metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: made.Name, UID: made.UID}
 	}
-	f.change(p.Node, func(node *corev1.Node) { // so that the daemon set makes no pod of its own, and leaves this one
+	c.change(p.Node, func(node *corev1.Node) { // so that the daemon set makes no pod of its own, and leaves this one
 		node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: "commissaire-test", Effect: corev1.TaintEffectNoSchedule})
 	})
 	labels := map[string]string{"pod": p.Name}
-	made, err := f.api.AppsV1().DaemonSets(f.namespace).Create(f.t.Context(), &appsv1.DaemonSet{
+	made, err := c.api.AppsV1().DaemonSets(c.namespace).Create(c.t.Context(), &appsv1.DaemonSet{
 		ObjectMeta: meta,
 		Spec: appsv1.DaemonSetSpec{
 			Selector:       &metav1.LabelSelector{MatchLabels: labels},
@@ -225,59 +225,59 @@ func (f *remote) owner(p Pod) metav1.OwnerReference {
 			},
 		},
 	}, metav1.CreateOptions{})
-	f.check("make a daemon set", err)
+	c.check("make a daemon set", err)
 	return metav1.OwnerReference{APIVersion: "apps/v1", Kind: "DaemonSet", Name: made.Name, UID: made.UID}
 }
 
-func (f *remote) allow(pod string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.asked[pod].refusals = 0
-	f.drop(pod)
+func (c *remote) allow(pod string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked[pod].refusals = 0
+	c.drop(pod)
 }
 
-func (f *remote) pods(node string) (names []string) {
-	list, err := f.api.CoreV1().Pods(f.namespace).List(f.t.Context(), metav1.ListOptions{
+func (c *remote) pods(node string) (names []string) {
+	list, err := c.api.CoreV1().Pods(c.namespace).List(c.t.Context(), metav1.ListOptions{
 		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node).String(),
 	})
-	f.check("list the pods on "+node, err)
+	c.check("list the pods on "+node, err)
 	for _, p := range list.Items {
 		names = append(names, p.Name)
 	}
 	return names
 }
 
-func (f *remote) ask(r *http.Request, known bool, body []byte) (int, []byte) {
-	as := f.no
+func (c *remote) ask(r *http.Request, known bool, body []byte) (int, []byte) {
+	as := c.no
 	if known {
-		as = f.account
+		as = c.account
 	}
-	name, eviction := f.pod(r.URL.Path)
+	name, eviction := c.pod(r.URL.Path)
 	switch {
 	case r.Method != http.MethodGet:
 	case name != "":
-		f.looked(name)
+		c.looked(name)
 	case r.URL.Path == "/api/v1/pods" && r.URL.Query().Get("continue") == "":
-		f.looked(f.names()...)
+		c.looked(c.names()...)
 	}
-	status, answer, err := f.hand(as, r, body)
+	status, answer, err := c.hand(as, r, body)
 	if err != nil {
 		return http.StatusBadGateway, refusal(apierrors.NewGenericServerResponse(http.StatusBadGateway, r.Method, nodes, "", err.Error(), 0, true))
 	}
 	switch {
 	case r.Method == http.MethodPost && r.URL.Path == "/api/v1/nodes" && status == http.StatusCreated:
-		f.registered(answer)
+		c.registered(answer)
 	case eviction && status == http.StatusCreated:
-		f.evicted(name)
+		c.evicted(name)
 	case eviction && status == http.StatusTooManyRequests:
-		f.refused(name)
+		c.refused(name)
 	}
 	return status, answer
 }
 
 // hand hands a request on.
-func (f *remote) hand(as http.RoundTripper, r *http.Request, body []byte) (status int, answer []byte, err error) {
-	on, err := http.NewRequestWithContext(r.Context(), r.Method, f.url+r.URL.RequestURI(), bytes.NewReader(body))
+func (c *remote) hand(as http.RoundTripper, r *http.Request, body []byte) (status int, answer []byte, err error) {
+	on, err := http.NewRequestWithContext(r.Context(), r.Method, c.url+r.URL.RequestURI(), bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err
 	}
@@ -296,8 +296,8 @@ func (f *remote) hand(as http.RoundTripper, r *http.Request, body []byte) (statu
 }
 
 // pod is the name of the pod that a path is of; "": it is of none.
-func (f *remote) pod(path string) (name string, eviction bool) {
-	rest, ok := strings.CutPrefix(path, "/api/v1/namespaces/"+f.namespace+"/pods/")
+func (c *remote) pod(path string) (name string, eviction bool) {
+	rest, ok := strings.CutPrefix(path, "/api/v1/namespaces/"+c.namespace+"/pods/")
 	if !ok {
 		return "", false
 	}
@@ -306,70 +306,70 @@ func (f *remote) pod(path string) (name string, eviction bool) {
 }
 
 // registered remembers a node that who asked has made.
-func (f *remote) registered(answer []byte) {
+func (c *remote) registered(answer []byte) {
 	var node corev1.Node
 	if err := json.Unmarshal(answer, &node); err != nil {
-		f.t.Errorf("a node was made that cannot be read: %v", err)
+		c.t.Errorf("a node was made that cannot be read: %v", err)
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.made[node.Name] = true
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.made[node.Name] = true
 }
 
 // evicted has a pod end as its kubelet would, or linger.
-func (f *remote) evicted(name string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if p := f.asked[name]; p.lingers == 0 {
-		f.end(name)
+func (c *remote) evicted(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p := c.asked[name]; p.lingers == 0 {
+		c.end(name)
 	} else {
 		p.evicted = true
 	}
 }
 
 // looked has pods that linger end when they were looked at often enough.
-func (f *remote) looked(names ...string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+func (c *remote) looked(names ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, name := range names {
-		if p := f.asked[name]; p != nil && p.evicted {
+		if p := c.asked[name]; p != nil && p.evicted {
 			if p.lingers--; p.lingers < 0 {
-				f.end(name)
+				c.end(name)
 			}
 		}
 	}
 }
 
 // names are those of the pods that were made.
-func (f *remote) names() []string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Collect(maps.Keys(f.asked))
+func (c *remote) names() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.asked))
 }
 
 // refused has a budget let go after as many refusals as it is good for.
-func (f *remote) refused(name string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if p := f.asked[name]; p.refusals > 0 {
+func (c *remote) refused(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p := c.asked[name]; p.refusals > 0 {
 		if p.refusals--; p.refusals == 0 {
-			f.drop(name)
+			c.drop(name)
 		}
 	}
 }
 
 // end removes a pod, as its kubelet does once it has ended.
-func (f *remote) end(name string) {
-	err := f.api.CoreV1().Pods(f.namespace).Delete(context.WithoutCancel(f.t.Context()), name, *metav1.NewDeleteOptions(0))
+func (c *remote) end(name string) {
+	err := c.api.CoreV1().Pods(c.namespace).Delete(context.WithoutCancel(c.t.Context()), name, *metav1.NewDeleteOptions(0))
 	if gone(err) != nil {
-		f.t.Errorf("end pod %s: %v", name, err)
+		c.t.Errorf("end pod %s: %v", name, err)
 	}
 }
 
 // drop removes the budget of a pod.
-func (f *remote) drop(name string) {
-	err := f.api.PolicyV1().PodDisruptionBudgets(f.namespace).Delete(context.WithoutCancel(f.t.Context()), name, metav1.DeleteOptions{})
+func (c *remote) drop(name string) {
+	err := c.api.PolicyV1().PodDisruptionBudgets(c.namespace).Delete(context.WithoutCancel(c.t.Context()), name, metav1.DeleteOptions{})
 	if gone(err) != nil {
-		f.t.Errorf("drop the budget of pod %s: %v", name, err)
+		c.t.Errorf("drop the budget of pod %s: %v", name, err)
 	}
 }
