@@ -40,16 +40,8 @@ func (p *Process) sweepCredentials(ctx context.Context) {
 // catchUp waits until all that is recorded by now was applied, or ctx ends.
 func (p *Process) catchUp(ctx context.Context) error {
 	recorded, err := p.config.Commands.BeginTerm(ctx, p.term) // it has: this says how far the log is
-	for err == nil {
-		p.mu.Lock()
-		applied := p.world.position >= recorded.Position
-		p.mu.Unlock()
-		if applied {
-			return nil
-		}
-		if !pause(ctx, storeRetry) {
-			return ctx.Err()
-		}
+	if err != nil {
+		return err
 	}
-	return err
+	return p.reached(ctx, recorded.Position)
 }

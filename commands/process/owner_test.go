@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"errors"
 	"math"
 	"strings"
 	"testing"
@@ -86,7 +87,7 @@ func TestALeaderThatWasOvertakenSaysNothingOfTheHost(t *testing.T) {
 			r.record(event.RosterStream, event.TermBegun{Term: 2})
 			return &Fenced{Host: "10.0.0.1", Seen: 2, Ours: 1}
 		}
-		r.runFor(time.Second)
+		r.runFor(2 * time.Second)
 		r.check(event.HostStream("1"), "HostKeyPinned")
 	})
 }
@@ -136,6 +137,40 @@ func TestWhatIsOrderedWhileAHostIsLookedAtIsDoneAtOnce(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestWhatAHostWasAddedWithIsNotOrderedSince applies the events of one commit one by
+// one, with time between them for upkeep to begin. What fails then is tried again
+// after the pause of a failure, not at once.
+func TestWhatAHostWasAddedWithIsNotOrderedSince(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &fakeHost{}
+		r := upkept(t, nil, &kept{})
+		r.config.Remote, r.term = h, 1
+		r.record(event.RosterStream, event.TermBegun{Term: 1}, event.ClusterCreated{ClusterID: "c", Cluster: "c"},
+			event.HostAdded{HostID: "1", Host: "10.0.0.1"}, event.HostJoined{HostID: "1", Host: "10.0.0.1", ClusterID: "c", Cluster: "c"})
+		looks := 0
+		h.facts = func() error {
+			looks++
+			return errors.New("no")
+		}
+		for e, err := range r.log.ReadStream(t.Context(), event.RosterStream, 0) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Apply(e)
+			r.act(t.Context())
+			synctest.Wait()
+		}
+		r.runFor(50 * time.Second)
+		if looks != 1 {
+			t.Errorf("in the first minute it was looked at %d times", looks)
+		}
+		r.runFor(time.Minute)
+		if looks != 2 {
+			t.Errorf("later it was looked at %d times", looks)
+		}
+	})
 }
 
 // managed is a host that keeps whose it is.

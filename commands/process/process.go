@@ -64,6 +64,7 @@ type Process struct {
 
 	mu       sync.Mutex // of what follows
 	world    world
+	changed  chan struct{} // closed as the world changes next; nil: nobody waits for that
 	schedule schedule
 	sweeper  sweeper
 	refusals map[domain.HostID]refusal // of logins, since the last one that was not refused
@@ -98,7 +99,32 @@ func (p *Process) Apply(r event.Recorded) {
 			p.schedule.order(twin)
 		}
 	}
+	if p.changed != nil {
+		close(p.changed)
+		p.changed = nil
+	}
 	p.notify()
+}
+
+// reached waits until all up to that position was applied, or ctx ends.
+func (p *Process) reached(ctx context.Context, position event.Position) error {
+	for {
+		p.mu.Lock()
+		if p.world.position >= position {
+			p.mu.Unlock()
+			return nil
+		}
+		if p.changed == nil {
+			p.changed = make(chan struct{})
+		}
+		changed := p.changed
+		p.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func (p *Process) notify() {
@@ -134,7 +160,7 @@ func (p *Process) Run(ctx context.Context, term domain.Term) error {
 	}
 }
 
-// begin records the term and waits until that is applied, or ctx ends.
+// begin records the term, waits until that is applied or ctx ends, and begins anew.
 func (p *Process) begin(ctx context.Context, term domain.Term) error {
 	p.term = term
 	begun, err := p.config.Commands.BeginTerm(ctx, term)
@@ -147,29 +173,21 @@ func (p *Process) begin(ctx context.Context, term domain.Term) error {
 			return nil
 		}
 	}
-	for !p.beginsAt(begun.Position) {
-		select {
-		case <-p.wake:
-		case <-ctx.Done():
-			return nil
-		}
+	if p.reached(ctx, begun.Position) != nil {
+		return nil // Run ends
 	}
+	p.forgetFormerTerm()
 	return nil
 }
 
-// beginsAt tells whether all up to that position is applied; then it drops what an
-// earlier term left of its own.
-func (p *Process) beginsAt(position event.Position) bool {
+// forgetFormerTerm drops what an earlier term of this instance left of its own.
+func (p *Process) forgetFormerTerm() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.world.position < position {
-		return false
-	}
 	p.sweeper.reset()
 	clear(p.refusals)
 	clear(p.schedule.retries)
 	p.schedule.destroys = nil // the sweep finds them
-	return true
 }
 
 // act starts what is outstanding and not under way, and says when to look again

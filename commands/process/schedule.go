@@ -112,6 +112,11 @@ func (s *schedule) order(id domain.HostID) {
 	s.retries[id] = retry{ordered: true}
 }
 
+// begun notes that the upkeep of a host begins, with all that was ordered by now.
+func (s *schedule) begun(id domain.HostID) {
+	s.retries[id] = retry{delay: s.retries[id].delay}
+}
+
 // done takes a host off the schedule that needs no upkeep.
 func (s *schedule) done(id domain.HostID) {
 	delete(s.dirty, id)

@@ -21,12 +21,21 @@ func (p *Process) upkeep(ctx context.Context, h roster.Host, known bool) (event.
 		claim = domain.ClaimID(p.config.NewID().String())
 	}
 	if known {
-		if _, err := p.config.Commands.TakeHost(ctx, h.HostID, claim, "", p.term); err != nil {
+		taken, err := p.config.Commands.TakeHost(ctx, h.HostID, claim, "", p.term)
+		if err != nil {
 			if !errors.Is(err, roster.ErrNoHost) && !errors.Is(err, roster.ErrTaken) {
 				p.report(ctx, "taking a host failed", err, "host", h.Host)
 			}
 			return 0, err
 		}
+		// What was ordered before, such as a membership by the commit that added the
+		// host, is what the upkeep does, and no reason to do it once more.
+		if err := p.reached(ctx, taken.Position); err != nil {
+			return 0, err
+		}
+		p.mu.Lock()
+		p.schedule.begun(h.HostID)
+		p.mu.Unlock()
 	}
 	u := upkeep{p: p, host: h, claim: claim}
 	err := u.steps(ctx)
@@ -75,7 +84,7 @@ func (p *Process) keepUp(ctx context.Context, h roster.Host, known bool) {
 	working, stop := context.WithCancel(ctx)
 	p.schedule.upkeeps[h.Host] = stop
 	p.schedule.hosts[id] = &job{stop: stop}
-	p.schedule.retries[id] = retry{delay: p.schedule.retries[id].delay}
+	p.schedule.begun(id)
 	p.jobs.Go(func() {
 		outcome, err := p.upkeep(working, h, known)
 		p.mu.Lock()
