@@ -15,6 +15,7 @@ import (
 	"time"
 
 	client "github.com/EventStore/EventStore-Client-Go/v4/esdb"
+	"github.com/google/uuid"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -375,7 +376,8 @@ func TestAServerThatIsNotReadyForLongLeaksNothing(t *testing.T) {
 	before := runtime.NumGoroutine()
 	server.NotReady(true)
 	for asked := server.Calls(); server.Calls() < asked+25; {
-		if _, err := store.Append(t.Context(), "roster", 0, events(1)); !errors.Is(err, commands.ErrUnavailable) || errors.Is(err, commands.ErrOutcomeUnknown) {
+		// Of a try that its time limit cuts, nothing is known.
+		if _, err := store.Append(t.Context(), "roster", 0, events(1)); !errors.Is(err, commands.ErrUnavailable) && !errors.Is(err, commands.ErrOutcomeUnknown) {
 			t.Fatalf("Append: %v, want ErrUnavailable", err)
 		}
 		for name, do := range readers {
@@ -393,6 +395,41 @@ func TestAServerThatIsNotReadyForLongLeaksNothing(t *testing.T) {
 	})
 	eventually(t, "no more connections than before", func() bool { return server.Connections() == 1 })
 	eventually(t, "no more goroutines than before", func() bool { return runtime.NumGoroutine() <= before+5 })
+}
+
+func TestATryThatIsKnownToRecordNothing(t *testing.T) {
+	var never context.CancelFunc = func() {}
+	for name, prepare := range map[string]func(*testing.T, *esdb.Server) (context.Context, context.CancelFunc){
+		"the server is not ready": func(t *testing.T, server *esdb.Server) (context.Context, context.CancelFunc) {
+			server.NotReady(true)
+			return t.Context(), never
+		},
+		"there is no server": func(t *testing.T, server *esdb.Server) (context.Context, context.CancelFunc) {
+			away(t, server)
+			return t.Context(), never
+		},
+		"its time ends before there is a connection": func(t *testing.T, server *esdb.Server) (context.Context, context.CancelFunc) {
+			away(t, server)
+			return context.WithTimeout(t.Context(), time.Millisecond)
+		},
+		"its time has ended": func(t *testing.T, _ *esdb.Server) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(t.Context(), 0)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := esdb.Start(t)
+			ctx, cancel := prepare(t, server)
+			defer cancel()
+			store := opened(t, server.ConnectionString(), Options{}, quick)
+			_, err := call(ctx, store.links, func(ctx context.Context, k *link) (*client.WriteResult, error) {
+				return k.client.AppendToStream(ctx, "roster", client.AppendToStreamOptions{ExpectedRevision: client.NoStream{}},
+					client.EventData{EventID: uuid.New(), EventType: "HostAdded", ContentType: client.ContentTypeJson, Data: []byte(`{}`)})
+			})
+			if err == nil || !isUnrecorded(err) {
+				t.Errorf("a call: %v, which is not known to have recorded nothing", err)
+			}
+		})
+	}
 }
 
 func TestAServerThatIsNotAvailableIsLeftAloneForAWhile(t *testing.T) {

@@ -29,8 +29,11 @@ const (
 	grace      = time.Second // for a call to end after its context did
 )
 
-// errNoServer is the failure of a call that was not made.
-var errNoServer = errors.New("EventStoreDB is not available")
+// These are the failures of a call that was not made.
+var (
+	errNoServer = errors.New("EventStoreDB is not available")
+	errNoTime   = errors.New("there was no time to ask EventStoreDB")
+)
 
 // links is the client that calls are made with, and what became of the ones
 // before it.
@@ -198,7 +201,7 @@ func (k *link) waitConnected(ctx context.Context) error {
 	case <-k.of.ending:
 		return errClosed
 	case <-ctx.Done():
-		return ctx.Err()
+		return fmt.Errorf("%w: %w", errNoTime, ctx.Err())
 	}
 }
 
@@ -233,7 +236,7 @@ func (b noticingContext) Deadline() (time.Time, bool) {
 func (l *links) enter(ctx context.Context) (*visit, error) {
 	for {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", errNoTime, err)
 		}
 		k, err := l.use()
 		if err != nil {
@@ -375,7 +378,8 @@ func isFinal(err error) bool {
 // sent, it was refused, or the server ended it before it had all of it, which
 // shows as an end of file.
 func isUnrecorded(err error) bool {
-	if isFinal(err) || hasCode(err, esdb.ErrorCodeNotLeader) || errors.Is(err, io.EOF) || errors.Is(err, errNoServer) || errors.Is(err, errClosed) {
+	if isFinal(err) || hasCode(err, esdb.ErrorCodeNotLeader) || errors.Is(err, io.EOF) ||
+		errors.Is(err, errNoServer) || errors.Is(err, errNoTime) || errors.Is(err, errClosed) {
 		return true
 	}
 	said := statusOf(err)
