@@ -1,6 +1,7 @@
 package ssh
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -63,12 +64,17 @@ PidFile none
 		t.Fatal(err)
 	}
 	server := m.command(t.Context(), program, "-D", "-e", "-f", "/etc/sshd_config")
+	var said bytes.Buffer
+	server.Stderr = &said
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		server.Process.Kill()
 		server.Wait()
+		if t.Failed() {
+			t.Logf("sshd says:\n%s", &said)
+		}
 	})
 	return port, hostKey(signer.PublicKey())
 }
@@ -80,7 +86,7 @@ func TestAgainstOpenSSH(t *testing.T) {
 	s.target.Port, s.target.Pinned = port, &key
 
 	var session process.Session
-	within(t, 10*time.Second, "sshd listens", func() bool {
+	within(t, time.Minute, "sshd listens", func() bool {
 		var err error
 		session, err = s.remote.Dial(t.Context(), s.target)
 		var unreachable *process.Unreachable
@@ -191,7 +197,7 @@ func TestWhatOpenSSHSaysIsTold(t *testing.T) {
 			}
 			s.target.Port, s.target.Pinned = port, &key
 			var err error
-			within(t, 20*time.Second, "sshd listens", func() bool {
+			within(t, time.Minute, "sshd listens", func() bool {
 				var session process.Session
 				if session, err = s.remote.Dial(t.Context(), s.target); err == nil {
 					_, err = session.Facts(t.Context())

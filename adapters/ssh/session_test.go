@@ -180,7 +180,7 @@ func TestAHostMayRefuseAndGoOn(t *testing.T) {
 }
 
 func TestKeepAlivesGoOnDuringALongCommand(t *testing.T) {
-	s := newSite(t, Config{KeepAlive: 200 * time.Millisecond})
+	s := newSite(t, Config{KeepAlive: 500 * time.Millisecond})
 	s.put(t, "run/do-dnf", "until [ -e /run/go ]; do sleep 0.01; done")
 	session := s.dial(t)
 	ended := make(chan error)
@@ -225,10 +225,10 @@ func TestAHostThatGivesNoAnswerIsRefusedWithItsWords(t *testing.T) {
 }
 
 func TestWhatAHostAsksForInPlaceOfAnAnswerIsTold(t *testing.T) {
-	s := newSite(t, Config{Answer: 200 * time.Millisecond}, func(m *machine) { m.user = "guest" })
+	s := newSite(t, Config{Answer: 2 * time.Second}, func(m *machine) { m.user = "guest" })
 	s.put(t, "run/do-sudo", "echo 'Choose a context: '; exec cat >/dev/null")
 	_, err := s.dial(t).Facts(t.Context())
-	if why := unreachable(t, err); why != "the connection to 127.0.0.1 broke: it gave no answer within 200ms; it said: Choose a context" {
+	if why := unreachable(t, err); why != "the connection to 127.0.0.1 broke: it gave no answer within 2s; it said: Choose a context" {
 		t.Error(why)
 	}
 }
